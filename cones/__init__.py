@@ -1,0 +1,16 @@
+"""cones: teach a large vision-language model your own concept by searching its embedding (arXiv 2305.18993)."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cones.concept import Concept
+
+__version__ = "0.1.0"
+
+
+def load(source: str | Path, base: str | Path | None = None) -> "Concept":
+    """A Concept from a file or the registry: `cones.load("models:/NAME@champion").predict(images)`."""
+    from cones.concept import Concept
+
+    return Concept.load(source, base)

@@ -1,0 +1,58 @@
+"""A search's state on disk: safetensors and JSON of our own, so that reading it never unpickles."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cones.files import fresh_file
+
+KEY = "cones_checkpoint"
+
+
+@dataclass
+class Progress:
+    """How far a search is, the best it found, and what it cost."""
+
+    epoch: int = 0
+    curves: list[dict[str, float]] = field(default_factory=list)
+    best_metrics: dict[str, float] | None = None
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+    text_encoder_calls: int = 0
+
+
+def save_checkpoint(path: Path, progress: Progress, method: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Write everything a search needs to go on, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {f"method.{n}": t for n, t in method.state_dict().items()}
+    tensors |= {f"best.{n}": t for n, t in progress.best.items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{n}": t for n, t in state.items() if t is not None}
+    about = {k: v for k, v in asdict(progress).items() if k != "best"}
+    with fresh_file(path) as temporary:
+        copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+        save_file(copies, temporary, metadata={KEY: json.dumps(about)})
+
+
+def load_checkpoint(path: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
+    """Put a checkpoint's state into a method and its optimiser; returns how far it was."""
+    from safetensors import safe_open
+
+    groups: dict[str, dict[str, Tensor]] = {"method": {}, "best": {}, "optimiser": {}}
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()[KEY])
+        for name in file.keys():
+            group, rest = name.split(".", 1)
+            groups[group][rest] = file.get_tensor(name)
+    method.load_state_dict(groups["method"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in groups["optimiser"].items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    return Progress(**about, best=groups["best"])

@@ -1,0 +1,156 @@
+"""The Concept file: what a search found, in one safetensors file of kilobytes that tells all about itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from cones.errors import ConceptError
+from cones.files import fresh_file
+from cones.types import TextEmbeds
+
+if TYPE_CHECKING:
+    from cones.prediction import Prediction
+
+CARD_KEY = "cones_concept"
+
+
+class BaseModelCard(BaseModel):
+    """The base model a Concept belongs to: a name and where it was found, and `sha256` of its files."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    kind: Literal["clip"]
+    source: str
+    revision: str | None
+    sha256: str
+
+
+class ConceptCard(BaseModel):
+    """Everything about a Concept that is not a tensor; it stands as JSON in the file's header."""
+
+    model_config = ConfigDict(extra="forbid")
+    format: Literal[1] = 1
+    concept: str
+    row: str
+    task: Literal["classification"]
+    method: dict[str, Any]
+    site: Literal["text_embeds", "text_tokens"]
+    """Where the searched vectors stand; `text_embeds` is filled in any case."""
+    classes: list[str]
+    """The labels, in the order of the embeddings' owners."""
+    names: list[str]
+    """What each class was called in sentences."""
+    templates: list[str]
+    base: BaseModelCard
+    preprocessing: dict[str, Any]
+    score_threshold: float | None = None
+    needs_text_encoder: bool = False
+    shots: int
+    seed: int
+    split_hash: str
+    trained_parameters: int
+    val: dict[str, float]
+    versions: dict[str, str]
+
+
+@dataclass
+class Concept:
+    """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), and what the method searched."""
+
+    card: ConceptCard
+    tensors: dict[str, Tensor]
+    base_folder: Path | None = None
+    """Where to find the base model, if not where the card says."""
+
+    @property
+    def text(self) -> TextEmbeds:
+        embeds = self.tensors["text_embeds"].float()[None]
+        return TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), self.tensors["owner"])
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        from safetensors.torch import save_file
+
+        with fresh_file(path) as temporary:
+            tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+            save_file(tensors, temporary, metadata={CARD_KEY: self.card.model_dump_json()})
+
+    @staticmethod
+    def load(source: str | Path, base: str | Path | None = None) -> "Concept":
+        """Read a Concept from a file, or from the registry as `models:/NAME@champion` or `models:/NAME/VERSION`.
+
+        `base` is the folder of its base model, where that is not found by name. Nothing is ever unpickled. Raises
+        `ConceptError` for a file that is not a sound Concept.
+        """
+        if str(source).startswith("models:/"):
+            from cones.tracking import fetched_concept
+
+            with fetched_concept(str(source)) as path:
+                return _read(path, Path(base) if base else None)
+        return _read(Path(source), Path(base) if base else None)
+
+    def predict(self, images: Sequence[str | Path | Image.Image], batch_size: int = 32) -> "list[Prediction]":
+        """Classify pictures, given as paths or opened, by the base model and the searched embeddings."""
+        from cones.prediction import classify
+
+        return classify(self, images, batch_size)
+
+    def locate_base(self) -> Path:
+        """The folder of the base model; `ConceptError` when it is another model than the one searched on."""
+        from cones.backbones import base_hash, locate
+
+        card = self.card.base
+        folder = locate(str(self.base_folder or card.source), card.revision)
+        found = base_hash(folder)
+        if found != card.sha256:
+            raise ConceptError(
+                f"the concept `{self.card.concept}` was searched on {card.name} with hash {card.sha256[:12]}, and "
+                f"{folder} has hash {found[:12]}; give the folder of the right base model, or search again"
+            )
+        return folder
+
+
+def _read(path: Path, base: Path | None) -> Concept:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ConceptError(f"there is no Concept file {path}; `cones lookup` shows what is registered")
+    try:
+        with safe_open(path, "pt") as file:
+            header: Mapping[str, str] = file.metadata() or {}
+            if CARD_KEY not in header:
+                raise ConceptError(f"{path} is a safetensors file but not a Concept: its header has no `{CARD_KEY}`")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ConceptError(
+            f"{path} is not a readable safetensors file ({error}); it may be cut off: copy it again"
+        ) from None
+    try:
+        card = ConceptCard.model_validate_json(header[CARD_KEY])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConceptError(f"{path} has a card this version cannot read: {where}: {first['msg']}") from None
+    _check_tensors(path, card, tensors)
+    return Concept(card, tensors, base)
+
+
+def _check_tensors(path: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
+    missing = {"text_embeds", "owner"} - set(tensors)
+    if missing:
+        raise ConceptError(f"{path} lacks {', '.join(sorted(missing))}; it is not a whole Concept")
+    embeds, owner = tensors["text_embeds"], tensors["owner"]
+    if embeds.ndim != 2 or owner.shape != embeds.shape[:1]:
+        raise ConceptError(
+            f"{path} has text_embeds {tuple(embeds.shape)} and owner {tuple(owner.shape)}; they must be (T, d) and (T,)"
+        )
+    if set(owner.tolist()) - {-1} != set(range(len(card.classes))):
+        raise ConceptError(f"{path} has embeddings for other classes than the {len(card.classes)} its card names")
+    if not all(t.isfinite().all() for t in tensors.values() if t.is_floating_point()):
+        raise ConceptError(f"{path} holds numbers that are not finite; search the row again")

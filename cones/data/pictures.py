@@ -1,0 +1,46 @@
+"""Opening pictures, and the random views of them that training encodes."""
+
+import math
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cones.errors import DataError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+MAX_PIXELS = 200_000_000
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B")
+
+
+def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
+    """A picture as 8-bit RGB, turned as its EXIF orientation says; `DataError` that says why if it cannot be had."""
+    name = name or str(source)
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read"
+                )
+            if image.mode in DEEP_MODES:
+                raise DataError(f"{name} has more than 8 bits a pixel (mode {image.mode}); window it to 8 bits first")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise DataError(f"{name} does not exist") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        empty = source.stat().st_size == 0 if isinstance(source, Path) and source.exists() else source == b""
+        why = "it is empty" if empty else str(error).split(": ")[-1] or type(error).__name__
+        raise DataError(f"{name} cannot be read as a picture: {why}") from None
+
+
+def random_view(picture: Image.Image, min_area: float, rng: np.random.Generator) -> Image.Image:
+    """A random crop of at least `min_area` of the picture, sides at most 4:3, flipped every other time."""
+    width, height = picture.size
+    area = rng.uniform(min_area, 1.0) * width * height
+    ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+    w, h = min(width, round(math.sqrt(area * ratio))), min(height, round(math.sqrt(area / ratio)))
+    w, h = max(w, 1), max(h, 1)
+    left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+    crop = picture.crop((int(left), int(top), int(left) + w, int(top) + h))
+    return ImageOps.mirror(crop) if rng.random() < 0.5 else crop

@@ -1,0 +1,67 @@
+"""Prepared data on disk: one folder a split, with its pictures and a manifest that says what each of them is."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cones.data.pictures import open_picture
+from cones.errors import DataError
+from cones.files import content_hash, read_json, write_json
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture: where it came from, what it shows (an index into the classes), and the hash of its content.
+
+    Its pixels are in `file`, relative to the split's folder, or, when that is empty, in a row of `images.npy`.
+    """
+
+    id: str
+    label: int
+    sha256: str
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pictures of one split, opened one at a time."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    records: tuple[Record, ...]
+
+    @staticmethod
+    def open(folder: Path) -> "Split":
+        manifest = folder / "manifest.json"
+        if not manifest.exists():
+            raise DataError(f"{folder} is not prepared; run `dvc repro` to prepare it")
+        content = read_json(manifest)
+        return Split(folder, tuple(content["classes"]), tuple(Record(**r) for r in content["records"]))
+
+    def picture(self, index: int) -> Image.Image:
+        """The picture of a record as 8-bit RGB."""
+        record = self.records[index]
+        if record.file:
+            return open_picture(self.folder / record.file)
+        return Image.fromarray(np.asarray(self._images[index]))
+
+    @cached_property
+    def _images(self) -> np.ndarray:
+        return np.load(self.folder / "images.npy", mmap_mode="r")
+
+
+def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record]) -> None:
+    """Write a split's manifest beside its pictures."""
+    content = {"classes": list(classes), "records": [asdict(r) for r in records]}
+    write_json(folder / "manifest.json", content)
+
+
+def records_hash(records: Sequence[Record]) -> str:
+    """The hash of a set of labelled pictures; their order counts."""
+    return content_hash([(r.sha256, r.label) for r in records])

@@ -1,0 +1,53 @@
+"""Which pictures go where: nested few-shot draws, splits of unsplit data, and the check that splits do not overlap."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cones.data.prepared import Record, Split
+from cones.errors import DataError
+
+
+def draw_shots(split: Split, shots: int, seed: int, at_most: bool = False) -> list[int]:
+    """The indices of `shots` pictures of each class, class by class.
+
+    Draws are nested: those of a smaller number are the first of a larger one. A class with fewer pictures is an error,
+    unless `at_most` says that all it has will do.
+    """
+    labels = np.array([r.label for r in split.records])
+    chosen: list[int] = []
+    short = []
+    for label, name in enumerate(split.classes):
+        of_class = np.flatnonzero(labels == label)
+        if len(of_class) < shots:
+            short.append(f"`{name}` has {len(of_class)}")
+        order = np.random.default_rng([seed, label]).permutation(len(of_class))
+        chosen += of_class[order[:shots]].tolist()
+    if short and not at_most:
+        raise DataError(
+            f"{shots} shots were asked of {split.folder}, and {', '.join(short)} pictures; lower `shots`, or add some"
+        )
+    return chosen
+
+
+def divide(count: int, val_fraction: float, test_fraction: float, rng: np.random.Generator) -> list[str]:
+    """A split for each of `count` pictures of a class, at random; each split gets at least one of three or more."""
+    val, test = (max(1, round(count * f)) for f in (val_fraction, test_fraction))
+    names = ["val"] * val + ["test"] * test + ["train"] * max(count - val - test, 1)
+    return [str(s) for s in rng.permutation(names[-count:] if len(names) > count else names)]
+
+
+def refuse_overlap(splits: Mapping[str, Sequence[Record]]) -> None:
+    """Raise `DataError` when one picture, by its content, stands in two splits."""
+    seen: dict[str, tuple[str, str]] = {}
+    shared = []
+    for split, records in splits.items():
+        for record in records:
+            other, identity = seen.setdefault(record.sha256, (split, record.id))
+            if other != split:
+                shared.append(f"{identity} ({other}) is {record.id} ({split})")
+    if shared:
+        raise DataError(
+            f"{len(shared)} pictures stand in more than one split, so a test would be on what was learnt: "
+            f"{'; '.join(shared[:3])}; take them out of one of the two"
+        )

@@ -1,0 +1,102 @@
+"""The feature cache: everything of a picture that does not depend on the text, computed once and memory-mapped."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cones.errors import DataError
+from cones.files import fresh_folder, read_json, write_json
+from cones.types import Features
+
+HEADROOM = 256 * 2**20
+"""Bytes of disk that a cache leaves free."""
+
+
+class FeatureStore:
+    """Features of N pictures in `views` views each, read from a folder of half-precision arrays.
+
+    Each array is (N, views, ...); `labels` is (N,). Nothing is read from disk before a batch asks for it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "index.json"
+        if not index.exists():
+            raise DataError(f"{folder} holds no features; run `dvc repro` to encode them")
+        about = read_json(index)
+        self.ids: list[str] = about["ids"]
+        self.views: int = about["views"]
+        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["tensors"]}
+        self.labels = torch.tensor(about["labels"], dtype=torch.long)
+        for name, array in self.arrays.items():
+            if array.shape[:2] != (len(self.ids), self.views):
+                raise DataError(
+                    f"{folder / name}.npy has shape {array.shape}, its index says {len(self.ids)} x {self.views}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: Tensor, views: Tensor | None = None) -> Features:
+        """Pictures by their index (B,), each in the view asked for (B,); the plain view if none is."""
+        views = torch.zeros_like(rows) if views is None else views
+        at = (rows.numpy(), views.numpy())
+        tensors = {name: torch.from_numpy(array[at]).float() for name, array in self.arrays.items()}
+        return Features(tensors, views, self.labels[rows])
+
+    def batches(self, size: int) -> Iterator[Features]:
+        """All pictures once in their plain view, in order."""
+        for rows in torch.arange(len(self)).split(size):
+            yield self.batch(rows)
+
+
+def write_features(
+    target: Path,
+    ids: Sequence[str],
+    labels: Sequence[int],
+    views: int,
+    encode: Callable[[Sequence[int], int], Mapping[str, Tensor]],
+    batch_size: int = 64,
+    on_batch: Callable[[int], None] = lambda done: None,
+) -> FeatureStore:
+    """Fill a feature cache at `target`, whole or not at all.
+
+    `encode(rows, view)` returns the tensors of those pictures in that view, first axis as `rows`; `on_batch` is
+    told how many picture views it did. Raises `DataError` when the disk cannot hold the cache.
+    """
+    if not ids:
+        raise DataError(f"there are no pictures to encode for {target}")
+    with fresh_folder(target) as folder:
+        arrays: dict[str, np.memmap] = {}
+        for view in range(views):
+            for start in range(0, len(ids), batch_size):
+                rows = range(start, min(start + batch_size, len(ids)))
+                tensors = encode(rows, view)
+                if not arrays:
+                    arrays = _allocate(folder, len(ids), views, tensors)
+                for name, tensor in tensors.items():
+                    arrays[name][rows.start : rows.stop, view] = tensor.cpu().half().numpy()
+                on_batch(len(rows))
+        for array in arrays.values():
+            array.flush()
+        about = {"tensors": sorted(arrays), "views": views, "ids": list(ids), "labels": list(labels)}
+        write_json(folder / "index.json", about)
+    return FeatureStore(target)
+
+
+def _allocate(folder: Path, count: int, views: int, sample: Mapping[str, Tensor]) -> dict[str, np.memmap]:
+    shapes = {name: (count, views, *tensor.shape[1:]) for name, tensor in sample.items()}
+    needed = sum(2 * int(np.prod(shape)) for shape in shapes.values())
+    free = shutil.disk_usage(folder).free
+    if needed + HEADROOM > free:
+        raise DataError(
+            f"the feature cache needs {needed / 2**20:.0f} MB for {count} pictures in {views} views, and the disk has "
+            f"{free / 2**20:.0f} MB free; lower `views` or `shots`, or free some space"
+        )
+    return {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape)
+        for name, shape in shapes.items()
+    }

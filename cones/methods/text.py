@@ -1,0 +1,47 @@
+"""Methods at the text encoder's input: zero-shot sentences and CoOp's context tokens."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cones.types import Features, Prompts, Slot, TextEmbeds, TextTokens
+
+
+class ZeroShot(nn.Module):
+    """The class names in templates, as the text encoder embeds them (Radford et al. 2021). Nothing is searched."""
+
+    def __init__(self, embeds: Float[Tensor, "c d"]) -> None:
+        super().__init__()
+        self.register_buffer("embeds", embeds)
+
+    def forward(
+        self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
+    ) -> Prompts:
+        return Prompts(text_embeds=TextEmbeds.one_per_class(self.embeds))
+
+
+class CoOp(nn.Module):
+    """Context Optimization (Zhou et al. 2022): context tokens shared by all classes, or a set for each.
+
+    `context` (n, d), or (classes, n, d), is what is searched; the text encoder runs at every step.
+    """
+
+    def __init__(self, context: Float[Tensor, "*classes n d"], slot: Slot = "before") -> None:
+        super().__init__()
+        self.context = nn.Parameter(context.clone())
+        self.slot = slot
+
+    def forward(
+        self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
+    ) -> Prompts:
+        return Prompts(text_tokens=TextTokens(self.context, self.slot))
+
+
+def random_context(
+    n: int, width: int, classes: int | None, generator: torch.Generator
+) -> Float[Tensor, "*classes n d"]:
+    """Context tokens from N(0, 0.02): (n, width), or (classes, n, width)."""
+    shape = (n, width) if classes is None else (classes, n, width)
+    return 0.02 * torch.randn(shape, generator=generator)

@@ -1,0 +1,170 @@
+"""The one search loop: optimise a method's parameters on cached features, validate, keep the best, stop, resume."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cones.config import Searched
+from cones.errors import SearchError
+from cones.features import FeatureStore
+from cones.tasks import better, quick_metrics
+from cones.types import Backbone, Features, TextEmbeds
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+VALIDATION_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search did. The method holds the best parameters when it ends.
+
+    `curves` has a line an epoch; `steps_to_best` counts optimiser steps up to the best validation.
+    """
+
+    curves: list[dict[str, float]] = field(default_factory=list)
+    steps: int = 0
+    steps_to_best: int = 0
+    seconds: float = 0.0
+
+
+def text_of(
+    method: nn.Module,
+    backbone: Backbone,
+    names: Sequence[str],
+    features: Features | None = None,
+    generator: torch.Generator | None = None,
+) -> TextEmbeds:
+    """The text side that a method's prompts make; the text encoder runs only if they enter before it."""
+    prompts = method(names, features, generator)
+    if prompts.text_embeds is not None:
+        return prompts.text_embeds
+    return backbone.embed_text(names, prompts.text_tokens)
+
+
+@torch.no_grad()
+def scores_of(method: nn.Module, backbone: Backbone, names: Sequence[str], store: FeatureStore, device: Any) -> Tensor:
+    """Predicted scores (N, C) of all pictures of a store in their plain view."""
+    batches = (b.to(device) for b in store.batches(VALIDATION_BATCH))
+    return torch.cat([backbone.predict(b, text_of(method, backbone, names, b)).scores.cpu() for b in batches])
+
+
+def search(
+    method: nn.Module,
+    backbone: Backbone,
+    names: Sequence[str],
+    train: FeatureStore,
+    val: FeatureStore,
+    settings: Searched,
+    seed: int,
+    accelerator: "Accelerator",
+    checkpoint: Path | None = None,
+    checkpoint_every: float = 10.0,
+    on_epoch: Callable[[dict[str, float]], None] = lambda line: None,
+) -> SearchResult:
+    """Search a method's parameters.
+
+    Every random choice comes from (seed, epoch), so a resumed search has the same bits. With `checkpoint` the state is
+    written there at most every `checkpoint_every` seconds, and a search that finds one goes on from it. Raises
+    `SearchError` naming the step and the rate when the loss is not finite.
+    """
+    began = time.perf_counter()
+    method.to(accelerator.device)
+    optimiser = _optimiser(method, settings)
+    progress = Progress()
+    if checkpoint is not None and checkpoint.exists():
+        progress = load_checkpoint(checkpoint, method, optimiser)
+        backbone.text_encoder_calls = progress.text_encoder_calls
+    method, optimiser = accelerator.prepare(method, optimiser)
+    saved_at, spent = began, progress.seconds
+    steps_an_epoch = math.ceil(len(train) / settings.batch_size)
+
+    for epoch in range(progress.epoch, settings.epochs):
+        losses = _train_epoch(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch)
+        line = {"epoch": epoch + 1, "step": (epoch + 1) * steps_an_epoch, "train_loss": sum(losses) / len(losses)}
+        scores = scores_of(method, backbone, names, val, accelerator.device)
+        metrics = quick_metrics(scores, val.labels)
+        line |= {f"val_{name}": value for name, value in metrics.items()}
+        progress.curves.append(line)
+        on_epoch(line)
+        progress.epoch = epoch + 1
+        if better(metrics, progress.best_metrics):
+            progress.best_metrics, progress.best_epoch = metrics, epoch + 1
+            progress.best = {n: t.detach().clone() for n, t in accelerator.unwrap_model(method).state_dict().items()}
+        progress.seconds = spent + time.perf_counter() - began
+        progress.text_encoder_calls = backbone.text_encoder_calls
+        if settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience:
+            break
+        if checkpoint is not None and time.perf_counter() - saved_at >= checkpoint_every:
+            save_checkpoint(checkpoint, progress, accelerator.unwrap_model(method), optimiser)
+            saved_at = time.perf_counter()
+
+    accelerator.unwrap_model(method).load_state_dict(progress.best)
+    return SearchResult(
+        progress.curves,
+        progress.epoch * steps_an_epoch,
+        progress.best_epoch * steps_an_epoch,
+        spent + time.perf_counter() - began,
+    )
+
+
+def _train_epoch(
+    method: nn.Module,
+    backbone: Backbone,
+    names: Sequence[str],
+    train: FeatureStore,
+    settings: Searched,
+    optimiser: Any,
+    accelerator: "Accelerator",
+    seed: int,
+    epoch: int,
+) -> list[float]:
+    """Each training picture once, in a random view; the losses of the steps."""
+    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    order = torch.randperm(len(train), generator=generator)
+    views = torch.randint(train.views, (len(train),), generator=generator)
+    batches = list(zip(order.split(settings.batch_size), views.split(settings.batch_size)))
+    losses: list[Tensor] = []
+    for i, (rows, seen) in enumerate(batches):
+        rate = learning_rate(settings, epoch * len(batches) + i, len(batches))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        features = train.batch(rows, seen).to(accelerator.device)
+        with accelerator.autocast():
+            loss = backbone.loss(features, text_of(method, backbone, names, features, generator), generator)
+        optimiser.zero_grad()
+        accelerator.backward(loss)
+        optimiser.step()
+        losses.append(loss.detach())
+    values = torch.stack(losses).tolist()
+    for i, value in enumerate(values):
+        if not math.isfinite(value):
+            step = epoch * len(batches) + i
+            rate = learning_rate(settings, step, len(batches))
+            raise SearchError(f"the loss is {value} at step {step + 1} with learning rate {rate:.3g}; lower `lr`")
+    return values
+
+
+def learning_rate(settings: Searched, step: int, steps_an_epoch: int) -> float:
+    """The rate at a step: constant while warming up, then a cosine to zero over all epochs."""
+    warm = settings.warmup_epochs * steps_an_epoch
+    total = settings.epochs * steps_an_epoch
+    if step < warm and total > warm:
+        return min(settings.warmup_lr, settings.lr)
+    return settings.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def _optimiser(method: nn.Module, settings: Searched) -> torch.optim.Optimizer:
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(
+            method.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    return torch.optim.AdamW(method.parameters(), settings.lr, weight_decay=settings.weight_decay)

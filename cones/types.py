@@ -1,0 +1,148 @@
+"""What methods, backbones and tasks hand to each other: the narrow waist.
+
+Axes: B images, C classes, T text tokens, d width of a site, m visual tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Slot = Literal["before", "around", "after", "name"]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The objects of one view of an image: `boxes` xyxy in absolute pixels of that view, `labels` class indices."""
+
+    boxes: Float[Tensor, "n 4"]
+    labels: Int[Tensor, " n"]
+    masks: Bool[Tensor, "n h w"] | None = None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a view came from. Sizes are (height, width) in pixels; `content` is the view without its padding."""
+
+    original: tuple[int, int]
+    content: tuple[int, int]
+    padded: tuple[int, int]
+    flipped: bool = False
+
+
+@dataclass(frozen=True)
+class Features:
+    """All of a batch of images that does not depend on the text, with what belongs to these views of them.
+
+    `tensors` have B first. CLIP: `image` (B, d). GLIP: one (B, channels, height, width) a pyramid level.
+    Stable Diffusion: `mean` and `std` of the VAE latent. `views` says which view of each image it is; 0 is plain.
+    """
+
+    tensors: dict[str, Tensor]
+    views: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"] | None = None
+    instances: tuple[Instances, ...] | None = None
+    geometry: tuple[Geometry, ...] | None = None
+
+    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Features":
+        """The same on a device, its tensors in `dtype` (a cache holds half precision)."""
+        return replace(
+            self,
+            tensors={name: t.to(device, dtype) for name, t in self.tensors.items()},
+            views=self.views.to(device),
+            labels=None if self.labels is None else self.labels.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class TextEmbeds:
+    """What the text encoder hands over. First axis 1: shared by all images; B: one prompt an image.
+
+    `mask` is True where a token is real; `owner` is the class a token belongs to, -1 for context and separators.
+    CLIP has one token a class, in the joint space. `pooled` is for models that want a sentence vector as well.
+    """
+
+    embeds: Float[Tensor, "b t d"]
+    mask: Bool[Tensor, "b t"]
+    owner: Int[Tensor, " t"]
+    pooled: Float[Tensor, "b d2"] | None = None
+
+    @staticmethod
+    def one_per_class(embeds: Float[Tensor, "*b c d"]) -> "TextEmbeds":
+        """One token for each class, in class order."""
+        embeds = embeds if embeds.ndim == 3 else embeds[None]
+        classes = embeds.shape[1]
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        return TextEmbeds(embeds, mask, torch.arange(classes, device=embeds.device))
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Vectors at the text encoder's input: (n, d) shared, (C, n, d) a class, (B, 1, n, d) an image.
+
+    `slot` says where they go in the sentence: before the class name, around it, after it, or in its place.
+    """
+
+    vectors: Float[Tensor, "*lead n d"]
+    slot: Slot = "before"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a method returns; a field left None leaves that site of the backbone alone.
+
+    `visual_tokens` (depth, m, d) enter the vision encoder: depth 1 at its input, more at the first `depth` layers.
+    """
+
+    text_tokens: TextTokens | None = None
+    text_embeds: TextEmbeds | None = None
+    visual_tokens: Float[Tensor, "depth m d"] | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a backbone says of B images. Classification: `scores` (B, C) probabilities."""
+
+    scores: Float[Tensor, "b c"]
+    instances: tuple[Instances, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a method may put vectors: their width, how many layers take them, how many fit."""
+
+    width: int
+    depth: int = 1
+    max_tokens: int | None = None
+
+
+class Backbone(Protocol):
+    """A frozen vision-language model, cut where prompts go in."""
+
+    sites: dict[str, Site]
+    text_encoder_calls: int
+
+    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Mapping[str, Tensor]:
+        """The `tensors` of Features for a batch of preprocessed pictures."""
+        ...
+
+    def embed_text(
+        self, names: Sequence[str], tokens: TextTokens | None = None, templates: Sequence[str] = ("{}",)
+    ) -> TextEmbeds:
+        """Run the text encoder on class names: in templates, averaged, or with a method's own token vectors."""
+        ...
+
+    def word_vectors(self, words: str) -> Float[Tensor, "n d"]:
+        """The vectors of some words at the text encoder's input."""
+        ...
+
+    def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+        """What a search minimises."""
+        ...
+
+    def predict(self, features: Features, text: TextEmbeds) -> Predictions:
+        """What the model sees, given these texts."""
+        ...

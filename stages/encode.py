@@ -1,0 +1,27 @@
+"""Encode a concept: its shots and validation pictures through the image encoder, its names through the text encoder."""
+
+from cones.config import load_params
+from cones.console import progress_bar
+from cones.layout import ENCODED, PREPARED
+from cones.process import run_stage
+
+
+def main(name: str) -> None:
+    params = load_params()
+    concept = params.entry("concepts", name)
+    backbone = params.entry("backbones", concept.backbone)
+
+    from accelerate import Accelerator
+
+    from cones.encoding import draw, encode_concept
+
+    drawn = draw(concept, PREPARED / concept.data)
+    device = Accelerator().device
+    with progress_bar(f"encoding {name}", drawn.picture_views) as advance:
+        encoded = encode_concept(name, concept, backbone, drawn, ENCODED / name, device, advance)
+    trained, held = len(encoded.train), len(encoded.val)
+    print(f"{name}: {trained} training pictures in {encoded.train.views} views, {held} for validation")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,45 @@
+"""Search one row: optimise its method on the cached features, write the Concept, its curves, metrics and cost."""
+
+import csv
+
+from cones.config import Searched, load_params
+from cones.console import progress_bar
+from cones.files import content_hash, folder_hash, fresh_folder, write_json
+from cones.layout import CHECKPOINTS, ENCODED, SEARCHED
+from cones.process import lock, run_stage
+
+
+def main(row: str) -> None:
+    params = load_params()
+    run = params.entry("runs", row)
+
+    from accelerate import Accelerator
+
+    from cones.encoded import Encoded
+    from cones.rows import search_row
+
+    encoded = Encoded.open(ENCODED / run.concept)
+    key = content_hash([run.model_dump(), encoded.about, folder_hash(encoded.folder / "train")])
+    checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
+    epochs = run.method.epochs if isinstance(run.method, Searched) else 0
+    with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
+
+        def show(line: dict[str, float]) -> None:
+            advance(note=f"val accuracy {line['val_accuracy']:.3f}")
+
+        found = search_row(row, run, encoded, Accelerator(), checkpoint, show)
+        with fresh_folder(SEARCHED / run.concept / row) as out:
+            found.concept.save(out / "concept.safetensors")
+            write_json(out / "metrics.json", {"val": found.metrics})
+            write_json(out / "cost.json", found.cost)
+            columns = ["epoch", "step", "train_loss", "val_accuracy", "val_loss"]
+            with (out / "curves.csv").open("w", newline="") as file:
+                table = csv.DictWriter(file, columns)
+                table.writeheader()
+                table.writerows(found.result.curves)
+        checkpoint.unlink(missing_ok=True)
+    print(f"{row}: val accuracy {found.metrics['accuracy']:.3f} in {found.cost['search_seconds']} s")
+
+
+if __name__ == "__main__":
+    run_stage(main)
