@@ -14,12 +14,14 @@ from cones.types import Features
 
 HEADROOM = 256 * 2**20
 """Bytes of disk that a cache leaves free."""
+IN_MEMORY = 256 * 2**20
+"""Arrays up to this many bytes are read at once, since indexing a memory map costs more than a small search step."""
 
 
 class FeatureStore:
     """Features of N pictures in `views` views each, read from a folder of half-precision arrays.
 
-    Each array is (N, views, ...); `labels` is (N,). Nothing is read from disk before a batch asks for it.
+    Each array is (N, views, ...); `labels` is (N,). A large array is memory-mapped and read as batches ask for it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,6 +33,9 @@ class FeatureStore:
         self.views: int = about["views"]
         self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["tensors"]}
         self.labels = torch.tensor(about["labels"], dtype=torch.long)
+        self._tensors = {
+            n: torch.from_numpy(a.astype(np.float32)) for n, a in self.arrays.items() if a.nbytes <= IN_MEMORY
+        }
         for name, array in self.arrays.items():
             if array.shape[:2] != (len(self.ids), self.views):
                 raise DataError(
@@ -43,9 +48,12 @@ class FeatureStore:
     def batch(self, rows: Tensor, views: Tensor | None = None) -> Features:
         """Pictures by their index (B,), each in the view asked for (B,); the plain view if none is."""
         views = torch.zeros_like(rows) if views is None else views
-        at = (rows.numpy(), views.numpy())
-        tensors = {name: torch.from_numpy(array[at]).float() for name, array in self.arrays.items()}
-        return Features(tensors, views, self.labels[rows])
+        return Features({n: self._read(n, rows, views) for n in self.arrays}, views, self.labels[rows])
+
+    def _read(self, name: str, rows: Tensor, views: Tensor) -> Tensor:
+        if name in self._tensors:
+            return self._tensors[name][rows, views]
+        return torch.from_numpy(self.arrays[name][rows.numpy(), views.numpy()]).float()
 
     def batches(self, size: int) -> Iterator[Features]:
         """All pictures once in their plain view, in order."""

@@ -3,8 +3,6 @@
 Input: a table with a column `path` of picture files. Output: `path`, `label` and `score`, in the same order.
 """
 
-from typing import Any
-
 import mlflow
 from mlflow.pyfunc import PythonModel
 
@@ -12,12 +10,12 @@ from mlflow.pyfunc import PythonModel
 class ConceptModel(PythonModel):
     """Loads the Concept beside it; the base model is found by its name and checked by its hash."""
 
-    def load_context(self, context: Any) -> None:
+    def load_context(self, context):  # no type hints: MLflow would take them for a schema
         from cones.concept import Concept
 
         self.concept = Concept.load(context.artifacts["concept"])
 
-    def predict(self, context: Any, model_input: Any, params: dict | None = None) -> Any:
+    def predict(self, context, model_input, params=None):
         import pandas as pd
 
         paths = [str(p) for p in model_input["path"]]

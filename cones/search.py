@@ -83,7 +83,9 @@ def search(
     if checkpoint is not None and checkpoint.exists():
         progress = load_checkpoint(checkpoint, method, optimiser)
         backbone.text_encoder_calls = progress.text_encoder_calls
-    method, optimiser = accelerator.prepare(method, optimiser)
+    method = accelerator.prepare(method)
+    if accelerator.scaler is not None:  # otherwise the wrapper adds nothing, and costs as much as a step on CLIP
+        optimiser = accelerator.prepare(optimiser)
     saved_at, spent = began, progress.seconds
     steps_an_epoch = math.ceil(len(train) / settings.batch_size)
 
@@ -133,6 +135,7 @@ def _train_epoch(
     views = torch.randint(train.views, (len(train),), generator=generator)
     batches = list(zip(order.split(settings.batch_size), views.split(settings.batch_size)))
     losses: list[Tensor] = []
+    trained = list(method.parameters())
     for i, (rows, seen) in enumerate(batches):
         rate = learning_rate(settings, epoch * len(batches) + i, len(batches))
         for group in optimiser.param_groups:
@@ -140,9 +143,10 @@ def _train_epoch(
         features = train.batch(rows, seen).to(accelerator.device)
         with accelerator.autocast():
             loss = backbone.loss(features, text_of(method, backbone, names, features, generator), generator)
-        optimiser.zero_grad()
         accelerator.backward(loss)
         optimiser.step()
+        for parameter in trained:
+            parameter.grad = None
         losses.append(loss.detach())
     values = torch.stack(losses).tolist()
     for i, value in enumerate(values):
@@ -167,4 +171,4 @@ def _optimiser(method: nn.Module, settings: Searched) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             method.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
-    return torch.optim.AdamW(method.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(method.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)

@@ -1,10 +1,13 @@
 """MLflow: a mirror of the results on disk, and the registry. Files are the truth: no stage reads back from here."""
 
+import contextlib
 import csv
+import io
 import logging
 import os
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Fail in seconds when the server is away, and send no telemetry; a value that is set already stands."""
 
@@ -71,15 +75,16 @@ def _client() -> Iterator[Any]:
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         yield mlflow.MlflowClient()
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        first = str(error).split("\n")[0][:300]
+        first = str(error).split("\n")[0][:160]
         raise TrackingError(
-            f"MLflow at {uri} cannot be used: {first}; the results are safe in {SEARCHED}/ and {EVALUATED}/: run "
+            f"MLflow at {uri} cannot be used ({first}); the results are safe in {SEARCHED}/ and {EVALUATED}/: run "
             "`cones register` again when it is back"
         ) from error
 
@@ -171,7 +176,8 @@ def _log_row(client: Any, name: str, row: str, folder: Path, concept: Concept, m
             ),
         )
     val = {f"val.{k}": str(v) for k, v in card.val.items()}
-    return mlflow.register_model(model.model_uri, name, tags={**tags, **val})
+    with contextlib.redirect_stderr(io.StringIO()):  # it tells each time that the name is known
+        return mlflow.register_model(model.model_uri, name, tags={**tags, **val})
 
 
 def _experiment(client: Any, name: str) -> str:
@@ -228,7 +234,7 @@ def look_up(name: str) -> Registered:
         names = [m.name for m in client.search_registered_models()]
         if name not in names:
             raise TrackingError(
-                f"`{name}` is not registered{nearest(name, names)}; `cones register` registers finished rows"
+                f"`{name}` is not registered{nearest(name, names)} (`cones register` registers finished rows)"
             )
         version = _champion(client, name)
         if version is None:

@@ -37,7 +37,7 @@ class Geometry:
 class Features:
     """All of a batch of images that does not depend on the text, with what belongs to these views of them.
 
-    `tensors` have B first. CLIP: `image` (B, d). GLIP: one (B, channels, height, width) a pyramid level.
+    `tensors` have B first. CLIP: `image` (B, d), of unit length. GLIP: one (B, channels, height, width) a pyramid level.
     Stable Diffusion: `mean` and `std` of the VAE latent. `views` says which view of each image it is; 0 is plain.
     """
 
@@ -47,11 +47,13 @@ class Features:
     instances: tuple[Instances, ...] | None = None
     geometry: tuple[Geometry, ...] | None = None
 
-    def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "Features":
-        """The same on a device, its tensors in `dtype` (a cache holds half precision)."""
+    def to(self, device: torch.device | str) -> "Features":
+        """The same on a device."""
+        if self.views.device == torch.device(device):
+            return self
         return replace(
             self,
-            tensors={name: t.to(device, dtype) for name, t in self.tensors.items()},
+            tensors={name: t.to(device) for name, t in self.tensors.items()},
             views=self.views.to(device),
             labels=None if self.labels is None else self.labels.to(device),
         )

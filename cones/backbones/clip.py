@@ -89,8 +89,8 @@ class Clip:
 
     @torch.inference_mode()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b d"]]:
-        """The joint-space feature of each picture, not normalised."""
-        return {"image": self.model.get_image_features(pixels.to(self.device)).pooler_output}
+        """The joint-space feature of each picture, of unit length."""
+        return {"image": F.normalize(self.model.get_image_features(pixels.to(self.device)).pooler_output, dim=-1)}
 
     def embed_text(
         self, names: Sequence[str], tokens: TextTokens | None = None, templates: Sequence[str] = ("{}.",)
@@ -119,10 +119,10 @@ class Clip:
 
     def logits(self, features: Features, text: TextEmbeds) -> Float[Tensor, "b c"]:
         """Scaled cosine similarities."""
-        image = F.normalize(features.tensors["image"], dim=-1)
+        image = features.tensors["image"]
         embeds = F.normalize(text.embeds, dim=-1)
         if len(embeds) == 1:
-            return self.logit_scale * image @ embeds[0].T
+            return F.linear(self.logit_scale * image, embeds[0])
         return self.logit_scale * torch.einsum("bd,bcd->bc", image, embeds)
 
     def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:

@@ -24,14 +24,14 @@ class Cones(nn.Module):
     def __init__(self, start: Float[Tensor, "c n d"]) -> None:
         super().__init__()
         self.embeds = nn.Parameter(start.clone())
+        classes, n, _ = start.shape
+        self.register_buffer("owner", torch.arange(classes).repeat_interleave(n), persistent=False)
+        self.register_buffer("mask", torch.ones(1, classes * n, dtype=torch.bool), persistent=False)
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        classes, n, width = self.embeds.shape
-        owner = torch.arange(classes, device=self.embeds.device).repeat_interleave(n)
-        mask = torch.ones(1, classes * n, dtype=torch.bool, device=self.embeds.device)
-        return Prompts(text_embeds=TextEmbeds(self.embeds.view(1, -1, width), mask, owner))
+        return Prompts(text_embeds=TextEmbeds(self.embeds.flatten(0, 1)[None], self.mask, self.owner))
 
 
 def start_embeddings(

@@ -1,0 +1,139 @@
+"""What dropping the text encoder saves on CLIP: CoOp's epoch over ConES's, and a whole search over the bare feature pass.
+
+    python bench/clip_search.py        writes bench/results/clip_search.json
+
+Both methods run the same loop on the same cached features, turn about in one process. ViT-B/16 has random weights:
+the time does not depend on them.
+"""
+
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from accelerate import Accelerator
+from common import WORK, write_results
+
+from cones.backbones.clip import Clip
+from cones.config import BackboneConfig, ConceptConfig, RunConfig, WorldData, parse_method
+from cones.data import prepare
+from cones.encoded import Encoded
+from cones.encoding import draw, encode_concept
+from cones.features import write_features
+from cones.rows import peak_memory_mb, search_row
+from cones.search import search
+
+ROUNDS = 5
+
+
+def vit_b16(folder: Path) -> Path:
+    """CLIP ViT-B/16 with random weights and the built-in tokenizer, in transformers' layout."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    if not (folder / "model.safetensors").exists():
+        ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=ends, vision_config={"patch_size": 16}, **ends)).save_pretrained(folder)
+        CLIPTokenizer.from_pretrained("models/backbones/clip-tiny").save_pretrained(folder)
+        CLIPImageProcessorPil().save_pretrained(folder)
+    return folder
+
+
+def epoch_seconds(encoded: Encoded, method: dict, epochs: int) -> float:
+    """The median seconds of an epoch of training and validating, as the search stage runs it."""
+    ends: list[float] = []
+    settings = parse_method(method | {"epochs": epochs + 1, "patience": None})
+    run = RunConfig(concept="bench", method=settings)
+    search_row("bench", run, encoded, Accelerator(), on_epoch=lambda line: ends.append(time.perf_counter()))
+    return median(after - before for before, after in zip(ends, ends[1:]))
+
+
+def encode(source: str, work: Path, shots: int, views: int) -> Encoded:
+    data = WorldData(kind="world", vocabulary="novel", train=16, val=16, test=1)
+    prepare(data, work / "prepared")
+    concept = ConceptConfig(task="classification", backbone="bench", data="glyphs", shots=shots, views=views)
+    drawn = draw(concept, work / "prepared")
+    return encode_concept("bench", concept, BackboneConfig(kind="clip", source=source), drawn, work / "encoded")
+
+
+def tiny() -> dict:
+    """The built-in CLIP on the default rows' data."""
+    encoded = encode("models/backbones/clip-tiny", WORK / "clip-tiny", 16, 8)
+    rounds = []
+    for _ in range(ROUNDS):
+        cones, coop = epoch_seconds(encoded, {"name": "cones"}, 50), epoch_seconds(encoded, {"name": "coop"}, 10)
+        rounds.append({"cones": cones, "coop": coop, "ratio": coop / cones})
+    return {
+        "epoch_ratio_coop_over_cones": round(median(r["ratio"] for r in rounds), 2),
+        "epoch_ms": {m: round(1e3 * median(r[m] for r in rounds), 3) for m in ("cones", "coop")},
+        "ratios": [round(r["ratio"], 2) for r in rounds],
+    }
+
+
+def curve(folder: Path) -> dict:
+    """One epoch of 32 pictures at ViT-B/16 width for more and more classes, without validation."""
+    found = {}
+    for classes in (10, 100, 1000):
+        names = [f"thing {i}" for i in range(classes)]
+        generator = torch.Generator().manual_seed(0)
+
+        def features(rows, view):
+            return {"image": torch.nn.functional.normalize(torch.randn(len(rows), 512, generator=generator), dim=-1)}
+
+        labels = torch.randint(classes, (32,), generator=generator).tolist()
+        store = write_features(WORK / "curve", [str(i) for i in range(32)], labels, 1, features)
+        seconds = {}
+        for name, epochs in (("cones", 20), ("coop", 3 if classes < 1000 else 2)):
+            backbone = Clip(folder, logit_scale=100.0)
+            module = _method(name, classes)
+            settings = parse_method({"name": name, "epochs": epochs, "patience": None})
+            ends: list[float] = []
+            search(module, backbone, names, store, store, settings, 0, Accelerator(),
+                   on_epoch=lambda line: ends.append(time.perf_counter()))  # fmt: skip
+            seconds[name] = median(b - a for a, b in zip(ends, ends[1:]))
+        found[str(classes)] = {k: round(v, 5) for k, v in seconds.items()} | {
+            "ratio": round(seconds["coop"] / seconds["cones"], 1)
+        }
+        print(classes, found[str(classes)], flush=True)
+    return found
+
+
+def _method(name: str, classes: int) -> torch.nn.Module:
+    from cones.methods.concept import Cones
+    from cones.methods.text import CoOp
+
+    return Cones(torch.randn(classes, 1, 512)) if name == "cones" else CoOp(0.02 * torch.randn(16, 512))
+
+
+def over_feature_pass(folder: Path) -> dict:
+    """A whole ConES search at ViT-B/16 width over the bare image encoder on the same pictures and views."""
+    encoded = encode(str(folder), WORK / "clip-b16", 4, 4)
+    run = RunConfig(concept="bench", method=parse_method({"name": "cones", "init": "image", "patience": None}))
+    row = search_row("bench", run, encoded, Accelerator())
+    count = len(encoded.train) * encoded.train.views + len(encoded.val)
+    backbone = Clip(folder)
+    pixels = torch.randn(64, 3, 224, 224)
+    backbone.encode(pixels[:8])
+    began, done = time.perf_counter(), 0
+    while done < count:
+        batch = pixels[: min(64, count - done)]
+        backbone.encode(batch)
+        done += len(batch)
+    bare = time.perf_counter() - began
+    return {
+        "search_over_feature_pass": round(row.cost["search_seconds"] / bare, 3),
+        "picture_views": count,
+        "bare_seconds": round(bare, 2),
+        **{k: row.cost[k] for k in ("search_seconds", "feature_seconds", "optimise_seconds")},
+    }
+
+
+if __name__ == "__main__":
+    folder = vit_b16(WORK / "vit-b16-random")
+    results = tiny()
+    results["vit_b16"] = over_feature_pass(folder)
+    results["search_over_feature_pass"] = results["vit_b16"]["search_over_feature_pass"]
+    results["seconds_per_epoch_of_32_pictures_by_classes"] = curve(folder)
+    results["peak_memory_mb"] = peak_memory_mb()
+    write_results("clip_search", results)
