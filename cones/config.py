@@ -101,6 +101,8 @@ class Searched(Strict):
     warmup_lr: float = Field(1e-5, gt=0)
     patience: int | None = Field(20, ge=1)
     """Epochs without a better validation score before the search stops; None: never."""
+    checkpoint_seconds: float = Field(10.0, ge=0)
+    """A checkpoint is written at most this often."""
 
 
 class ZeroShot(Strict):

@@ -67,13 +67,12 @@ def search(
     seed: int,
     accelerator: "Accelerator",
     checkpoint: Path | None = None,
-    checkpoint_every: float = 10.0,
     on_epoch: Callable[[dict[str, float]], None] = lambda line: None,
 ) -> SearchResult:
     """Search a method's parameters.
 
     Every random choice comes from (seed, epoch), so a resumed search has the same bits. With `checkpoint` the state is
-    written there at most every `checkpoint_every` seconds, and a search that finds one goes on from it. Raises
+    written there at most every `checkpoint_seconds`, and a search that finds one goes on from it. Raises
     `SearchError` naming the step and the rate when the loss is not finite.
     """
     began = time.perf_counter()
@@ -105,7 +104,7 @@ def search(
         progress.text_encoder_calls = backbone.text_encoder_calls
         if settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience:
             break
-        if checkpoint is not None and time.perf_counter() - saved_at >= checkpoint_every:
+        if checkpoint is not None and time.perf_counter() - saved_at >= settings.checkpoint_seconds:
             save_checkpoint(checkpoint, progress, accelerator.unwrap_model(method), optimiser)
             saved_at = time.perf_counter()
 

@@ -5,7 +5,7 @@ Axes: B images, C classes, T text tokens, d width of a site, m visual tokens.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -121,6 +121,7 @@ class Site:
     max_tokens: int | None = None
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A frozen vision-language model, cut where prompts go in."""
 

@@ -23,8 +23,14 @@ def main(row: str) -> None:
     checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
+        resumed = checkpoint.exists()
 
         def show(line: dict[str, float]) -> None:
+            nonlocal resumed
+            if resumed:
+                done, resumed = int(line["epoch"]) - 1, False
+                print(f"{row}: resuming after epoch {done}", flush=True)
+                advance(done)
             advance(note=f"val accuracy {line['val_accuracy']:.3f}")
 
         found = search_row(row, run, encoded, Accelerator(), checkpoint, show)

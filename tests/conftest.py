@@ -1,0 +1,140 @@
+"""Toy backbones and generated data: the real classes at toy width, no network. Tensor shapes are checked as tests run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "true"}
+
+from jaxtyping import install_import_hook
+
+TENSOR_CODE = ["cones.backbones", "cones.features", "cones.methods", "cones.search", "cones.tasks", "cones.types"]
+install_import_hook(TENSOR_CODE, "typecheck.checked")
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from cones.backbones import tiny
+from cones.backbones.clip import Clip
+from cones.config import BackboneConfig, ConceptConfig, WorldData
+from cones.data import prepare, synthetic
+from cones.encoded import Encoded
+from cones.encoding import draw, encode_concept
+
+ROOT = Path(__file__).parent.parent
+PARAMS = """
+backbones:
+  toy: {kind: clip, source: models/backbones/toy}
+data:
+  glyphs: {kind: world, source: cones/data/synthetic.py, vocabulary: novel, size: 32, train: 6, val: 4, test: 5}
+concepts:
+  few: {task: classification, backbone: toy, data: glyphs, shots: 4, seed: 0, views: 2}
+runs:
+  few-zero-shot: {concept: few, method: {name: zero_shot}}
+  few-coop: {concept: few, method: {name: coop, n_ctx: 2, epochs: 2}}
+  few-cones: {concept: few, method: {name: cones, epochs: 5}}
+"""
+
+
+@pytest.fixture(scope="session")
+def toy_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real CLIPModel of 32-pixel pictures with random weights, its tokenizer and processor, in their own layout."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    folder = tmp_path_factory.mktemp("toy-clip")
+    captions = [synthetic.picture(0, "pretrain", i, 32, synthetic.SHAPES[i % 12]).caption for i in range(60)]
+    tiny.train_tokenizer(captions, folder)
+    size = len(CLIPTokenizer.from_pretrained(folder))
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = CLIPConfig(
+        text_config={**small, **ends, "vocab_size": size, "projection_dim": 24},
+        vision_config={**small, "image_size": 32, "patch_size": 8, "projection_dim": 24},
+        projection_dim=24,
+        **ends,
+    )
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    sides = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=sides).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def clip(toy_clip: Path) -> Clip:
+    return Clip(toy_clip)
+
+
+@pytest.fixture(scope="session")
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture(scope="session")
+def encoded(toy_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    """Ten glyphs, three shots in two views, encoded by the toy CLIP."""
+    folder = tmp_path_factory.mktemp("encoded")
+    prepare(WorldData(kind="world", vocabulary="novel", size=32, train=4, val=3, test=2), folder / "prepared")
+    concept = ConceptConfig(task="classification", backbone="toy", data="glyphs", shots=3, views=2)
+    backbone = BackboneConfig(kind="clip", source=str(toy_clip))
+    return encode_concept("few", concept, backbone, draw(concept, folder / "prepared"), folder / "few")
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """Two classes of eight different pictures each."""
+    source = tmp_path / "pictures"
+    for label, name in enumerate(("cat", "dog")):
+        (source / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (20, 24), (10 * i, 100 * label, 50)).save(source / name / f"{i}.png")
+    return source
+
+
+class Project:
+    """A project of its own in a folder, with the shipped graph and code, toy parameters and the toy backbone."""
+
+    def __init__(self, folder: Path, toy_clip: Path) -> None:
+        self.folder = folder
+        for name in ("cones", "stages"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / ".dvc").mkdir()
+        shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
+        shutil.copytree(toy_clip, folder / "models/backbones/toy")
+        # The frozen stage's output exists and is committed, as in the shipped project.
+        shutil.copytree(toy_clip, folder / "models/backbones/clip-tiny")
+        self.params(PARAMS)
+        for command in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"],
+        ):
+            subprocess.run(["git", *command], cwd=folder, check=True)
+
+    def params(self, text: str) -> None:
+        (self.folder / "params.yaml").write_text(text)
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        """Run a program of this environment in the project's folder; its output is text, both streams together."""
+        variables = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", **environment},
+        )  # fmt: skip
+
+    def stage(self, name: str, target: str) -> subprocess.CompletedProcess:
+        return self.run("python", f"stages/{name}.py", target)
+
+
+@pytest.fixture
+def project(tmp_path: Path, toy_clip: Path) -> Project:
+    (tmp_path / "project").mkdir()
+    return Project(tmp_path / "project", toy_clip)

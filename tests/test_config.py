@@ -1,0 +1,97 @@
+"""params.yaml: what ships is valid, and every mistake is named with its path, all at once."""
+
+from pathlib import Path
+
+import pytest
+
+from cones import config
+from cones.config import METHOD_SITES, MethodConfig, load_params, parse_method, undefined_pair
+from cones.errors import ParamsError
+
+ROOT = Path(__file__).parent.parent
+SOUND = """
+backbones:
+  tiny: {kind: clip, source: models/backbones/clip-tiny}
+data:
+  glyphs: {kind: world, vocabulary: novel}
+concepts:
+  few: {task: classification, backbone: tiny, data: glyphs, shots: 4}
+runs:
+  a: {concept: few, method: {name: cones}}
+"""
+
+
+def mistakes(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    return [line.removeprefix("  - ") for line in str(caught.value).splitlines()[1:]]
+
+
+def test_shipped_params_are_valid() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert {run.method.name for run in params.runs.values()} == {"zero_shot", "coop", "cones"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "mistake"),
+    [
+        ("shots: 4", "shots: 4, shotz: 3", "unknown key `shotz`; did you mean `shots`? (concepts.few.shotz)"),
+        ("shots: 4", "shots: four", "`shots`: must be a valid integer, got 'four' (concepts.few.shots)"),
+        ("shots: 4", "shots: 0", "`shots`: must be greater than or equal to 1, got 0 (concepts.few.shots)"),
+        ("shots: 4", "seed: 4", "`shots` is missing (concepts.few.shots)"),
+        ("name: cones", "name: cone", "unknown name `cone`; did you mean `cones`? (runs.a.method.name)"),
+        ("concept: few", "concept: fwe", "`fwe` is not in the table `concepts`; did you mean `few`? (runs.a.concept)"),
+        ("backbone: tiny", "backbone: tinny",
+         "`tinny` is not in the table `backbones`; did you mean `tiny`? (concepts.few.backbone)"),
+        ("vocabulary: novel", "vocabulary: nouvel",
+         "`vocabulary` must be one of base, novel, got 'nouvel' (data.glyphs.vocabulary)"),
+        ("name: cones", "name: cones, n_tokens: 4",
+         "`cones` with n_tokens 4 is not defined on a `clip` backbone: its text encoder hands over one vector a class; "
+         "set n_tokens to 1 or leave it out (runs.a.method)"),
+    ],
+)  # fmt: skip
+def test_one_mistake_is_one_line(tmp_path: Path, old: str, new: str, mistake: str) -> None:
+    assert mistakes(tmp_path, SOUND.replace(old, new)) == [mistake]
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    bad = SOUND.replace("shots: 4", "shots: 0, sede: 1").replace("name: cones", "name: coop, lr: -1")
+    found = mistakes(tmp_path, bad.replace("concept: few", "concept: fewer"))
+    assert len(found) == 4
+    assert {f.rsplit("(", 1)[1] for f in found} == {
+        "concepts.few.shots)", "concepts.few.sede)", "runs.a.method.lr)", "runs.a.concept)"
+    }  # fmt: skip
+
+
+def test_a_row_that_is_not_there_names_the_nearest() -> None:
+    params = load_params(ROOT / "params.yaml")
+    with pytest.raises(ParamsError, match="did you mean `glyphs-cones`"):
+        params.entry("runs", "glyphs-conse")
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(SOUND + "  a: {concept: few, method: {name: coop}}\n")
+    with pytest.raises(ParamsError, match="cannot be read as YAML.*duplicate"):
+        load_params(path)
+
+
+def test_a_backbone_without_the_methods_site_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(config.BACKBONE_SITES, "clip", {"text_embeds"})
+    why = undefined_pair({"name": "coop"}, "clip")
+    assert why is not None
+    assert "`coop` is not defined on a `clip` backbone" in why
+    assert undefined_pair({"name": "cones"}, "clip") is None
+
+
+def test_every_method_has_a_site() -> None:
+    names = {member.model_fields["name"].annotation.__args__[0] for member in MethodConfig.__args__[0].__args__}
+    assert names == set(METHOD_SITES)
+
+
+def test_method_settings_are_strict() -> None:
+    assert parse_method({"name": "coop"}).lr == 0.002
+    with pytest.raises(ParamsError, match="unknown key `n_ctxx`; did you mean `n_ctx`"):
+        parse_method({"name": "coop", "n_ctxx": 4})

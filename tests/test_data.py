@@ -1,0 +1,131 @@
+"""Data: the world is reproducible, draws are nested, and bad pictures or splits are refused plainly."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cones.config import FolderData, WorldData
+from cones.data import Split, draw_shots, open_picture, prepare, random_view
+from cones.data.synthetic import CAPTIONS, NOVEL, SHAPES, picture, scene
+from cones.errors import DataError
+
+
+def test_a_scene_is_the_same_from_the_same_seed_and_true_to_its_labels() -> None:
+    first, again = (scene(np.random.default_rng(5), 96, ["star", "zorb"]) for _ in range(2))
+    assert np.array_equal(first.image, again.image)
+    assert first.caption == again.caption
+    assert "star" in first.caption
+    assert "zorb" in first.caption
+    for thing in first.things:
+        rows, columns = np.flatnonzero(thing.mask.any(1)), np.flatnonzero(thing.mask.any(0))
+        assert thing.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    assert not (first.things[0].mask & first.things[1].mask).any()
+
+
+def test_splits_of_the_world_differ() -> None:
+    pictures = [picture(0, split, 0, 32, "star").image.tobytes() for split in ("train", "val", "test", "pretrain")]
+    assert len(set(pictures)) == 4
+
+
+def test_novel_classes_are_not_in_the_base_vocabulary() -> None:
+    told = " ".join(CAPTIONS) + " ".join(SHAPES)
+    assert not any(name in told or shape in SHAPES for name, (shape, _) in NOVEL.items())
+
+
+def test_draws_are_nested_and_seeded(tmp_path: Path) -> None:
+    prepare(WorldData(kind="world", vocabulary="novel", size=32, train=8, val=1, test=1), tmp_path / "p")
+    split = Split.open(tmp_path / "p/train")
+    draws = {k: set(draw_shots(split, k, seed=1)) for k in (1, 2, 4, 8)}
+    assert draws[1] < draws[2] < draws[4] < draws[8]
+    assert all(len(d) == 10 * k for k, d in draws.items())
+    assert draws[4] != set(draw_shots(split, 4, seed=2))
+    labels = [split.records[i].label for i in draw_shots(split, 4, seed=1)]
+    assert np.bincount(labels).tolist() == [4] * 10
+
+
+def test_more_shots_than_a_class_holds(tmp_path: Path) -> None:
+    prepare(WorldData(kind="world", vocabulary="novel", size=32, train=2, val=1, test=1), tmp_path / "p")
+    with pytest.raises(DataError, match=r"3 shots were asked of .*`zorb` has 2"):
+        draw_shots(Split.open(tmp_path / "p/train"), 3, seed=0)
+
+
+def test_class_folders_are_split_and_copied(class_folders: Path, tmp_path: Path) -> None:
+    report = prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    assert report["classes"] == ["cat", "dog"]
+    assert report["pictures"] == {"train": 8, "val": 4, "test": 4}
+    again = prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "q")
+    assert again["hashes"] == report["hashes"]
+    assert Split.open(tmp_path / "p/train").picture(0).size == (20, 24)
+
+
+def test_given_splits_are_kept(class_folders: Path, tmp_path: Path) -> None:
+    source = tmp_path / "given"
+    for split, numbers in {"train": range(4), "val": range(4, 6), "test": range(6, 8)}.items():
+        for name in ("cat", "dog"):
+            (source / split / name).mkdir(parents=True)
+            for i in numbers:
+                shutil.copy(class_folders / name / f"{i}.png", source / split / name)
+    report = prepare(FolderData(kind="folder", source=str(source)), tmp_path / "p")
+    assert report["pictures"] == {"train": 8, "val": 4, "test": 4}
+
+    shutil.copy(source / "train/cat/0.png", source / "test/cat/copy.png")
+    with pytest.raises(DataError, match=r"1 pictures stand in more than one split.*train/cat/0.png"):
+        prepare(FolderData(kind="folder", source=str(source)), tmp_path / "q")
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", None])
+def test_unreadable_pictures_are_refused_by_name_or_listed(class_folders: Path, tmp_path: Path, content) -> None:
+    bad = class_folders / "cat/bad.png"
+    whole = (class_folders / "cat/0.png").read_bytes()
+    bad.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(DataError, match=r"1 pictures of .* cannot be used:\n  - cat/bad.png"):
+        prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    assert not list(tmp_path.glob("*p*/")) or not (tmp_path / "p").exists()
+    prepare(FolderData(kind="folder", source=str(class_folders), unreadable="skip"), tmp_path / "p")
+    assert len(json.loads((tmp_path / "p/report.json").read_text())["unreadable"]) == 1
+
+
+def test_copies_count_once_and_one_picture_has_one_class(class_folders: Path, tmp_path: Path) -> None:
+    shutil.copy(class_folders / "cat/0.png", class_folders / "cat/copy.png")
+    report = prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    assert report["duplicates"] == ["cat/copy.png is a copy of cat/0.png"]
+    shutil.copy(class_folders / "cat/0.png", class_folders / "dog/cat.png")
+    with pytest.raises(DataError, match="the same picture under two classes"):
+        prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "q")
+
+
+def test_a_class_without_pictures(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "bird").mkdir()
+    with pytest.raises(DataError, match="the class `bird` has no pictures"):
+        prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+
+
+def test_no_folder_and_half_given_splits(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        prepare(FolderData(kind="folder", source=str(tmp_path / "nowhere")), tmp_path / "p")
+    (class_folders / "train").mkdir()
+    with pytest.raises(DataError, match="has train but not"):
+        prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+
+
+def test_pictures_are_turned_and_deep_ones_refused(tmp_path: Path) -> None:
+    turned = Image.new("RGB", (10, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert open_picture(tmp_path / "turned.jpg").size == (20, 10)
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(DataError, match="more than 8 bits"):
+        open_picture(tmp_path / "deep.png")
+
+
+def test_random_views_keep_enough_of_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [random_view(Image.new("RGB", (60, 40)), 0.5, rng).size for _ in range(200)]
+    assert min(w * h for w, h in sizes) >= 0.49 * 60 * 40 * 0.8
+    assert len(set(sizes)) > 50
