@@ -6,7 +6,6 @@ python bench/fewshot.py cells FOLDER           a folder of class folders
 
 import sys
 import time
-from pathlib import Path
 
 from accelerate import Accelerator
 from common import WORK, spread, write_results

@@ -136,6 +136,7 @@ class Cones(Searched):
     name: Literal["cones"]
     init: Literal["text", "image", "blend", "random"] = "text"
     """Start from the template ensemble, the classes' mean image features, a blend chosen on validation, or noise."""
+    lr: float = Field(3e-3, gt=0)
     n_tokens: int = Field(1, ge=1, le=64)
     """Tokens a class; CLIP's text encoder hands over one."""
 

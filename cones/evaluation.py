@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from cones.backbones import open_backbone
 from cones.concept import Concept
@@ -14,15 +15,19 @@ from cones.encoding import encode_split
 from cones.errors import ConceptError
 from cones.features import FeatureStore
 from cones.files import content_hash
-from cones.tasks import classification_metrics
+from cones.tasks import classification_metrics, contact_sheet
+
+SHOWN = 40
+"""Test pictures drawn for each row."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A row's test metrics, and for each picture its id, true label, predicted label and that one's score."""
+    """A row's test metrics; for each picture its id, true label, predicted label and that one's score; some pictures."""
 
     metrics: dict[str, float]
     predictions: list[tuple[str, str, str, float]]
+    sheet: Image.Image
 
 
 def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu") -> dict[str, Evaluation]:
@@ -43,8 +48,14 @@ def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device:
         best = scores.max(1)
         rows = zip(store.ids, store.labels.tolist(), best.indices.tolist(), best.values.tolist())
         predictions = [(i, classes[truth], classes[guess], round(score, 6)) for i, truth, guess, score in rows]
-        found[row] = Evaluation(classification_metrics(scores, store.labels), predictions)
+        found[row] = Evaluation(classification_metrics(scores, store.labels), predictions, _sheet(split, predictions))
     return found
+
+
+def _sheet(split: Split, predictions: list[tuple[str, str, str, float]]) -> Image.Image:
+    """Test pictures at even distances, over what they are and what they were taken for."""
+    chosen = range(0, len(predictions), max(1, -(-len(predictions) // SHOWN)))
+    return contact_sheet([split.picture(i) for i in chosen], [predictions[i][1:3] for i in chosen])
 
 
 def _test_features(concept: Concept, backbone: Any, split: Split, cache: Path) -> FeatureStore:

@@ -77,7 +77,7 @@ def search(
     """
     began = time.perf_counter()
     method.to(accelerator.device)
-    optimiser = _optimiser(method, settings)
+    optimiser = optimiser_for(method, settings)
     progress = Progress()
     if checkpoint is not None and checkpoint.exists():
         progress = load_checkpoint(checkpoint, method, optimiser)
@@ -89,7 +89,7 @@ def search(
     steps_an_epoch = math.ceil(len(train) / settings.batch_size)
 
     for epoch in range(progress.epoch, settings.epochs):
-        losses = _train_epoch(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch)
+        losses = train_epoch(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch)
         line = {"epoch": epoch + 1, "step": (epoch + 1) * steps_an_epoch, "train_loss": sum(losses) / len(losses)}
         scores = scores_of(method, backbone, names, val, accelerator.device)
         metrics = quick_metrics(scores, val.labels)
@@ -117,7 +117,7 @@ def search(
     )
 
 
-def _train_epoch(
+def train_epoch(
     method: nn.Module,
     backbone: Backbone,
     names: Sequence[str],
@@ -165,7 +165,8 @@ def learning_rate(settings: Searched, step: int, steps_an_epoch: int) -> float:
     return settings.lr * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def _optimiser(method: nn.Module, settings: Searched) -> torch.optim.Optimizer:
+def optimiser_for(method: nn.Module, settings: Searched) -> torch.optim.Optimizer:
+    """The optimiser of a method's parameters, and of nothing else."""
     if settings.optimiser == "sgd":
         return torch.optim.SGD(
             method.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay

@@ -37,7 +37,7 @@ class Geometry:
 class Features:
     """All of a batch of images that does not depend on the text, with what belongs to these views of them.
 
-    `tensors` have B first. CLIP: `image` (B, d), of unit length. GLIP: one (B, channels, height, width) a pyramid level.
+    `tensors` have B first. CLIP: `image` (B, d), of unit length. GLIP: a (B, channels, height, width) a pyramid level.
     Stable Diffusion: `mean` and `std` of the VAE latent. `views` says which view of each image it is; 0 is plain.
     """
 

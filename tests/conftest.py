@@ -1,4 +1,4 @@
-"""Toy backbones and generated data: the real classes at toy width, no network. Tensor shapes are checked as tests run."""
+"""Toy backbones and generated data: the real classes at toy width, no network; tensor shapes checked as tests run."""
 
 import os
 import shutil
@@ -106,7 +106,8 @@ class Project:
         for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, folder / name)
         (folder / ".dvc").mkdir()
-        shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
+        for name in ("config", ".gitignore"):
+            shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
         shutil.copytree(toy_clip, folder / "models/backbones/toy")
         # The frozen stage's output exists and is committed, as in the shipped project.
         shutil.copytree(toy_clip, folder / "models/backbones/clip-tiny")

@@ -74,7 +74,7 @@ def test_a_row_that_is_not_there_names_the_nearest() -> None:
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(SOUND + "  a: {concept: few, method: {name: coop}}\n")
-    with pytest.raises(ParamsError, match="cannot be read as YAML.*duplicate"):
+    with pytest.raises(ParamsError, match=r"cannot be read as YAML.*duplicate"):
         load_params(path)
 
 

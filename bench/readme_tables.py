@@ -1,0 +1,61 @@
+"""Write the README's tables from bench/results, between its markers; with `--check` only say whether they are current."""
+
+import re
+import sys
+from pathlib import Path
+
+from cones.files import read_json
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "bench/results"
+
+
+def fewshot(name: str) -> str:
+    """Accuracy by shots where there are several, then all methods at 16 shots with their cost."""
+    table = read_json(RESULTS / f"fewshot_{name}.json")["table"]
+    lines = []
+    if len(table) > 1:
+        lines += [f"| | {' | '.join(table)} |", "|---" * (len(table) + 1) + "|"]
+        for method in next(iter(table.values())):
+            lines.append(
+                f"| {method} | " + " | ".join(_percent(of[method]["test_accuracy"]) for of in table.values()) + " |"
+            )
+        lines.append("")
+    lines += ["| 16 shots | test accuracy | searched numbers | seconds to optimise |", "|---|---|---|---|"]
+    for method, found in table["16 shots"].items():
+        seconds, count = found["optimise_seconds"]["mean"], found["trained_parameters"]
+        lines.append(f"| {method} | {_percent(found['test_accuracy'])} | {count:,} | {seconds:.2f} |")
+    return "\n".join(lines)
+
+
+def speed() -> str:
+    """The ratios of bench/clip_search.py."""
+    found = read_json(RESULTS / "clip_search.json")
+    lines = ["| | |", "|---|---|"]
+    lines.append(
+        f"| epoch of CoOp / epoch of ConES, `clip-tiny`, 10 classes | {found['epoch_ratio_coop_over_cones']} |"
+    )
+    for classes, row in found["seconds_per_step_by_classes"].items():
+        lines.append(f"| step of CoOp / step of ConES, ViT-B/16 width, {classes} classes | {row['ratio']:,.0f} |")
+    whole = found["search_over_feature_pass"]
+    lines.append(f"| whole ConES search / bare image-encoder pass, ViT-B/16 width | {whole} |")
+    return "\n".join(lines)
+
+
+def _percent(of: dict) -> str:
+    return f"{100 * of['mean']:.1f} ± {100 * of['std']:.1f}"
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    text = new = path.read_text()
+    for name, table in (("glyphs", fewshot("glyphs")), ("cells", fewshot("cells")), ("speed", speed())):
+        marker = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        new = re.sub(marker, lambda found, t=table: f"{found[1]}{t}\n{found[2]}", new, flags=re.S)
+    if "--check" in sys.argv:
+        sys.exit("the README's tables are not those of bench/results; run bench/readme_tables.py" if new != text else 0)
+    path.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

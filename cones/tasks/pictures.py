@@ -1,0 +1,24 @@
+"""Pictures of results, for a report and for MLflow."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+CELL, LINE = 112, 14
+
+
+def contact_sheet(pictures: Sequence[Image.Image], told: Sequence[tuple[str, str]], columns: int = 8) -> Image.Image:
+    """Pictures in a grid, each over its true and its predicted label; a wrong prediction is red."""
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * CELL, rows * (CELL + 2 * LINE)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (picture, (actual, predicted)) in enumerate(zip(pictures, told)):
+        x, y = i % columns * CELL, i // columns * (CELL + 2 * LINE)
+        small = picture.copy()
+        small.thumbnail((CELL - 4, CELL - 4))
+        if max(small.size) < CELL - 4:
+            small = small.resize([side * (CELL - 4) // max(small.size) for side in small.size])
+        sheet.paste(small, (x + 2, y + 2))
+        draw.text((x + 3, y + CELL - 1), actual, "black")
+        draw.text((x + 3, y + CELL - 1 + LINE), predicted, "green" if actual == predicted else "red")
+    return sheet
