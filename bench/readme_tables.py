@@ -1,4 +1,4 @@
-"""Write the README's tables from bench/results, between its markers; with `--check` only say whether they are current."""
+"""Write the tables of the README from bench/results, between its markers; `--check` only says if they are current."""
 
 import re
 import sys

@@ -23,7 +23,7 @@ SHOWN = 40
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A row's test metrics; for each picture its id, true label, predicted label and that one's score; some pictures."""
+    """A row's test metrics; its pictures' ids, true and predicted labels and scores; some of them drawn."""
 
     metrics: dict[str, float]
     predictions: list[tuple[str, str, str, float]]

@@ -120,10 +120,9 @@ class Clip:
     def logits(self, features: Features, text: TextEmbeds) -> Float[Tensor, "b c"]:
         """Scaled cosine similarities."""
         image = features.tensors["image"]
-        embeds = F.normalize(text.embeds, dim=-1)
-        if len(embeds) == 1:
-            return F.linear(self.logit_scale * image, embeds[0])
-        return self.logit_scale * torch.einsum("bd,bcd->bc", image, embeds)
+        if len(text.embeds) == 1:
+            return F.linear(self.logit_scale * image, F.normalize(text.embeds.squeeze(0), dim=-1))
+        return self.logit_scale * torch.einsum("bd,bcd->bc", image, F.normalize(text.embeds, dim=-1))
 
     def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
         """Cross entropy over the classes."""

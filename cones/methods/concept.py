@@ -31,7 +31,7 @@ class Cones(nn.Module):
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        return Prompts(text_embeds=TextEmbeds(self.embeds.flatten(0, 1)[None], self.mask, self.owner))
+        return Prompts(text_embeds=TextEmbeds(self.embeds.view(1, -1, self.embeds.shape[-1]), self.mask, self.owner))
 
 
 def start_embeddings(
