@@ -1,5 +1,6 @@
 """Judging searched Concepts on pictures that no search has seen."""
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,8 @@ def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device:
 
 
 def _sheet(split: Split, predictions: list[tuple[str, str, str, float]]) -> Image.Image:
-    """Test pictures at even distances, over what they are and what they were taken for."""
-    chosen = range(0, len(predictions), max(1, -(-len(predictions) // SHOWN)))
+    """Some test pictures, the same for every row, over what they are and what they were taken for."""
+    chosen = random.Random(0).sample(range(len(predictions)), min(SHOWN, len(predictions)))
     return contact_sheet([split.picture(i) for i in chosen], [predictions[i][1:3] for i in chosen])
 
 
