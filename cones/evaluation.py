@@ -15,9 +15,11 @@ from cones.data import Split, records_hash
 from cones.encoding import encode_split
 from cones.errors import ConceptError
 from cones.features import FeatureStore
-from cones.files import content_hash
+from cones.files import content_hash, folder_hash
 from cones.tasks import classification_metrics, contact_sheet
 
+ENCODING_CODE = ("encoding.py", "features.py", "data/pictures.py", "backbones/clip.py")
+"""What decides the features of a picture: a change in it makes kept ones worthless."""
 SHOWN = 40
 """Test pictures drawn for each row."""
 
@@ -61,7 +63,9 @@ def _sheet(split: Split, predictions: list[tuple[str, str, str, float]]) -> Imag
 
 def _test_features(concept: Concept, backbone: Any, split: Split, cache: Path) -> FeatureStore:
     """The test pictures' features, kept by what they came from, so that editing a row does not encode them again."""
-    key = content_hash([concept.card.base.sha256, concept.card.preprocessing, records_hash(split.records)])
+    package = Path(__file__).parent
+    code = folder_hash(package, [package / name for name in ENCODING_CODE])
+    key = content_hash([code, concept.card.base.sha256, concept.card.preprocessing, records_hash(split.records)])
     folder = cache / "test-features" / key[:16]
     if not folder.exists():
         encode_split(backbone, split, list(range(len(split.records))), 1, 1.0, 0, folder)
