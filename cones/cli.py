@@ -32,12 +32,16 @@ def register() -> None:
     from cones.tracking import register as register_rows
     from cones.tracking import tracking_uri
 
-    found = register_rows(load_params())
+    params = load_params()
+    found = register_rows(params)
     table = Table("concept", "version", "row", "val accuracy", "", title=tracking_uri(), title_justify="left")
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
         table.add_row(r.name, str(r.version), r.row, f"{r.val['accuracy']:.3f}", marks)
     Console().print(table)
+    left = sorted(set(params.runs) - {r.row for r in found})
+    if left:
+        print(f"not finished, so not registered: {', '.join(left)}; `dvc repro` finishes them")
 
 
 @app.command()

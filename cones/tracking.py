@@ -92,19 +92,27 @@ def _client() -> Iterator[Any]:
 def register(params: Params) -> list[Registered]:
     """Mirror every finished row to MLflow and register it as a version of its concept; doing it again adds nothing.
 
-    The best on validation gets the alias `champion`; a worse later one never takes it away.
+    The best on validation gets the alias `champion`; a worse later one never takes it away. A row is finished when it
+    is evaluated as it was last searched. Raises `TrackingError` when no row is.
     """
-    found = []
+    finished = {row: run.concept for row, run in params.runs.items() if _metrics(run.concept, row) is not None}
+    if not finished:
+        raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
     with lock(Path("checkpoints/register.lock"), "the registry"), _client() as client:
-        for row, run in params.runs.items():
-            folder = SEARCHED / run.concept / row
-            if (folder / "metrics.json").exists() and (EVALUATED / run.concept / "metrics.json").exists():
-                found.append(_register_row(client, run.concept, row, folder))
-    return found
+        return [_register_row(client, name, row, SEARCHED / name / row) for row, name in finished.items()]
+
+
+def _metrics(name: str, row: str) -> dict[str, Any] | None:
+    """A row's test and validation metrics; None if it is not evaluated as it was last searched."""
+    searched, evaluated = SEARCHED / name / row / "metrics.json", EVALUATED / name / "metrics.json"
+    if not (searched.exists() and evaluated.exists()):
+        return None
+    metrics = read_json(evaluated).get(row)
+    return metrics if metrics is not None and metrics["val"] == read_json(searched)["val"] else None
 
 
 def _register_row(client: Any, name: str, row: str, folder: Path) -> Registered:
-    metrics = read_json(EVALUATED / name / "metrics.json")[row]
+    metrics = _metrics(name, row) or {}
     concept = Concept.load(folder / "concept.safetensors")
     key = content_hash([file_hash(folder / "concept.safetensors"), metrics])
     known = _version_of(client, name, key)

@@ -16,11 +16,15 @@ Slot = Literal["before", "around", "after", "name"]
 
 @dataclass(frozen=True)
 class Instances:
-    """The objects of one view of an image: `boxes` xyxy in absolute pixels of that view, `labels` class indices."""
+    """The objects of one view of an image: `boxes` xyxy in absolute pixels of that view, `labels` class indices.
+
+    Predicted ones have `scores` in [0, 1] as well.
+    """
 
     boxes: Float[Tensor, "n 4"]
     labels: Int[Tensor, " n"]
     masks: Bool[Tensor, "n h w"] | None = None
+    scores: Float[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a backbone says of B images. Classification: `scores` (B, C) probabilities."""
+    """What a backbone says of B images. `scores` (B, C): the probability of each class; for detection, its best box's."""
 
     scores: Float[Tensor, "b c"]
     instances: tuple[Instances, ...] | None = None

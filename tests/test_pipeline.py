@@ -56,6 +56,9 @@ def test_from_nothing_to_a_looked_up_model(project, toy_clip: Path) -> None:
     assert best["row"] in looked_up
     assert "models:/few@champion" in looked_up
     assert "did you mean `few`" in project.run("cones", "lookup", "fwe").stdout
+    project.stage("search", "few-cones")
+    (project.folder / "searched/few/few-cones/metrics.json").write_text('{"val": {"accuracy": 1.0}}')
+    assert "not finished, so not registered: few-cones" in project.run("cones", "register").stdout
 
     Image.new("RGB", (32, 32), (9, 99, 200)).save(project.folder / "a.png")
     (project.folder / "in.csv").write_text(f"path\n{project.folder}/a.png\n")
@@ -120,6 +123,7 @@ def test_search_never_opens_the_test_split(project) -> None:
 def test_a_stray_row_folder_is_refused_by_name(project) -> None:
     stray = project.folder / "searched/few/few-old"
     stray.mkdir(parents=True)
+    assert "no row is searched and evaluated yet" in project.run("cones", "register").stdout
     refused = project.stage("evaluate", "few")
     assert refused.returncode == 1
     assert "searched/few/few-old belongs to no row of params.yaml" in refused.stdout
