@@ -75,7 +75,8 @@ def _client() -> Iterator[Any]:
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
+    for advice in ("An input example was not provided", "Add type hints to the `predict` method"):
+        warnings.filterwarnings("ignore", message=f".*{advice}.*")
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
