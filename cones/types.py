@@ -110,7 +110,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a backbone says of B images. `scores` (B, C): each class's probability; in detection, that of its best box."""
+    """What a backbone says of B images: `scores` (B, C), the probability of each class, in detection its best box's."""
 
     scores: Float[Tensor, "b c"]
     instances: tuple[Instances, ...] | None = None
