@@ -30,7 +30,7 @@ def main(name: str) -> None:
         for row, evaluation in found.items():
             with (out / "rows" / f"{row}.csv").open("w", newline="") as file:
                 csv.writer(file).writerows([("picture", "actual", "predicted", "score"), *evaluation.predictions])
-            evaluation.sheet.save(out / "rows" / f"{row}.png")
+            evaluation.sheet.save(out / "rows" / f"{row}.jpg", quality=85)
         best = max(metrics, key=lambda r: (metrics[r]["val"]["accuracy"], -metrics[r]["val"]["loss"]))
         (out / "confusion.csv").write_bytes((out / "rows" / f"{best}.csv").read_bytes())
     for row, scores in metrics.items():

@@ -78,7 +78,9 @@ def test_from_nothing_to_a_looked_up_model(project, toy_clip: Path) -> None:
     loaded = subprocess.run(["python", "-c", code], cwd=project.folder / "models", text=True, capture_output=True,
                             env={**os.environ, **store}, check=True)  # fmt: skip
     assert loaded.stdout.split() == [best["row"], answer[0]["label"]]
-    assert sum(f.stat().st_size for f in (project.folder / "mlartifacts").rglob("*")) < 500_000
+    models = {f.parent.parent for f in (project.folder / "mlartifacts").rglob("concept.safetensors")}
+    assert len(models) == 3
+    assert all(sum(f.stat().st_size for f in model.rglob("*")) < 100_000 for model in models)
 
 
 def test_a_worse_later_row_does_not_take_the_alias() -> None:
