@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,8 +74,6 @@ def _client() -> Iterator[Any]:
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    for advice in ("An input example was not provided", "Add type hints to the `predict` method"):
-        warnings.filterwarnings("ignore", message=f".*{advice}.*")
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
@@ -174,18 +171,19 @@ def _log_row(client: Any, name: str, row: str, folder: Path, concept: Concept, m
         for path in sorted((EVALUATED / name / "rows").glob(f"{row}.*")):
             client.log_artifact(identity, str(path), "test")
         client.log_artifact(identity, str(folder / "curves.csv"))
-        model = mlflow.pyfunc.log_model(
-            name=name,
-            python_model=str(Path(cones.__file__).with_name("pyfunc.py")),
-            artifacts={"concept": str(folder / "concept.safetensors")},
-            pip_requirements=[f"cones=={cones.__version__}"],
-            signature=ModelSignature(
-                Schema([ColSpec("string", "path")]),
-                Schema([ColSpec("string", "path"), ColSpec("string", "label"), ColSpec("double", "score")]),
-            ),
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # advice about type hints and input examples, each time
+            model = mlflow.pyfunc.log_model(
+                name=name,
+                python_model=str(Path(cones.__file__).with_name("pyfunc.py")),
+                artifacts={"concept": str(folder / "concept.safetensors")},
+                pip_requirements=[f"cones=={cones.__version__}"],
+                signature=ModelSignature(
+                    Schema([ColSpec("string", "path")]),
+                    Schema([ColSpec("string", "path"), ColSpec("string", "label"), ColSpec("double", "score")]),
+                ),
+            )
     val = {f"val.{k}": str(v) for k, v in card.val.items()}
-    with contextlib.redirect_stderr(io.StringIO()):  # it tells each time that the name is known
+    with contextlib.redirect_stderr(io.StringIO()):  # that the name is known, each time
         return mlflow.register_model(model.model_uri, name, tags={**tags, **val})
 
 
