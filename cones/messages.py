@@ -1,7 +1,7 @@
 """How mistakes are worded: what came, what is allowed, where, and the nearest name that exists."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -93,9 +93,3 @@ def _tag(model: type[BaseModel]) -> str | None:
         if field and get_args(field.annotation):
             return str(get_args(field.annotation)[0])
     return None
-
-
-def mapping_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """The entries that differ between two mappings, for a sentence."""
-    keys = [k for k in [*old, *new] if old.get(k) != new.get(k)]
-    return ", ".join(f"{k}: {old.get(k)!r} against {new.get(k)!r}" for k in dict.fromkeys(keys))
