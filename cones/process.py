@@ -40,8 +40,11 @@ def die_with_parent(interval: float = 0.5) -> None:
         return
 
     def watch() -> None:
-        while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(interval)
+        try:
+            while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(interval)
+        except psutil.Error:
+            pass  # it went while it was looked at
         os._exit(143)
 
     threading.Thread(target=watch, daemon=True).start()

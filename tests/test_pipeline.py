@@ -1,5 +1,6 @@
 """The stages, DVC's graph, the registry and the command line, for real, at toy size."""
 
+import contextlib
 import csv
 import json
 import os
@@ -186,13 +187,17 @@ def test_a_stage_ends_with_the_dvc_that_started_it(project) -> None:
     dvc = subprocess.Popen(["dvc", "repro", "search@few-coop"], cwd=project.folder, env=environment,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     stage, deadline = None, time.time() + 120
-    while stage is None and time.time() < deadline:
-        children = psutil.Process(dvc.pid).children(recursive=True)
-        stage = next((c for c in children if "stages/search.py" in c.cmdline() and "python" in c.name()), None)
-        time.sleep(0.1)
-    assert stage is not None
-    time.sleep(3)
-    dvc.kill()
-    dvc.wait()
+    try:
+        while stage is None and time.time() < deadline:
+            for child in psutil.Process(dvc.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # some children live for a moment only
+                    if "stages/search.py" in child.cmdline() and "python" in child.name():
+                        stage = child
+            time.sleep(0.1)
+        assert stage is not None
+        time.sleep(3)
+    finally:
+        dvc.kill()
+        dvc.wait()
     _, alive = psutil.wait_procs([stage], timeout=20)
     assert not alive
