@@ -9,7 +9,7 @@ run: .venv/ready
 	cones check
 	dvc repro
 	cones register
-	@echo "Results: results/summary.json. Registry: cones lookup glyphs-novel. Curves: mlflow ui --backend-store-uri sqlite:///mlflow.db"
+	@echo "Results: results/report.html. Registry: cones lookup glyphs-novel. Curves: mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: .venv/ready
 	pytest
@@ -20,7 +20,7 @@ check: .venv/ready
 	mypy
 
 bench: .venv/ready
-	python bench/glyphs.py
+	python bench/fewshot.py glyphs
 	python bench/clip_search.py
 	python bench/readme_tables.py
 

@@ -1,11 +1,10 @@
 """The command line: `cones check`, `cones register`, `cones lookup`."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from cones.errors import ConesError
+from cones.process import plain_errors
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
@@ -56,11 +55,9 @@ def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in par
 
 
 def main() -> None:
-    """Run the command line; an expected error is one message and exit code 1."""
-    try:
+    """Run the command line, with expected errors as one message."""
+    with plain_errors():
         app()
-    except ConesError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -3,60 +3,20 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
+from cones.card import CARD_KEY, ConceptCard
 from cones.errors import ConceptError
 from cones.files import fresh_file
 from cones.types import TextEmbeds
 
 if TYPE_CHECKING:
     from cones.prediction import Prediction
-
-CARD_KEY = "cones_concept"
-
-
-class BaseModelCard(BaseModel):
-    """The base model a Concept belongs to: a name and where it was found, and `sha256` of its files."""
-
-    model_config = ConfigDict(extra="forbid")
-    name: str
-    kind: Literal["clip"]
-    source: str
-    revision: str | None
-    sha256: str
-
-
-class ConceptCard(BaseModel):
-    """Everything about a Concept that is not a tensor; it stands as JSON in the file's header."""
-
-    model_config = ConfigDict(extra="forbid")
-    format: Literal[1] = 1
-    concept: str
-    row: str
-    task: Literal["classification"]
-    method: dict[str, Any]
-    site: Literal["text_embeds", "text_tokens"]
-    """Where the searched vectors stand; `text_embeds` is filled in any case."""
-    classes: list[str]
-    """The labels, in the order of the embeddings' owners."""
-    names: list[str]
-    """What each class was called in sentences."""
-    templates: list[str]
-    base: BaseModelCard
-    preprocessing: dict[str, Any]
-    score_threshold: float | None = None
-    needs_text_encoder: bool = False
-    shots: int
-    seed: int
-    split_hash: str
-    trained_parameters: int
-    val: dict[str, float]
-    versions: dict[str, str]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from cones.backbones import locate, open_backbone
-from cones.concept import BaseModelCard
+from cones.card import BaseModelCard
 from cones.errors import DataError
 from cones.features import FeatureStore
 from cones.files import read_json

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cones.backbones import base_hash, locate, open_backbone
-from cones.concept import BaseModelCard
+from cones.card import BaseModelCard
 from cones.config import BackboneConfig, ConceptConfig
 from cones.data import Split, draw_shots, random_view, records_hash
 from cones.encoded import Encoded

@@ -1,8 +1,20 @@
 """The errors a person is meant to read: each names the thing, what came, what is allowed and the next step."""
 
+MAY_PASS_CODE = 75
+"""Exit code of a process whose error may pass by itself (EX_TEMPFAIL of sysexits.h); of any other error it is 1."""
+
 
 class ConesError(Exception):
     """Something the person at the keyboard can put right; shown as one message without a traceback."""
+
+    may_pass = False
+    """Whether trying again later may go well with nothing changed: a server away, a lock held."""
+
+
+class Busy(ConesError):
+    """Another process holds what is asked for."""
+
+    may_pass = True
 
 
 class ParamsError(ConesError):
@@ -25,5 +37,17 @@ class SearchError(ConesError):
     """A search cannot go on."""
 
 
+class Unreachable(BackboneError):
+    """A base model's hub cannot be reached."""
+
+    may_pass = True
+
+
 class TrackingError(ConesError):
+    """What is asked of the registry is not there."""
+
+
+class TrackingAway(TrackingError):
     """The MLflow server or store cannot be used."""
+
+    may_pass = True

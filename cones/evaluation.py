@@ -21,7 +21,9 @@ from cones.tasks import classification_metrics, contact_sheet
 ENCODING_CODE = ("encoding.py", "features.py", "data/pictures.py", "backbones/clip.py")
 """What decides the features of a picture: a change in it makes kept ones worthless."""
 SHOWN = 40
-"""Test pictures drawn for each row."""
+"""Test pictures that are shown, the same for every row."""
+SIDE = 160
+"""The longer side of one that is put aside for the report, in pixels, if it is larger."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,19 @@ def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device:
         best = scores.max(1)
         rows = zip(store.ids, store.labels.tolist(), best.indices.tolist(), best.values.tolist())
         predictions = [(i, classes[truth], classes[guess], round(score, 6)) for i, truth, guess, score in rows]
-        found[row] = Evaluation(classification_metrics(scores, store.labels), predictions, _sheet(split, predictions))
+        shown = shown_pictures(split)
+        sheet = contact_sheet(list(shown.values()), [predictions[i][1:3] for i in shown])
+        found[row] = Evaluation(classification_metrics(scores, store.labels), predictions, sheet)
     return found
 
 
-def _sheet(split: Split, predictions: list[tuple[str, str, str, float]]) -> Image.Image:
-    """Some test pictures, the same for every row, over what they are and what they were taken for."""
-    chosen = random.Random(0).sample(range(len(predictions)), min(SHOWN, len(predictions)))
-    return contact_sheet([split.picture(i) for i in chosen], [predictions[i][1:3] for i in chosen])
+def shown_pictures(split: Split) -> dict[int, Image.Image]:
+    """Some pictures of a split drawn at random, always the same, by their index; none larger than `SIDE`."""
+    count = len(split.records)
+    pictures = {i: split.picture(i) for i in sorted(random.Random(0).sample(range(count), min(SHOWN, count)))}
+    for picture in pictures.values():
+        picture.thumbnail((SIDE, SIDE))
+    return pictures
 
 
 def _test_features(concept: Concept, backbone: Any, split: Split, cache: Path) -> FeatureStore:

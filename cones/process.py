@@ -1,5 +1,6 @@
 """What every stage's process does: end with its parent, hold its lock, and turn expected errors into one message."""
 
+import errno
 import inspect
 import os
 import sys
@@ -9,39 +10,58 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cones.errors import ConesError
+from cones.errors import MAY_PASS_CODE, Busy, ConesError
+
+FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
 
 def run_stage(main: Callable[..., None]) -> None:
-    """Run `main` on the names the command line gives; an expected error is one message and exit code 1."""
+    """Run `main` on the names the command line gives, with expected errors as `plain_errors` has them."""
     wanted = list(inspect.signature(main).parameters)
     if len(sys.argv) - 1 != len(wanted):
         sys.exit(" ".join(["usage: python", sys.argv[0], *map(str.upper, wanted)]))
+    # The same bits from Intel's library whatever number of threads a stage gets; read when it is first used.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     die_with_parent()
-    try:
+    with plain_errors():
         main(*sys.argv[1:])
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Make an expected error one message and exit code 1, or `MAY_PASS_CODE` where trying again may help."""
+    try:
+        yield
     except ConesError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(MAY_PASS_CODE if error.may_pass else 1)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" where {error.filename} is" if error.filename else ""
+        sys.exit(f"error: {FULL[error.errno]}{where}; free some space and run it again: nothing is half written")
 
 
 def die_with_parent(interval: float = 0.5) -> None:
     """End this process when the DVC that started it is gone: a killed `dvc` leaves its children running otherwise.
 
-    The shell that DVC may put between is not the one to watch. Does nothing outside DVC.
+    The shell that DVC may put between is not the one to watch, but the flow that started that DVC is, if there is one.
+    Does nothing outside DVC.
     """
     if "DVC_STAGE" not in os.environ:
         return
     import psutil
 
-    parent = psutil.Process().parent()
-    if parent is not None and parent.name() in {"sh", "bash", "dash", "zsh", "fish"}:
-        parent = parent.parent()
-    if parent is None:
-        return
+    watched: list[psutil.Process | None] = [psutil.Process().parent()]
+    if watched[0] is not None and watched[0].name() in {"sh", "bash", "dash", "zsh", "fish"}:
+        watched = [watched[0].parent()]
+    if "CONES_FLOW_PID" in os.environ:
+        flow = int(os.environ["CONES_FLOW_PID"])
+        watched.append(psutil.Process(flow) if psutil.pid_exists(flow) else None)
 
     def watch() -> None:
         try:
-            while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
+            while all(p is not None and p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in watched):
                 time.sleep(interval)
         except psutil.Error:
             pass  # it went while it was looked at
@@ -52,7 +72,7 @@ def die_with_parent(interval: float = 0.5) -> None:
 
 @contextmanager
 def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a file lock; `ConesError` at once if another process holds it. The system frees it when its process ends."""
+    """Hold a file lock; `Busy` at once if another process holds it. The system frees it when its process ends."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +80,4 @@ def lock(path: Path, what: str) -> Iterator[None]:
         with FileLock(path, timeout=0):
             yield
     except Timeout:
-        raise ConesError(
-            f"{what} is being worked on by another process ({path} is held); wait for it or end it"
-        ) from None
+        raise Busy(f"{what} is being worked on by another process ({path} is held); wait for it or end it") from None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cones.concept import Concept, ConceptCard
+from cones.card import ConceptCard
+from cones.concept import Concept
 from cones.config import RunConfig, Searched
 from cones.encoded import Encoded
 from cones.files import read_json

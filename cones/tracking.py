@@ -9,14 +9,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cones
 from cones.concept import Concept
 from cones.config import Params
-from cones.errors import TrackingError
+from cones.errors import TrackingAway, TrackingError
 from cones.files import content_hash, file_hash, read_json
 from cones.layout import EVALUATED, SEARCHED
 from cones.messages import nearest
@@ -81,7 +81,7 @@ def _client() -> Iterator[Any]:
         yield mlflow.MlflowClient()
     except (MlflowException, SQLAlchemyError, OSError) as error:
         first = str(error).split("\n")[0][:160]
-        raise TrackingError(
+        raise TrackingAway(
             f"MLflow at {uri} cannot be used ({first}); the results are safe in {SEARCHED}/ and {EVALUATED}/: run "
             "`cones register` again when it is back"
         ) from error
@@ -90,14 +90,17 @@ def _client() -> Iterator[Any]:
 def register(params: Params) -> list[Registered]:
     """Mirror every finished row to MLflow and register it as a version of its concept; doing it again adds nothing.
 
-    The best on validation gets the alias `champion`; a worse later one never takes it away. A row is finished when it
-    is evaluated as it was last searched. Raises `TrackingError` when no row is.
+    Of all versions there ever were, the best on validation has the alias `champion`, so a worse later one never takes
+    it away; delete a version to take it out of the running. A row is finished when it is evaluated as it was last
+    searched. Raises `TrackingError` when no row is.
     """
     finished = {row: run.concept for row, run in params.runs.items() if _metrics(run.concept, row) is not None}
     if not finished:
         raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
     with lock(Path("checkpoints/register.lock"), "the registry"), _client() as client:
-        return [_register_row(client, name, row, SEARCHED / name / row) for row, name in finished.items()]
+        versions = {row: _register_row(client, name, row, SEARCHED / name / row) for row, name in finished.items()}
+        champions = {name: _promote(client, name) for name in set(finished.values())}
+        return [replace(v, champion=v.version == champions[v.name]) for v in versions.values()]
 
 
 def _metrics(name: str, row: str) -> dict[str, Any] | None:
@@ -115,8 +118,7 @@ def _register_row(client: Any, name: str, row: str, folder: Path) -> Registered:
     key = content_hash([file_hash(folder / "concept.safetensors"), metrics])
     known = _version_of(client, name, key)
     version = known or _log_row(client, name, row, folder, concept, metrics, key)
-    champion = _promote(client, name, version)
-    return Registered(name, int(version.version), row, concept.card.val, champion, new=known is None)
+    return Registered(name, int(version.version), row, concept.card.val, champion=False, new=known is None)
 
 
 def _version_of(client: Any, name: str, key: str) -> Any | None:
@@ -224,15 +226,23 @@ def _champion(client: Any, name: str) -> Any | None:
     return None if number is None else client.get_model_version(name, str(number))
 
 
-def _promote(client: Any, name: str, version: Any) -> bool:
-    """Give `version` the alias if it beats the champion on validation; whether it is the champion now."""
-    champion = _champion(client, name)
-    if champion is not None and int(champion.version) == int(version.version):
-        return True
-    if better(_scores(version), None if champion is None else _scores(champion)):
-        client.set_registered_model_alias(name, CHAMPION, str(version.version))
-        return True
-    return False
+def _promote(client: Any, name: str) -> int:
+    """Give the alias to the version that is best on validation, the earliest of equals; its number.
+
+    MLflow cannot compare and set at once. So whoever sets the alias looks again until it stands where it should: of
+    two that promote at the same time, the later one sees both versions.
+    """
+    while True:
+        ours = [v for v in client.search_model_versions(f"name = '{name}'") if KEY_TAG in v.tags]
+        versions = sorted(ours, key=lambda v: int(v.version))
+        best = versions[0]
+        for version in versions[1:]:
+            if better(_scores(version), _scores(best)):
+                best = version
+        number = int(best.version)
+        if int(client.get_registered_model(name).aliases.get(CHAMPION, 0)) == number:
+            return number
+        client.set_registered_model_alias(name, CHAMPION, str(number))
 
 
 def look_up(name: str) -> Registered:

@@ -19,7 +19,8 @@ def main(name: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.evaluation import evaluate_rows
+    from cones.data import Split
+    from cones.evaluation import evaluate_rows, shown_pictures
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
     found = evaluate_rows(concepts, PREPARED / concept.data / "test", CACHE, Accelerator().device)
@@ -31,6 +32,9 @@ def main(name: str) -> None:
             with (out / "rows" / f"{row}.csv").open("w", newline="") as file:
                 csv.writer(file).writerows([("picture", "actual", "predicted", "score"), *evaluation.predictions])
             evaluation.sheet.save(out / "rows" / f"{row}.jpg", quality=85)
+        (out / "pictures").mkdir()
+        for index, picture in shown_pictures(Split.open(PREPARED / concept.data / "test")).items():
+            picture.save(out / "pictures" / f"{index}.jpg", quality=85)
         best = max(metrics, key=lambda r: (metrics[r]["val"]["accuracy"], -metrics[r]["val"]["loss"]))
         (out / "confusion.csv").write_bytes((out / "rows" / f"{best}.csv").read_bytes())
     for row, scores in metrics.items():

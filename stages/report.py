@@ -1,21 +1,20 @@
-"""Bring the results of all concepts together: one object a row in `results/summary.json`."""
+"""Bring the results of all concepts together: `results/summary.json`, and `results/report.html` for people."""
 
 from cones.config import load_params
-from cones.files import read_json, write_json
-from cones.layout import EVALUATED, RESULTS, SEARCHED
+from cones.files import fresh_file, write_json
+from cones.layout import RESULTS
 from cones.process import run_stage
+from cones.report import report_page, summarise
 
 
 def main() -> None:
     params = load_params()
-    summary = []
-    for row, run in params.runs.items():
-        metrics = read_json(EVALUATED / run.concept / "metrics.json")[row]
-        cost = read_json(SEARCHED / run.concept / row / "cost.json")
-        about = {"concept": run.concept, "row": row, "method": run.method.name, "finetune": None}
-        summary.append({**about, "test": metrics["test"], "val": metrics["val"], "cost": cost})
+    summary = summarise({row: (run.concept, run.method.name) for row, run in params.runs.items()})
+    page = report_page(summary)
     write_json(RESULTS / "summary.json", summary)
-    print(f"{len(summary)} rows in {RESULTS / 'summary.json'}")
+    with fresh_file(RESULTS / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    print(f"{len(summary)} rows in {RESULTS / 'summary.json'} and {RESULTS / 'report.html'}")
 
 
 if __name__ == "__main__":

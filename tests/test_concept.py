@@ -9,7 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import cones
-from cones.concept import CARD_KEY, Concept
+from cones.card import CARD_KEY
+from cones.concept import Concept
 from cones.config import RunConfig, parse_method
 from cones.encoded import Encoded
 from cones.errors import ConceptError

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import cones
-from cones.errors import BackboneError
+from cones.errors import BackboneError, Unreachable
 from cones.files import folder_hash
 
 WEIGHTS = ("*.safetensors", "pytorch_model.bin")
@@ -34,14 +34,17 @@ def locate(source: str, revision: str | None = None) -> Path:
 
 def _fetch(source: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import RevisionNotFoundError as NoRevision
 
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=[*WEIGHTS, *TEXTS]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise BackboneError(
-            f"the hub model {source} at {revision[:8]} cannot be fetched ({type(error).__name__}); check the name and "
-            "the network, or download it elsewhere and give its folder as `source`"
+    except (RepositoryNotFoundError, NoRevision):
+        raise BackboneError(f"the hub has no model {source} at {revision}; check its name and the commit") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        raise Unreachable(
+            f"the hub model {source} at {revision[:8]} cannot be fetched ({type(error).__name__}); check the network, "
+            "or download it elsewhere and give its folder as `source`"
         ) from None
 
 

@@ -1,0 +1,127 @@
+"""The report: one page that stands alone, made from the files of the other stages."""
+
+import csv
+import json
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cones.card import CARD_KEY
+from cones.files import read_json
+from cones.layout import EVALUATED, SEARCHED
+from cones.report.charts import line_chart
+from cones.report.classification import CLASSIFICATION
+from cones.report.parts import Chart, Part, TaskReport
+
+TASKS: dict[str, TaskReport] = {"classification": CLASSIFICATION}
+METHODS = {
+    "zero_shot": "the class names in a sentence, nothing searched",
+    "coop": "context words searched through the text encoder (CoOp)",
+    "cones": "the text encoder's output itself searched, without the encoder (ConES)",
+}
+COSTS = {
+    "pictures encoded": "seconds to encode the concept's pictures and names, once; all its rows share it",
+    "searched in": "seconds of the search itself, with its validation, without the start of the program",
+    "numbers searched": "parameters of the method that are trained; the base model's are not",
+    "text encoder calls": "how often the text encoder ran while searching",
+    "steps to best": "optimiser steps until the best validation score, which is the one kept",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: its scores, its cost, and the card of its Concept."""
+
+    name: str
+    method: str
+    val: dict[str, float]
+    test: dict[str, float]
+    cost: dict[str, float]
+    card: dict[str, Any]
+    best: bool
+
+
+@dataclass(frozen=True)
+class ConceptReport:
+    """All that the page says of one concept."""
+
+    name: str
+    rows: list[Row]
+    task: TaskReport
+    parts: list[Part]
+
+    @property
+    def best(self) -> Row:
+        return next(row for row in self.rows if row.best)
+
+    @property
+    def baseline(self) -> Row | None:
+        """The row without a search, to compare the best one with."""
+        return next((r for r in self.rows if r.method == "zero_shot" and not r.best), None)
+
+
+def report_page(summary: list[dict[str, Any]]) -> str:
+    """The page, as HTML, from `results/summary.json` and the files of the rows that it names."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    names = dict.fromkeys(line["concept"] for line in summary)
+    concepts = [_concept(name, [line for line in summary if line["concept"] == name]) for name in names]
+    here = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"figure": _figure, "data_url": _data_url}
+    return environment.get_template("page.html.jinja").render(concepts=concepts, methods=METHODS, costs=COSTS)
+
+
+def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
+    first = max(lines, key=lambda line: (line["val"]["accuracy"], -line["val"]["loss"]))
+    rows = [
+        Row(x["row"], x["method"], x["val"], x["test"], x["cost"], _card(name, x["row"]), x is first) for x in lines
+    ]
+    task = TASKS[rows[0].card["task"]]
+    curves = {row.name: _curve(SEARCHED / name / row.name / "curves.csv", task.curve) for row in rows}
+    drawn = {row: curve for row, curve in curves.items() if curve[0]}
+    parts: list[Part] = []
+    if drawn:
+        what = task.curve.removeprefix("val_").replace("_", " ")
+        note = f"Validation {what} after each epoch, over the optimiser steps so far; the best epoch is the one kept."
+        parts.append(Chart("How the searches went", line_chart(drawn, "optimiser step", f"validation {what}"), note))
+    return ConceptReport(name, rows, task, parts + task.parts(EVALUATED / name, [r.name for r in rows], first["row"]))
+
+
+def _card(concept: str, row: str) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(SEARCHED / concept / row / "concept.safetensors", "numpy") as file:
+        return json.loads(file.metadata()[CARD_KEY])
+
+
+def _curve(path: Path, column: str) -> tuple[list[float], list[float]]:
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return [float(x["step"]) for x in lines], [float(x[column]) for x in lines]
+
+
+def _figure(value: float, name: str) -> str:
+    """A number as people read it: shares as percent, counts whole, seconds and losses short."""
+    if name in ("accuracy", "macro_f1"):
+        return f"{100 * value:.1f} %"
+    if name.endswith("seconds"):
+        return f"{value:.1f} s"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3f}"
+
+
+def _data_url(image: bytes) -> str:
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{b64encode(image).decode()}"
+
+
+def summarise(rows: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """One object a row for `results/summary.json`, from each row's concept and method."""
+    summary = []
+    for row, (concept, method) in rows.items():
+        metrics = read_json(EVALUATED / concept / "metrics.json")[row]
+        cost = read_json(SEARCHED / concept / row / "cost.json")
+        about = {"concept": concept, "row": row, "method": method, "finetune": None}
+        summary.append({**about, "test": metrics["test"], "val": metrics["val"], "cost": cost})
+    return summary

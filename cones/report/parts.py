@@ -1,0 +1,63 @@
+"""What a report is made of. A task brings a `TaskReport`; the page knows nothing else of tasks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under column heads. `shade` gives each cell after the first a share in 0..1 to colour it by."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str
+    shade: Sequence[Sequence[float]] | None = None
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing as SVG text, from `cones.report.charts`."""
+
+    title: str
+    svg: str
+    note: str
+    kind: str = "chart"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A picture (JPEG or PNG bytes) over lines of text; a line is told to be right, wrong or neither (None)."""
+
+    image: bytes
+    lines: Sequence[tuple[str, bool | None]]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures with what is said about them."""
+
+    title: str
+    cards: Sequence[Card]
+    note: str
+    kind: str = "gallery"
+
+
+Part = Table | Chart | Gallery
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """How a task shows its results.
+
+    `headline` is the metric that a row is praised by, `metrics` says of each one how it is measured, `curve` is the
+    column of `curves.csv` to draw, and `parts(evaluated, rows, best)` makes the parts of a concept: from its folder of
+    the evaluate stage, its rows in their order, and the row that is best on validation.
+    """
+
+    headline: str
+    metrics: Mapping[str, str]
+    curve: str
+    parts: Callable[[Path, Sequence[str], str], list[Part]]

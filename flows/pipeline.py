@@ -1,0 +1,154 @@
+"""The whole pipeline, or one row of it, as Prefect flows: DVC's graph side by side, then the registry.
+
+python -m flows.pipeline                 everything that is out of date
+python -m flows.pipeline --row NAME      one row, from search to look-up
+"""
+
+import os
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # read when prefect is imported
+
+import argparse
+import sys
+from collections.abc import Iterable
+from functools import partial
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Annotated
+
+from prefect import State, flow, get_run_logger, task
+from prefect.concurrency.sync import concurrency
+from prefect.futures import PrefectFuture, as_completed
+from prefect.states import Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from cones.config import load_params
+from cones.errors import ConesError
+from cones.layout import CHECKPOINTS
+from cones.process import lock
+from flows.graph import Stage, stage_graph
+from flows.processes import cores, end_all, gpus, one_gpu, run_command
+from flows.results import publish_results
+
+GPU_LIMIT = "cones-gpu"
+"""A Prefect concurrency limit that GPU stages of all machines count against, once it exists."""
+
+
+def may_pass(task: object, task_run: object, state: State) -> bool:
+    """Retry what may go well with nothing changed; a mistake in params.yaml or in the data stays one."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, ConesError) and error.may_pass
+
+
+@task(task_run_name="{stage.name}", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
+def reproduce(stage: Stage, threads: int) -> None:
+    """Bring one stage up to date. A search that was killed goes on from its checkpoint when tried again."""
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    log = get_run_logger().info
+    devices = gpus() if stage.gpu else []
+    if not devices:
+        return run_command(stage.name, command, environment, log)
+    with concurrency(GPU_LIMIT, occupy=1), one_gpu(devices) as device:
+        log(f"on GPU {device}")
+        return run_command(stage.name, command, {**environment, "CUDA_VISIBLE_DEVICES": device}, log)
+
+
+@task(task_run_name="register", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
+def register() -> None:
+    """Tell MLflow about every finished row."""
+    run_command("cones register", ["cones", "register"], {}, get_run_logger().info)
+
+
+@task(task_run_name="look up {name}", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
+def look_up(name: str) -> None:
+    """Show the champion of a concept."""
+    run_command("cones lookup", ["cones", "lookup", name], {}, get_run_logger().info)
+
+
+def run_stages(graph: dict[str, Stage], parallel: int) -> list[str]:
+    """Run stages side by side, at most `parallel` at once, each after those it needs; the names of those that failed.
+
+    What needs a failed stage is not run, everything else is. The CPU cores are shared among the stages that can run.
+    """
+    order = TopologicalSorter({name: stage.needs for name, stage in graph.items()})
+    order.prepare()
+    futures: dict[str, PrefectFuture] = {}
+    waiting: list[str] = []
+    running: dict[PrefectFuture, str] = {}
+    bad: list[str] = []
+    while order.is_active():
+        waiting += order.get_ready()
+        while waiting and len(running) < parallel:
+            at_once = min(parallel, len(running) + len(waiting))
+            name = waiting.pop(0)
+            needed = [futures[n] for n in graph[name].needs]
+            futures[name] = reproduce.submit(graph[name], max(1, cores() // at_once), wait_for=needed)
+            running[futures[name]] = name
+        done = next(as_completed(list(running)))
+        done.wait()
+        name = running.pop(done)
+        if not done.state.is_completed():
+            bad.append(name)
+        order.done(name)
+    return bad
+
+
+def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = None) -> State:
+    """Bring stages up to date, register what is finished, publish the results; the state the flow ends in."""
+    log = get_run_logger()
+    try:
+        load_params()
+        graph = stage_graph(targets)
+        at_once = parallel or len(gpus()) or cores()
+        log.info("%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, cores(), len(gpus()))
+        with lock(CHECKPOINTS / "flow.lock", f"the project in {Path.cwd()}"):
+            bad = run_stages(graph, at_once)
+            registered = register(return_state=True)
+            publish_results()
+            found = look_up(concept, return_state=True) if concept and not bad else registered
+    except ConesError as error:
+        return Failed(message=str(error))
+    finally:
+        end_all()
+    mistakes = [f"{', '.join(bad)} failed or could not run, everything else is done"] if bad else []
+    mistakes += [str(s.result(raise_on_failure=False)) for s in (registered, found) if not s.is_completed()]
+    return Failed(message="; ".join(dict.fromkeys(mistakes))) if mistakes else Completed()
+
+
+@flow(name="pipeline", task_runner=ThreadPoolTaskRunner(), persist_result=False)
+def pipeline(parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
+    """Everything that is out of date, and the registry.
+
+    `parallel`: how many stages may run at once; left out, one a GPU, or one a CPU core where there is no GPU.
+    """
+    return run_all([], parallel)
+
+
+@flow(name="row", task_runner=ThreadPoolTaskRunner(), persist_result=False)
+def row(row: str, parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
+    """One row of params.yaml from search to look-up: what it needs, its search, its concept's evaluation, the registry.
+
+    A concept is evaluated as a whole, so its other rows are searched too where they are out of date.
+    """
+    try:
+        concept = load_params().entry("runs", row).concept
+    except ConesError as error:
+        return Failed(message=str(error))
+    return run_all([f"evaluate@{concept}"], parallel, concept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=pipeline.__doc__)
+    parser.add_argument("--row", help="bring one row of params.yaml from search to look-up, not everything")
+    parser.add_argument("--parallel", type=int, help="how many stages may run at once")
+    asked = parser.parse_args()
+    run = partial(row, asked.row) if asked.row else pipeline
+    state = run(parallel=asked.parallel, return_state=True)
+    if not state.is_completed():
+        sys.exit(f"error: {state.message}")
+
+
+if __name__ == "__main__":
+    main()
