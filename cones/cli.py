@@ -1,12 +1,74 @@
-"""The command line: `cones check`, `cones register`, `cones lookup`."""
+"""The command line.
 
+A concept goes from your pictures to a registered model in three steps: **cones new** writes its rows into params.yaml,
+**make run** (or `dvc repro` and `cones register`, or the flow) searches, evaluates and registers them, and
+**cones lookup** or **cones predict** use the champion.
+"""
+
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cones.process import plain_errors
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help=__doc__,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+CONCEPT = "A registered concept's name (its champion is used), a URI such as models:/cells/3, or a Concept file."
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="What to call the concept.")],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your pictures: a folder of class folders (with or without train, val and test), a CSV with "
+            "the columns path, label and if wanted split, or a data set in CoOp's layout. Asked for if "
+            "left out."
+        ),
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="An entry of the table `backbones` of params.yaml.")] = "clip-tiny",
+    shots: Annotated[int | None, typer.Option(min=1, help="Training pictures a class; at most 16 if left out.")] = None,
+    say: Annotated[
+        list[str] | None, typer.Option(help='What a class is called in a sentence, as `RBC="red blood cell"`.')
+    ] = None,
+    drop_demo: Annotated[
+        bool | None, typer.Option("--drop-demo/--keep-demo", help="Remove the rows over generated pictures.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what the options leave open.")] = False,
+) -> None:
+    """Write the rows for your own pictures into params.yaml: zero-shot, CoOp and ConES.
+
+    Looks at the folder, shows the classes it finds and asks what to call them. Nothing else of the file changes.
+
+    Example: **cones new cells --source scans/cells**
+    """  # fmt: skip
+    from cones.newrows import MOST_SHOTS, look_at, write_rows
+
+    source = source or Path(typer.prompt("Folder of your pictures"))
+    found = look_at(source.expanduser())
+    how = "with splits of their own" if found.has_splits else "to be divided into training, validation and test"
+    print(f"{len(found.classes)} classes, {sum(found.counts.values())} pictures {how}:")
+    print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
+    told = dict(pair.split("=", 1) for pair in say or [] if "=" in pair)
+    unknown = [pair for pair in say or [] if pair.split("=", 1)[0] not in found.classes or "=" not in pair]
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r} is not CLASS=WORDS for a class of {source}", param_hint="--say")
+    if not yes and not told and len(found.classes) <= 12:
+        print("What is each class called in a sentence? Enter keeps the name.")
+        told = {c: typer.prompt(f"  {c}", default=c.replace("_", " ")) for c in found.classes}
+    if drop_demo is None:
+        drop_demo = not yes and typer.confirm("Drop the demo rows (generated pictures)?", default=False)
+    shots = shots or min(MOST_SHOTS, found.fewest)
+    rows = write_rows(name, found, backbone, shots, told, drop_demo)
+    print(f"params.yaml now has {', '.join(rows)}, with {shots} pictures a class. Next:")
+    print(f"  make run              (or: dvc repro && cones register)\n  cones lookup {name}")
 
 
 @app.command()
@@ -19,17 +81,30 @@ def check() -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Show versions, device, servers and base models; say what is missing and what to do about it.
+
+    Ends with exit code 1 if something is missing that a run needs.
+    """
+    from cones.doctor import examine, show
+
+    if not show(examine()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def register() -> None:
     """Mirror the finished rows to MLflow and register them; doing it again adds nothing.
 
-    Each row becomes a version of its concept's model; the best on validation gets the alias `champion`.
+    Each row becomes a version of its concept's model; the best on validation has the alias `champion`. The registry is
+    `mlflow.db` in the project's folder, or the server that MLFLOW_TRACKING_URI names.
     """
     from rich.console import Console
     from rich.table import Table
 
     from cones.config import load_params
+    from cones.tracking import look_up, tracking_uri
     from cones.tracking import register as register_rows
-    from cones.tracking import tracking_uri
 
     params = load_params()
     found = register_rows(params)
@@ -38,6 +113,10 @@ def register() -> None:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
         table.add_row(r.name, str(r.version), r.row, f"{r.val['accuracy']:.3f}", marks)
     Console().print(table)
+    crowned = {r.name for r in found if r.champion}
+    for name in sorted({r.name for r in found} - crowned):
+        best = look_up(name)
+        print(f"champion of {name} stays version {best.version}: {best.row}, val accuracy {best.val['accuracy']:.3f}")
     left = sorted(set(params.runs) - {r.row for r in found})
     if left:
         print(f"not finished, so not registered: {', '.join(left)}; `dvc repro` finishes them")
@@ -52,6 +131,28 @@ def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in par
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in found.val.items())
     print(f"{found.name} version {found.version}")
     print(f"  row  {found.row}\n  val  {metrics}\n  URI  models:/{name}@champion")
+
+
+@app.command()
+def predict(
+    concept: Annotated[str, typer.Argument(help=CONCEPT)],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions.json and the drawn pictures.")] = Path(
+        "predictions"
+    ),
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+    draw: Annotated[bool, typer.Option(help="Draw the pictures with what they are taken for.")] = True,
+) -> None:
+    """Say what pictures show: predictions.json, and each picture drawn with its label.
+
+    Example: **cones predict cells smear.png more-smears/ --out found**
+    """
+    from cones.predicting import predict_files
+
+    found = predict_files(concept, pictures, out, base, draw)
+    for path, prediction in found[:20]:
+        print(f"{path}  {prediction.label}  {prediction.score:.3f}")
+    print(f"{len(found)} predictions in {out / 'predictions.json'}")
 
 
 def main() -> None:

@@ -39,13 +39,12 @@ class WorldData(Strict):
     seed: int = Field(0, ge=0)
 
 
-class FolderData(Strict):
-    """A folder of class folders of pictures, or of `train`, `val` and `test`, each with class folders."""
+class PictureData(Strict):
+    """Your own pictures, in a folder that DVC watches."""
 
-    kind: Literal["folder"]
     source: str
     val_fraction: float = Field(0.2, gt=0, lt=1)
-    """Share of each class that goes to validation, where the folder has no splits of its own."""
+    """Share of each class that goes to validation, where the data has no splits of its own."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
     seed: int = Field(0, ge=0)
     """Of that split."""
@@ -53,7 +52,31 @@ class FolderData(Strict):
     """A picture that cannot be read stops the stage, or is left out and counted in the report."""
 
 
-DataConfig = Annotated[WorldData | FolderData, Field(discriminator="kind")]
+class FolderData(PictureData):
+    """A folder of class folders of pictures, or of `train`, `val` and `test`, each with class folders."""
+
+    kind: Literal["folder"]
+
+
+class TableData(PictureData):
+    """A folder with a CSV table of its pictures: columns `path` (from the folder), `label` and, if wanted, `split`."""
+
+    kind: Literal["csv"]
+    table: str = "labels.csv"
+    """The CSV, by its path from `source`."""
+
+
+class CoOpData(PictureData):
+    """A data set as CoOp and its successors lay it out, with its `split_zhou_<name>.json`."""
+
+    kind: Literal["coop"]
+    split: str | None = None
+    """The split file, by its path from `source`; None: the only one there."""
+    pictures: str | None = None
+    """The folder of the pictures, by its path from `source`; None: as CoOp has it for this data set."""
+
+
+DataConfig = Annotated[WorldData | FolderData | TableData | CoOpData, Field(discriminator="kind")]
 
 
 class BackboneConfig(Strict):
@@ -80,8 +103,9 @@ class ConceptConfig(Strict):
     """Views of each training picture that are encoded once: the plain one and random crops and flips."""
     min_crop: float = Field(0.5, gt=0, le=1)
     """Smallest share of a picture's area that a random view keeps (CoOp's own is 0.08)."""
-    templates: list[Template] = Field(["a photo of a {}."], min_length=1)
-    """Sentences a class name is put into; their text embeddings are averaged."""
+    templates: Annotated[list[Template], Field(min_length=1)] | None = None
+    """Sentences a class name is put into; their text embeddings are averaged. None: the data set's own, where its
+    layout has one, else "a photo of a {}."."""
     names: dict[str, str] = {}
     """What to call a class in a sentence, where its folder's name is not how one would say it."""
 

@@ -20,6 +20,8 @@ from cones.features import FeatureStore, write_features
 from cones.files import content_hash, fresh_folder, write_json
 from cones.messages import nearest
 
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+
 
 def class_names(concept: ConceptConfig, classes: tuple[str, ...]) -> list[str]:
     """What each class is called in a sentence: its own name with spaces for underscores, or what `names` says."""
@@ -82,7 +84,8 @@ def encode_concept(
         crops = (concept.views, concept.min_crop, concept.seed)
         encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch)
         encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
-        text = backbone.embed_text(drawn.names, templates=concept.templates).embeds[0]
+        templates = list(concept.templates or drawn.train.templates or DEFAULT_TEMPLATES)
+        text = backbone.embed_text(drawn.names, templates=templates).embeds[0]
         seconds = time.perf_counter() - began
         save_file({"text": text.cpu().contiguous()}, out / "text.safetensors")
         about = {
@@ -90,7 +93,7 @@ def encode_concept(
             "task": concept.task,
             "classes": list(drawn.train.classes),
             "names": drawn.names,
-            "templates": concept.templates,
+            "templates": templates,
             "base": BaseModelCard(
                 name=concept.backbone,
                 kind=backbone_config.kind,

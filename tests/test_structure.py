@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 FENCES = {
-    "prefect": {"flows/"},
+    "prefect": {"flows/", "cones/doctor.py"},
     "mlflow": {"cones/tracking.py", "cones/pyfunc.py"},
     "mmdet": {"cones/backbones/glip", "cones/tasks/detection", "cones/data/files"},
     "diffusers": {"cones/backbones/diffusion"},
@@ -19,7 +19,7 @@ FENCES = {
 # They word, show and guard, but decide no result: a change in them need not run a stage again.
 PLUMBING = {"errors", "messages", "console", "layout", "process"}
 # What a Concept offers its users; no stage calls it.
-FOR_USERS = {"tracking", "prediction"}
+FOR_USERS = {"tracking", "prediction", "predicting", "newrows", "doctor"}
 DOORS = ("data", "backbones", "methods", "tasks")
 
 

@@ -2,27 +2,41 @@
 
 from pathlib import Path
 
-from cones.config import FolderData, WorldData
-from cones.data.files import copy_pictures, read_folder
-from cones.data.pictures import open_picture, random_view
+from cones.config import CoOpData, FolderData, TableData, WorldData
+from cones.data.files import copy_pictures, list_folder
+from cones.data.listing import Listing, gather
+from cones.data.pictures import SUFFIXES, open_picture, random_view
 from cones.data.prepared import SPLITS, Record, Split, records_hash, write_split
 from cones.data.splits import draw_shots, refuse_overlap
+from cones.data.tables import list_coop, list_table
 from cones.files import fresh_folder, write_json
 
-__all__ = ["Record", "Split", "draw_shots", "open_picture", "prepare", "random_view", "records_hash"]
+__all__ = [
+    "SUFFIXES",
+    "Record",
+    "Split",
+    "draw_shots",
+    "list_pictures",
+    "open_picture",
+    "prepare",
+    "random_view",
+    "records_hash",
+]
 
 
-def prepare(config: WorldData | FolderData, target: Path) -> dict:
+def prepare(config: WorldData | FolderData | TableData | CoOpData, target: Path) -> dict:
     """Write the splits of a data set to `target`, whole or not at all; returns its report, kept there too."""
     with fresh_folder(target) as folder:
         if isinstance(config, WorldData):
             classes, splits, report = _generate(config, folder)
         else:
-            classes, found, report = read_folder(config)
+            listing = list_pictures(config)
+            classes = tuple(listing.classes)
+            found, report = gather(listing, config)
             splits = {s: copy_pictures(found[s], folder / s) for s in SPLITS}
         refuse_overlap(splits)
         for name, records in splits.items():
-            write_split(folder / name, classes, records)
+            write_split(folder / name, classes, records, report.get("templates", []))
         report |= {
             "classes": list(classes),
             "pictures": {name: len(records) for name, records in splits.items()},
@@ -30,6 +44,17 @@ def prepare(config: WorldData | FolderData, target: Path) -> dict:
         }
         write_json(folder / "report.json", report)
     return report
+
+
+def list_pictures(config: FolderData | TableData | CoOpData) -> Listing:
+    """The classes and pictures that a data set names; no picture is opened. `DataError` if they cannot be listed."""
+    match config:
+        case FolderData():
+            return list_folder(config)
+        case TableData():
+            return list_table(config)
+        case CoOpData():
+            return list_coop(config)
 
 
 def _generate(config: WorldData, folder: Path) -> tuple[tuple[str, ...], dict[str, list[Record]], dict]:

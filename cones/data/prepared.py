@@ -35,6 +35,8 @@ class Split:
     folder: Path
     classes: tuple[str, ...]
     records: tuple[Record, ...]
+    templates: tuple[str, ...] = ()
+    """Sentences that the data set's authors put a class name into."""
 
     @staticmethod
     def open(folder: Path) -> "Split":
@@ -42,7 +44,8 @@ class Split:
         if not manifest.exists():
             raise DataError(f"{folder} is not prepared; run `dvc repro` to prepare it")
         content = read_json(manifest)
-        return Split(folder, tuple(content["classes"]), tuple(Record(**r) for r in content["records"]))
+        records = tuple(Record(**r) for r in content["records"])
+        return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a record as 8-bit RGB."""
@@ -56,9 +59,9 @@ class Split:
         return np.load(self.folder / "images.npy", mmap_mode="r")
 
 
-def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record]) -> None:
+def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record], templates: Sequence[str] = ()) -> None:
     """Write a split's manifest beside its pictures."""
-    content = {"classes": list(classes), "records": [asdict(r) for r in records]}
+    content = {"classes": list(classes), "templates": list(templates), "records": [asdict(r) for r in records]}
     write_json(folder / "manifest.json", content)
 
 

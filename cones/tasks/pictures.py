@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 CELL, LINE = 112, 14
 
@@ -22,3 +22,16 @@ def contact_sheet(pictures: Sequence[Image.Image], told: Sequence[tuple[str, str
         draw.text((x + 3, y + CELL - 1), actual, "black")
         draw.text((x + 3, y + CELL - 1 + LINE), predicted, "green" if actual == predicted else "red")
     return sheet
+
+
+def captioned(picture: Image.Image, text: str) -> Image.Image:
+    """A picture over a line of text, enlarged where it is too small to hold the line."""
+    least = max(160, 9 * len(text))
+    if picture.width < least:
+        picture = picture.resize((least, max(1, round(picture.height * least / picture.width))))
+    size = max(14, picture.width // 30)
+    drawn = Image.new("RGB", (picture.width, picture.height + 2 * size), "white")
+    drawn.paste(picture)
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(drawn).text((size // 2, picture.height + size // 3), text, "black", font=font)
+    return drawn

@@ -1,0 +1,136 @@
+"""Lists of pictures in one file: a CSV table, or the JSON splits that CoOp and its successors share."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from cones.config import CoOpData, TableData
+from cones.data.listing import Listed, Listing
+from cones.data.prepared import SPLITS
+from cones.errors import DataError
+from cones.messages import nearest
+
+
+class KnownSet(NamedTuple):
+    """A data set of CoOp's benchmark: the folder of its pictures, and the sentence its authors describe it with."""
+
+    pictures: str
+    template: str
+
+
+KNOWN_SETS = {
+    "Caltech101": KnownSet("101_ObjectCategories", "a photo of a {}."),
+    "DescribableTextures": KnownSet("images", "{} texture."),
+    "EuroSAT": KnownSet("2750", "a centered satellite photo of {}."),
+    "Food101": KnownSet("images", "a photo of {}, a type of food."),
+    "OxfordFlowers": KnownSet("jpg", "a photo of a {}, a type of flower."),
+    "OxfordPets": KnownSet("images", "a photo of a {}, a type of pet."),
+    "StanfordCars": KnownSet("", "a photo of a {}."),
+    "SUN397": KnownSet("SUN397", "a photo of a {}."),
+    "UCF101": KnownSet("UCF-101-midframes", "a photo of a person doing {}."),
+}
+"""By the name in `split_zhou_<name>.json` (CoOp's DATASETS.md, and its table of templates for zero-shot CLIP)."""
+
+
+def list_table(config: TableData) -> Listing:
+    """The classes and pictures of a CSV with the columns `path`, `label` and, if wanted, `split`."""
+    source = Path(config.source)
+    lines = _lines(source / config.table)
+    classes = sorted({line["label"] for _, line in lines})
+    listed: dict[str, Listed] = {}
+    for number, line in lines:
+        where = f"line {number} of {config.table}"
+        split = line.get("split") or ""
+        if "split" in line and split not in SPLITS:
+            raise DataError(
+                f"the split in {where} must be one of {', '.join(SPLITS)}, got {split!r}; without the column `split` "
+                "the pictures are divided at random"
+            )
+        path = _inside(source, line["path"], where)
+        if line["path"] in listed:
+            raise DataError(f"{where} names `{line['path']}` once more; each picture stands in the table once")
+        listed[line["path"]] = Listed(line["path"], path, classes.index(line["label"]), split)
+    return Listing(classes, list(listed.values()), {})
+
+
+def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [c.strip() for c in reader.fieldnames or []]
+            missing = [c for c in ("path", "label") if c not in columns]
+            if missing:
+                raise DataError(
+                    f"{path} has no column `{missing[0]}`; it must be a comma-separated table whose first line names "
+                    f"the columns path, label and, if wanted, split; its first line is {','.join(columns)[:80]!r}"
+                )
+            reader.fieldnames = columns
+            lines = [(reader.line_num, {k: (v or "").strip() for k, v in line.items() if k}) for line in reader]
+    except FileNotFoundError:
+        raise DataError(f"there is no table {path}; `table` names a CSV in the folder `source`") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a CSV in UTF-8: {error}") from None
+    for number, line in lines:
+        if not (line["path"] and line["label"]):
+            raise DataError(f"line {number} of {path} has no {'path' if not line['path'] else 'label'}; fill it in")
+    return lines
+
+
+def list_coop(config: CoOpData) -> Listing:
+    """The classes and pictures of a data set in CoOp's layout, with its own split."""
+    source = Path(config.source)
+    path = coop_split(source, config.split)
+    try:
+        content = TypeAdapter(dict[str, list[tuple[str, int, str]]]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise DataError(
+            f"{path} is not one of CoOp's splits, {{split: [[path, label, class], ...]}}: "
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from None
+    if set(content) != set(SPLITS):
+        raise DataError(f"{path} has the splits {', '.join(content)}; it must have {', '.join(SPLITS)}")
+    names: dict[int, str] = {}
+    for label, name in ((label, name) for lines in content.values() for _, label, name in lines):
+        if names.setdefault(label, name) != name:
+            raise DataError(f"{path} calls the class {label} both `{names[label]}` and `{name}`")
+    if sorted(names) != list(range(len(names))):
+        raise DataError(f"{path} must number its classes from 0 without gaps; it has {sorted(names)[:10]}")
+    known = known_set(path)
+    folder = config.pictures if config.pictures is not None else known.pictures if known else ""
+    listed = [
+        Listed(file, _inside(source / folder, file, path.name), label, split)
+        for split in SPLITS
+        for file, label, _ in content[split]
+    ]
+    return Listing([names[label] for label in sorted(names)], listed, {"templates": [known.template]} if known else {})
+
+
+def coop_split(source: Path, name: str | None = None) -> Path:
+    """The split file of a folder in CoOp's layout; `DataError` if there is none, or several to choose from."""
+    found = sorted(source.glob("split_zhou_*.json"))
+    if name is not None:
+        if not (source / name).is_file():
+            raise DataError(f"there is no split {source / name}{nearest(name, [f.name for f in found])}")
+        return source / name
+    if len(found) != 1:
+        raise DataError(f"{source} holds {len(found)} files split_zhou_*.json; name the one to use with `split`")
+    return found[0]
+
+
+def known_set(path: Path) -> KnownSet | None:
+    """What is known of the data set that a split file belongs to."""
+    return KNOWN_SETS.get(path.stem.removeprefix("split_zhou_"))
+
+
+def _inside(source: Path, name: str, where: str) -> Path:
+    """A file of the data set's folder, which is what DVC watches."""
+    path = source / name
+    if not path.resolve().is_relative_to(source.resolve()):
+        raise DataError(
+            f"`{name}` in {where} lies outside {source}; only that folder is watched for changes: move the picture "
+            "into it, or give a folder above both as `source`"
+        )
+    return path

@@ -1,0 +1,169 @@
+"""What is here and what is missing: versions, device, servers, base models. Nothing is changed or fetched."""
+
+import os
+import platform
+import re
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cones
+from cones.errors import ConesError
+
+PACKAGES = (
+    "torch", "transformers", "accelerate", "diffusers", "mmdet", "mmcv-lite", "monai", "peft", "dvc", "mlflow",
+    "prefect",
+)  # fmt: skip
+LEAST_DISK = 5
+"""Free gigabytes under which the doctor warns."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: what was found, whether that is well (None: it need not be there), and what to do."""
+
+    what: str
+    found: str
+    well: bool | None = True
+    to_do: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything that a run needs, one finding at a time."""
+    yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("cones", f"{cones.__version__}, {Path(cones.__file__).parent}")
+    yield from _packages()
+    yield from _device()
+    yield from _project()
+    yield from _tracking()
+    yield _prefect()
+
+
+def _packages() -> Iterator[Finding]:
+    pins = Path("requirements.txt")
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", pins.read_text(), re.M)) if pins.exists() else {}
+    for name in PACKAGES:
+        try:
+            have = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, "not installed", False, "pip install -r requirements.txt")
+            continue
+        want = pinned.get(name, have)
+        same = have.split("+")[0] == want
+        yield Finding(name, have, same, "" if same else f"{want} is pinned: pip install -r requirements.txt")
+
+
+def _device() -> Iterator[Finding]:
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            of = torch.cuda.get_device_properties(i)
+            yield Finding(f"GPU {i}", f"{of.name}, {of.total_memory / 2**30:.0f} GiB")
+    else:
+        hint = "this torch is a CPU build" if torch.version.cuda is None else "the driver shows torch no GPU"
+        yield Finding("GPU", f"none ({hint}); everything runs on the CPU", None)
+    memory = psutil.virtual_memory()
+    yield Finding(
+        "CPU", f"{os.cpu_count()} cores, {memory.available / 2**30:.0f} of {memory.total / 2**30:.0f} GiB free"
+    )
+    free = shutil.disk_usage(".").free / 2**30
+    yield Finding("disk", f"{free:.0f} GiB free", free >= LEAST_DISK, "" if free >= LEAST_DISK else "free some space")
+
+
+def _project() -> Iterator[Finding]:
+    from cones.config import load_params
+
+    for need in (".git", ".dvc", "dvc.yaml"):
+        if not Path(need).exists():
+            yield Finding("project", f"no {need} here", False, "stand in a clone of the project")
+            return
+    try:
+        params = load_params()
+    except ConesError as error:
+        yield Finding("params.yaml", str(error), False, "put it right; `cones check` reads it again")
+        return
+    yield Finding("params.yaml", f"{len(params.concepts)} concepts, {len(params.runs)} rows")
+    used = {c.backbone for c in params.concepts.values()}
+    for name, config in params.backbones.items():
+        yield _backbone(name, config.source, config.revision, name in used)
+
+
+def _backbone(name: str, source: str, revision: str | None, used: bool) -> Finding:
+    """Whether a base model lies on this machine. One from the hub is not fetched here."""
+    from cones.backbones import base_hash, locate
+
+    what = f"backbone {name}"
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        folder = locate(source, revision)
+        return Finding(what, f"{folder}, SHA-256 {base_hash(folder)[:12]}")
+    except ConesError as error:
+        if not error.may_pass:
+            return Finding(what, str(error), False, "correct `source` in params.yaml")
+        to_do = "it is fetched from the hub when it is first used; without a network give a folder as `source`"
+        return Finding(what, f"{source} is not on this machine", False if used else None, to_do)
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE") if before is None else os.environ.update(HF_HUB_OFFLINE=before)
+
+
+def _tracking() -> Iterator[Finding]:
+    from cones.tracking import tracking_uri
+
+    try:
+        uri = tracking_uri()
+    except ConesError as error:
+        yield Finding("MLflow", str(error), False, "")
+        return
+    if uri.startswith("http"):
+        yield _answers(
+            "MLflow", uri, "/health", "start it, or set MLFLOW_TRACKING_URI; `cones register` catches up later"
+        )
+    else:
+        here = Path(uri.removeprefix("sqlite:///")).exists()
+        yield Finding("MLflow", uri if here else f"{uri}, made by the first `cones register`", True if here else None)
+
+
+def _prefect() -> Finding:
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    try:
+        from prefect.settings import get_current_settings
+    except ImportError:
+        return Finding("Prefect", "not installed", None, "pip install -r requirements.txt, for flows")
+    url = get_current_settings().api.url
+    if not url:
+        to_do = "for deployments: `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        return Finding("Prefect", "no server set; a flow starts a temporary one", None, to_do)
+    return _answers("Prefect", url, "/health", "start it with `prefect server start`, or unset PREFECT_API_URL")
+
+
+def _answers(what: str, url: str, path: str, to_do: str) -> Finding:
+    try:
+        with urllib.request.urlopen(url.rstrip("/") + path, timeout=3) as answer:
+            return Finding(what, f"{url} answers ({answer.status})")
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return Finding(what, f"{url} does not answer ({error})", False, to_do)
+
+
+def show(findings: Iterator[Finding]) -> bool:
+    """Print findings as they come; whether all that must be there is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("", "", box=None, pad_edge=False)
+    table.add_column("found", overflow="fold")
+    table.add_column("what to do", overflow="fold")
+    well = True
+    for finding in findings:
+        mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.well]
+        table.add_row(mark, finding.what, finding.found, finding.to_do)
+        well = well and finding.well is not False
+    Console(file=sys.stdout).print(table)
+    return well
