@@ -44,3 +44,5 @@ class ConceptCard(BaseModel):
     trained_parameters: int
     val: dict[str, float]
     versions: dict[str, str]
+    tensors_sha256: str | None = None
+    """Hash of the tensors, so that a damaged file is noticed; `Concept.save` fills it in."""

@@ -27,7 +27,7 @@ class Progress:
 
 def save_checkpoint(path: Path, progress: Progress, method: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Write everything a search needs to go on, whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {f"method.{n}": t for n, t in method.state_dict().items()}
     tensors |= {f"best.{n}": t for n, t in progress.best.items()}
@@ -36,7 +36,8 @@ def save_checkpoint(path: Path, progress: Progress, method: nn.Module, optimiser
     about = {k: v for k, v in asdict(progress).items() if k != "best"}
     with fresh_file(path) as temporary:
         copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
-        save_file(copies, temporary, metadata={KEY: json.dumps(about)})
+        # As bytes, so that a full disk is Python's own error.
+        temporary.write_bytes(save(copies, metadata={KEY: json.dumps(about)}))
 
 
 def load_checkpoint(path: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:

@@ -81,14 +81,18 @@ def check() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Read all of DVC's cache as well and name the entries that are damaged.")
+    ] = False,
+) -> None:
     """Show versions, device, servers and base models; say what is missing and what to do about it.
 
     Ends with exit code 1 if something is missing that a run needs.
     """
     from cones.doctor import examine, show
 
-    if not show(examine()):
+    if not show(examine(cache)):
         raise typer.Exit(1)
 
 

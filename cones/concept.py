@@ -1,5 +1,6 @@
 """The Concept file: what a search found, in one safetensors file of kilobytes that tells all about itself."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cones.card import CARD_KEY, ConceptCard
-from cones.errors import ConceptError
+from cones.errors import DAMAGED, ConceptError
 from cones.files import fresh_file
 from cones.types import TextEmbeds
 
@@ -35,11 +36,13 @@ class Concept:
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         with fresh_file(path) as temporary:
             tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-            save_file(tensors, temporary, metadata={CARD_KEY: self.card.model_dump_json()})
+            card = self.card.model_copy(update={"tensors_sha256": tensors_hash(tensors)})
+            # As bytes, so that a full disk is Python's own error.
+            temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.model_dump_json()}))
 
     @staticmethod
     def load(source: str | Path, base: str | Path | None = None) -> "Concept":
@@ -114,3 +117,15 @@ def _check_tensors(path: Path, card: ConceptCard, tensors: Mapping[str, Tensor])
         raise ConceptError(f"{path} has embeddings for other classes than the {len(card.classes)} its card names")
     if not all(t.isfinite().all() for t in tensors.values() if t.is_floating_point()):
         raise ConceptError(f"{path} holds numbers that are not finite; search the row again")
+    if card.tensors_sha256 is not None and card.tensors_sha256 != tensors_hash(tensors):
+        raise ConceptError(f"{path} is damaged: its numbers are not those that were saved; {DAMAGED}")
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the names, types, shapes and values of tensors, in hex."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()

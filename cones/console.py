@@ -1,24 +1,43 @@
 """Progress that a person can watch, and that a log file can hold."""
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar that the yielded function moves: `advance(by, note)`; without a terminal, only its end is printed."""
+    """A bar that the yielded function moves: `advance(by, note)`; without a terminal, a line every ten seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what, total)
+        return
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
     ]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(what, total=total, note="")
 
         def advance(by: int = 1, note: str = "") -> None:
             bar.update(task, advance=by, note=note)
 
         yield advance
+
+
+def _lines(what: str, total: int, every: float = 10.0) -> Callable[..., None]:
+    done, told = 0, time.monotonic()
+
+    def advance(by: int = 1, note: str = "") -> None:
+        nonlocal done, told
+        done += by
+        if done >= total or time.monotonic() - told >= every:
+            told = time.monotonic()
+            print(f"{what}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return advance

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cones.backbones import locate, open_backbone
 from cones.card import BaseModelCard
-from cones.errors import DataError
+from cones.errors import DAMAGED, DataError
 from cones.features import FeatureStore
-from cones.files import read_json
+from cones.files import path_hash, read_json
 from cones.types import Backbone
 
 
@@ -26,12 +26,16 @@ class Encoded:
 
     @staticmethod
     def open(folder: Path) -> "Encoded":
+        """Read it all but the large arrays; `DataError` if it is missing or damaged."""
         from safetensors.torch import load_file
 
         if not (folder / "about.json").exists():
             raise DataError(f"{folder} is not encoded; run `dvc repro` to encode it")
-        text = load_file(folder / "text.safetensors")["text"]
         about = read_json(folder / "about.json")
+        for part, written in about["hashes"].items():
+            if not (folder / part).exists() or path_hash(folder / part) != written:
+                raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
+        text = load_file(folder / "text.safetensors")["text"]
         return Encoded(folder, about, FeatureStore(folder / "train"), FeatureStore(folder / "val"), text)
 
     @property

@@ -17,7 +17,7 @@ from cones.data import Split, draw_shots, random_view, records_hash
 from cones.encoded import Encoded
 from cones.errors import DataError
 from cones.features import FeatureStore, write_features
-from cones.files import content_hash, fresh_folder, write_json
+from cones.files import content_hash, fresh_folder, path_hash, write_json
 from cones.messages import nearest
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -107,6 +107,7 @@ def encode_concept(
             "seed": concept.seed,
             "split_hash": content_hash(drawn.hashes),
             "val_hash": drawn.hashes["val"],
+            "hashes": {p: path_hash(out / p) for p in ("train", "val", "text.safetensors")},
         }
         write_json(out / "about.json", about)
         write_json(out / "cost.json", {"feature_seconds": round(seconds, 3)})

@@ -4,6 +4,10 @@ MAY_PASS_CODE = 75
 """Exit code of a process whose error may pass by itself (EX_TEMPFAIL of sysexits.h); of any other error it is 1."""
 
 
+DAMAGED = "`cones doctor --cache` names what to remove, and `dvc repro` then makes it again"
+"""The way out when bytes are not those that were written."""
+
+
 class ConesError(Exception):
     """Something the person at the keyboard can put right; shown as one message without a traceback."""
 

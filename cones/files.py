@@ -59,6 +59,11 @@ def folder_hash(folder: Path, files: Iterable[Path] | None = None) -> str:
     return content_hash({p.relative_to(folder).as_posix(): file_hash(p) for p in chosen})
 
 
+def path_hash(path: Path) -> str:
+    """The hash of a file or of a folder."""
+    return folder_hash(path) if path.is_dir() else file_hash(path)
+
+
 def content_hash(content: Any) -> str:
     """SHA-256 of a JSON-able value, in hex; the order of mappings does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -21,6 +21,7 @@ from cones.files import content_hash, file_hash, read_json
 from cones.layout import EVALUATED, SEARCHED
 from cones.messages import nearest
 from cones.process import lock
+from cones.results import finished_metrics
 from cones.tasks import better
 
 CHAMPION = "champion"
@@ -94,7 +95,7 @@ def register(params: Params) -> list[Registered]:
     it away; delete a version to take it out of the running. A row is finished when it is evaluated as it was last
     searched. Raises `TrackingError` when no row is.
     """
-    finished = {row: run.concept for row, run in params.runs.items() if _metrics(run.concept, row) is not None}
+    finished = {row: run.concept for row, run in params.runs.items() if finished_metrics(run.concept, row) is not None}
     if not finished:
         raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
     with lock(Path("checkpoints/register.lock"), "the registry"), _client() as client:
@@ -103,17 +104,8 @@ def register(params: Params) -> list[Registered]:
         return [replace(v, champion=v.version == champions[v.name]) for v in versions.values()]
 
 
-def _metrics(name: str, row: str) -> dict[str, Any] | None:
-    """A row's test and validation metrics; None if it is not evaluated as it was last searched."""
-    searched, evaluated = SEARCHED / name / row / "metrics.json", EVALUATED / name / "metrics.json"
-    if not (searched.exists() and evaluated.exists()):
-        return None
-    metrics = read_json(evaluated).get(row)
-    return metrics if metrics is not None and metrics["val"] == read_json(searched)["val"] else None
-
-
 def _register_row(client: Any, name: str, row: str, folder: Path) -> Registered:
-    metrics = _metrics(name, row) or {}
+    metrics = finished_metrics(name, row) or {}
     concept = Concept.load(folder / "concept.safetensors")
     key = content_hash([file_hash(folder / "concept.safetensors"), metrics])
     known = _version_of(client, name, key)

@@ -45,7 +45,7 @@ def may_pass(task: object, task_run: object, state: State) -> bool:
 def reproduce(stage: Stage, threads: int) -> None:
     """Bring one stage up to date. A search that was killed goes on from its checkpoint when tried again."""
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
-    environment = {"OMP_NUM_THREADS": str(threads)}
+    environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     log = get_run_logger().info
     devices = gpus() if stage.gpu else []
     if not devices:
@@ -99,14 +99,14 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
     """Bring stages up to date, register what is finished, publish the results; the state the flow ends in."""
     log = get_run_logger()
     try:
-        load_params()
+        params = load_params()
         graph = stage_graph(targets)
         at_once = parallel or len(gpus()) or cores()
         log.info("%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, cores(), len(gpus()))
         with lock(CHECKPOINTS / "flow.lock", f"the project in {Path.cwd()}"):
             bad = run_stages(graph, at_once)
             registered = register(return_state=True)
-            publish_results()
+            publish_results(params, [concept] if concept else None)
             found = look_up(concept, return_state=True) if concept and not bad else registered
     except ConesError as error:
         return Failed(message=str(error))

@@ -1,18 +1,20 @@
 """The results as a Prefect artefact: a table of the rows, with links to the report and the registry."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from prefect.artifacts import create_table_artifact
 
-from cones.files import read_json
+from cones.config import Params
 from cones.layout import RESULTS
+from cones.results import summarise
 
 
-def publish_results() -> None:
-    """Put `results/summary.json` beside the flow run, if it has been made."""
-    path = RESULTS / "summary.json"
-    if not path.exists():
+def publish_results(params: Params, concepts: Iterable[str] | None = None) -> None:
+    """Put the finished rows, of some concepts or of all, beside the flow run."""
+    summary = summarise(params, concepts)
+    if not summary:
         return
     rows = [
         {
@@ -23,14 +25,14 @@ def publish_results() -> None:
             "search seconds": r["cost"]["search_seconds"],
             "trained parameters": r["cost"]["trained_parameters"],
         }
-        for r in read_json(path)
+        for r in summary
     ]
     create_table_artifact(rows, key="results", description=_links({r["concept"] for r in rows}))
 
 
 def _links(concepts: set[str]) -> str:
     report = (RESULTS / "report.html").resolve()
-    lines = [f"Report: [{report}]({report.as_uri()}), on the machine that ran the flow."]
+    lines = [f"Report: [{report}]({report.as_uri()}), on the machine that ran the flow."] if report.exists() else []
     server = os.environ.get("MLFLOW_TRACKING_URI", "")
     for concept in sorted(concepts):
         page = f"[{concept}]({server.rstrip('/')}/#/models/{concept})" if server.startswith("http") else f"`{concept}`"

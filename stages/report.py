@@ -1,15 +1,20 @@
 """Bring the results of all concepts together: `results/summary.json`, and `results/report.html` for people."""
 
 from cones.config import load_params
+from cones.errors import ConesError
 from cones.files import fresh_file, write_json
 from cones.layout import RESULTS
 from cones.process import run_stage
-from cones.report import report_page, summarise
+from cones.report import report_page
+from cones.results import summarise
 
 
 def main() -> None:
     params = load_params()
-    summary = summarise({row: (run.concept, run.method.name) for row, run in params.runs.items()})
+    summary = summarise(params)
+    missing = sorted(set(params.runs) - {line["row"] for line in summary})
+    if missing:
+        raise ConesError(f"{', '.join(missing)} is not searched and evaluated yet; `dvc repro` does both")
     page = report_page(summary)
     write_json(RESULTS / "summary.json", summary)
     with fresh_file(RESULTS / "report.html") as temporary:

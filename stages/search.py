@@ -4,7 +4,7 @@ import csv
 
 from cones.config import Searched, load_params
 from cones.console import progress_bar
-from cones.files import content_hash, folder_hash, fresh_folder, write_json
+from cones.files import content_hash, fresh_folder, write_json
 from cones.layout import CHECKPOINTS, ENCODED, SEARCHED
 from cones.process import lock, run_stage
 
@@ -19,7 +19,7 @@ def main(row: str) -> None:
     from cones.rows import search_row
 
     encoded = Encoded.open(ENCODED / run.concept)
-    key = content_hash([run.model_dump(), encoded.about, folder_hash(encoded.folder / "train")])
+    key = content_hash([run.model_dump(), encoded.about])
     checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:

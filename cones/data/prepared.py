@@ -1,5 +1,6 @@
 """Prepared data on disk: one folder a split, with its pictures and a manifest that says what each of them is."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cones.data.pictures import open_picture
-from cones.errors import DataError
+from cones.errors import DAMAGED, DataError
 from cones.files import content_hash, read_json, write_json
 
 SPLITS = ("train", "val", "test")
@@ -48,11 +49,13 @@ class Split:
         return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
 
     def picture(self, index: int) -> Image.Image:
-        """The picture of a record as 8-bit RGB."""
+        """The picture of a record as 8-bit RGB; `DataError` if it is not the one that was prepared."""
         record = self.records[index]
-        if record.file:
-            return open_picture(self.folder / record.file)
-        return Image.fromarray(np.asarray(self._images[index]))
+        pixels = None if record.file else np.asarray(self._images[index])
+        content = (self.folder / record.file).read_bytes() if pixels is None else pixels.tobytes()
+        if hashlib.sha256(content).hexdigest() != record.sha256:
+            raise DataError(f"the picture {record.id} of {self.folder} is damaged; {DAMAGED}")
+        return open_picture(content, record.id) if pixels is None else Image.fromarray(pixels)
 
     @cached_property
     def _images(self) -> np.ndarray:

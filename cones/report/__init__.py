@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cones.card import CARD_KEY
-from cones.files import read_json
 from cones.layout import EVALUATED, SEARCHED
 from cones.report.charts import line_chart
 from cones.report.classification import CLASSIFICATION
@@ -114,14 +113,3 @@ def _figure(value: float, name: str) -> str:
 def _data_url(image: bytes) -> str:
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{b64encode(image).decode()}"
-
-
-def summarise(rows: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """One object a row for `results/summary.json`, from each row's concept and method."""
-    summary = []
-    for row, (concept, method) in rows.items():
-        metrics = read_json(EVALUATED / concept / "metrics.json")[row]
-        cost = read_json(SEARCHED / concept / row / "cost.json")
-        about = {"concept": concept, "row": row, "method": method, "finetune": None}
-        summary.append({**about, "test": metrics["test"], "val": metrics["val"], "cost": cost})
-    return summary
