@@ -194,17 +194,19 @@ def _answers(what: str, url: str, path: str, to_do: str) -> Finding:
 
 
 def show(findings: Iterator[Finding]) -> bool:
-    """Print findings as they come; whether all that must be there is."""
+    """Print findings, then what to do about them; whether all that must be there is."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "", box=None, pad_edge=False)
-    table.add_column("found", overflow="fold")
-    table.add_column("what to do", overflow="fold")
-    well = True
-    for finding in findings:
+    console = Console(file=sys.stdout)
+    table = Table("", "", "found", box=None, pad_edge=False, show_header=False)
+    table.columns[2].overflow = "fold"
+    seen = list(findings)
+    for finding in seen:
         mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.well]
-        table.add_row(mark, finding.what, finding.found, finding.to_do)
-        well = well and finding.well is not False
-    Console(file=sys.stdout).print(table)
-    return well
+        table.add_row(mark, finding.what, finding.found)
+    console.print(table)
+    for finding in seen:
+        if finding.to_do:
+            print(f"{finding.what}: {finding.to_do}")
+    return all(finding.well is not False for finding in seen)

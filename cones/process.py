@@ -20,11 +20,25 @@ def run_stage(main: Callable[..., None]) -> None:
     wanted = list(inspect.signature(main).parameters)
     if len(sys.argv) - 1 != len(wanted):
         sys.exit(" ".join(["usage: python", sys.argv[0], *map(str.upper, wanted)]))
-    # The same bits from Intel's library whatever number of threads a stage gets; read when it is first used.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads()))
     die_with_parent()
     with plain_errors():
         main(*sys.argv[1:])
+
+
+def cores() -> list[int]:
+    """The CPU cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def compute_threads() -> int:
+    """How many threads a stage computes with, which decides the last bits of its results.
+
+    One a core that this process may use, but not one for each of a core's hyper-threads.
+    """
+    import psutil
+
+    return min(len(cores()), psutil.cpu_count(logical=False) or len(cores()))
 
 
 @contextmanager

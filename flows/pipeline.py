@@ -26,9 +26,9 @@ from pydantic import Field
 from cones.config import load_params
 from cones.errors import ConesError
 from cones.layout import CHECKPOINTS
-from cones.process import lock
+from cones.process import compute_threads, cores, lock
 from flows.graph import Stage, stage_graph
-from flows.processes import cores, end_all, gpus, one_gpu, run_command
+from flows.processes import end_all, gpus, one_gpu, run_command
 from flows.results import publish_results
 
 GPU_LIMIT = "cones-gpu"
@@ -42,17 +42,24 @@ def may_pass(task: object, task_run: object, state: State) -> bool:
 
 
 @task(task_run_name="{stage.name}", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
-def reproduce(stage: Stage, threads: int) -> None:
-    """Bring one stage up to date. A search that was killed goes on from its checkpoint when tried again."""
+def reproduce(stage: Stage, on: list[int]) -> None:
+    """Bring one stage up to date, on some of the CPU cores.
+
+    It computes with as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they
+    wait for each other without spinning, since they share the cores. A search that was killed goes on from its
+    checkpoint when it is tried again.
+    """
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
-    environment = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        "OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"
+    }  # fmt: skip
     log = get_run_logger().info
     devices = gpus() if stage.gpu else []
     if not devices:
-        return run_command(stage.name, command, environment, log)
+        return run_command(stage.name, command, environment, log, on)
     with concurrency(GPU_LIMIT, occupy=1), one_gpu(devices) as device:
         log(f"on GPU {device}")
-        return run_command(stage.name, command, {**environment, "CUDA_VISIBLE_DEVICES": device}, log)
+        return run_command(stage.name, command, {**environment, "CUDA_VISIBLE_DEVICES": device}, log, on)
 
 
 @task(task_run_name="register", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
@@ -70,7 +77,7 @@ def look_up(name: str) -> None:
 def run_stages(graph: dict[str, Stage], parallel: int) -> list[str]:
     """Run stages side by side, at most `parallel` at once, each after those it needs; the names of those that failed.
 
-    What needs a failed stage is not run, everything else is. The CPU cores are shared among the stages that can run.
+    What needs a failed stage is not run, everything else is. The CPU cores are divided among the stages that can run.
     """
     order = TopologicalSorter({name: stage.needs for name, stage in graph.items()})
     order.prepare()
@@ -78,17 +85,24 @@ def run_stages(graph: dict[str, Stage], parallel: int) -> list[str]:
     waiting: list[str] = []
     running: dict[PrefectFuture, str] = {}
     bad: list[str] = []
+    users = dict.fromkeys(cores(), 0)
+    held: dict[str, list[int]] = {}
     while order.is_active():
         waiting += order.get_ready()
         while waiting and len(running) < parallel:
-            at_once = min(parallel, len(running) + len(waiting))
+            share = max(1, len(users) // min(parallel, len(running) + len(waiting)))
             name = waiting.pop(0)
+            held[name] = sorted(users, key=lambda core: users[core])[:share]
+            for core in held[name]:
+                users[core] += 1
             needed = [futures[n] for n in graph[name].needs]
-            futures[name] = reproduce.submit(graph[name], max(1, cores() // at_once), wait_for=needed)
+            futures[name] = reproduce.submit(graph[name], held[name], wait_for=needed)
             running[futures[name]] = name
         done = next(as_completed(list(running)))
         done.wait()
         name = running.pop(done)
+        for core in held[name]:
+            users[core] -= 1
         if not done.state.is_completed():
             bad.append(name)
         order.done(name)
@@ -101,8 +115,10 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
     try:
         params = load_params()
         graph = stage_graph(targets)
-        at_once = parallel or len(gpus()) or cores()
-        log.info("%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, cores(), len(gpus()))
+        at_once = parallel or len(gpus()) or len(cores())
+        log.info(
+            "%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, len(cores()), len(gpus())
+        )
         with lock(CHECKPOINTS / "flow.lock", f"the project in {Path.cwd()}"):
             bad = run_stages(graph, at_once)
             registered = register(return_state=True)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,10 +34,17 @@ def _may_pass(output: str, returncode: int) -> bool:
     return MAY_PASS_CODE in codes or min(codes) < 0 or "it is being blocked by" in output
 
 
-def run_command(what: str, command: list[str], environment: Mapping[str, str], log: Callable[[str], None]) -> None:
+def run_command(
+    what: str,
+    command: list[str],
+    environment: Mapping[str, str],
+    log: Callable[[str], None],
+    cores: Sequence[int] = (),
+) -> None:
     """Run a program of this Python's environment and log its lines as they come; raise `CommandFailed` if it fails.
 
-    A stage that it starts ends with this process (`cones.process.die_with_parent`).
+    With `cores` it runs on those CPU cores only, where the system can do that. A stage that it starts ends with this
+    process (`cones.process.die_with_parent`).
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     full = {**os.environ, "PATH": path, FLOW_PID: str(os.getpid()), **environment}
@@ -47,6 +54,8 @@ def run_command(what: str, command: list[str], environment: Mapping[str, str], l
         errors="replace",
     )  # fmt: skip
     _running.add(process)
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(process.pid, cores)
     try:
         for line in process.stdout or ():
             if line.strip():
@@ -62,11 +71,6 @@ def end_all() -> None:
     """End the programs that still run; for a flow that is cancelled."""
     for process in list(_running):
         process.terminate()
-
-
-def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:

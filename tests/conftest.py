@@ -1,9 +1,14 @@
 """Toy backbones and generated data: the real classes at toy width, no network; tensor shapes checked as tests run."""
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "true"}
@@ -13,6 +18,7 @@ from jaxtyping import install_import_hook
 TENSOR_CODE = ["cones.backbones", "cones.features", "cones.methods", "cones.search", "cones.tasks", "cones.types"]
 install_import_hook(TENSOR_CODE, "typecheck.checked")
 
+import psutil
 import pytest
 import torch
 from accelerate import Accelerator
@@ -101,9 +107,9 @@ class Project:
 
     def __init__(self, folder: Path, toy_clip: Path) -> None:
         self.folder = folder
-        for name in ("cones", "stages"):
+        for name in ("cones", "flows", "stages"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        for name in ("dvc.yaml", ".dvcignore", ".gitignore", "prefect.toml", "prefect.yaml"):
             shutil.copy(ROOT / name, folder / name)
         (folder / ".dvc").mkdir()
         for name in ("config", ".gitignore"):
@@ -124,12 +130,33 @@ class Project:
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
         """Run a program of this environment in the project's folder; its output is text, both streams together."""
-        variables = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
             command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            env={**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", **environment},
+            env=self.environment(**environment),
         )  # fmt: skip
+
+    def start(self, log: str, *command: str, **environment: str) -> subprocess.Popen:
+        """Start a program there without waiting for it; its output goes into a file beside the project's folder."""
+        with (self.folder.parent / log).open("w") as file:
+            return subprocess.Popen(
+                command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, env=self.environment(**environment)
+            )
+
+    def log(self, name: str) -> str:
+        return (self.folder.parent / name).read_text()
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What a program of this environment sees, and nothing of the servers of whoever runs the tests."""
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "PREFECT_"))}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", **more}
+
+    def copy(self, folder: Path) -> "Project":
+        """The same project, with all that was made in it, in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = Project.__new__(Project)
+        other.folder = folder
+        return other
 
     def stage(self, name: str, target: str) -> subprocess.CompletedProcess:
         return self.run("python", f"stages/{name}.py", target)
@@ -139,3 +166,79 @@ class Project:
 def project(tmp_path: Path, toy_clip: Path) -> Project:
     (tmp_path / "project").mkdir()
     return Project(tmp_path / "project", toy_clip)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Project:
+    """A project whose graph has run and that is not registered yet. Copy it before anything is changed in it."""
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    folder.mkdir()
+    made = Project(folder, toy_clip)
+    done = made.run("dvc", "repro")
+    assert done.returncode == 0, done.stdout
+    return made
+
+
+class Server:
+    """A server on a free port of this machine, started by `command`, that answers at `health`."""
+
+    def __init__(self, folder: Path, command: list[str], health: str, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.health = folder, f"http://127.0.0.1:{self.port}{health}"
+        self.command = [*command, "--host", "127.0.0.1", "--port", str(self.port)]
+        self.environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", **environment}
+        self.process: psutil.Popen | None = None
+
+    def start(self) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        with (self.folder / "server.log").open("a") as log:
+            self.process = psutil.Popen(
+                self.command, cwd=self.folder, stdout=log, stderr=log, env={**self.environment, "PATH": path}
+            )
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), urllib.request.urlopen(self.health, timeout=2):
+                return
+            time.sleep(0.2)
+        raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
+
+    def stop(self) -> None:
+        """End it and what it started."""
+        assert self.process is not None
+        everything = [*self.process.children(recursive=True), self.process]
+        for process in everything:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(everything, timeout=20)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Prefect server; `environment` of a test's programs names it."""
+    folder = tmp_path_factory.mktemp("prefect")
+    quiet = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": ""}
+    server = Server(folder, ["prefect", "server", "start"], "/api/health", **quiet)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def with_prefect(prefect_server: Server) -> dict[str, str]:
+    """The environment of a program that uses the Prefect server."""
+    url = f"http://127.0.0.1:{prefect_server.port}/api"
+    return {"PREFECT_API_URL": url, "PREFECT_HOME": str(prefect_server.folder)}
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server with a registry; its address."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    command = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "1",
+               "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
+    server = Server(folder, command, "/health")
+    server.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.stop()

@@ -1,0 +1,146 @@
+"""The Prefect flows on a real server, and by a real worker from the shipped deployments."""
+
+import json
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import PARAMS
+from ruamel.yaml import YAML
+
+from cones.errors import ConesError
+from flows.graph import stage_graph
+from flows.processes import CommandFailed, gpus, one_gpu, run_command
+
+BAD_CONCEPT = """
+  bad: {task: classification, backbone: toy, data: glyphs, shots: 2, views: 2}
+runs:
+  bad-zero-shot: {concept: bad, method: {name: zero_shot}}
+  bad-coop: {concept: bad, method: {name: coop, n_ctx: 2, epochs: 3, lr: 1.0e+38, warmup_epochs: 0}}
+"""
+
+
+def ask(environment: dict[str, str], what: str, query: dict | None = None) -> list[dict]:
+    """What the Prefect server knows."""
+    request = urllib.request.Request(
+        f"{environment['PREFECT_API_URL']}/{what}/filter",
+        json.dumps(query or {}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)
+
+
+def results_in(folder: Path) -> dict:
+    """`dvc.lock` as a mapping, without what names a time."""
+    stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+    timed = ("cost.json", "results/summary.json", "results/report.html", "searched", "searched/few", "evaluated")
+    stages.pop("pretrain-clip", None)  # frozen: a flow leaves it alone, DVC notes that it is there
+    for stage in stages.values():
+        for side in ("deps", "outs"):
+            stage[side] = [x for x in stage.get(side, []) if not x["path"].endswith(timed)]
+    return stages
+
+
+def test_the_flow_makes_what_dvc_makes(project, finished, with_prefect) -> None:
+    done = project.run("python", "-m", "flows.pipeline", **with_prefect)
+    assert done.returncode == 0, done.stdout
+    ours, theirs = results_in(project.folder), results_in(finished.folder)
+    assert ours == theirs
+    assert len(ours) == 7
+    compared = [x["path"] for stage in ours.values() for x in stage["outs"]]
+    assert {"concept.safetensors", "metrics.json", "curves.csv", "train"} <= {Path(p).name for p in compared}
+
+    table = next(a for a in ask(with_prefect, "artifacts") if a["key"] == "results")
+    assert [line["row"] for line in json.loads(table["data"])] == ["few-zero-shot", "few-coop", "few-cones"]
+    assert "models:/few@champion" in table["description"]
+    assert "models:/few@champion" in project.run("cones", "lookup", "few").stdout
+    assert "searching few-coop: 2/2" in done.stdout
+
+    again = project.run("python", "-m", "flows.pipeline", **with_prefect)
+    assert again.returncode == 0
+    assert "Running stage" not in again.stdout
+
+
+def test_a_worker_runs_the_deployments_and_a_failure_stays_with_its_descendants(
+    finished, tmp_path: Path, with_prefect
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.params(PARAMS.replace("\nruns:\n", BAD_CONCEPT))
+    assert project.run("prefect", "work-pool", "create", "cones", "--type", "process", **with_prefect).returncode == 0
+    deployed = project.run("prefect", "--no-prompt", "deploy", "--all", **with_prefect)
+    assert deployed.returncode == 0, deployed.stdout
+    worker = project.start("worker.log", "prefect", "worker", "start", "--pool", "cones", **with_prefect)
+    try:
+        run = ("prefect", "deployment", "run", "--watch")
+        failed = project.run(*run, "pipeline/pipeline", **with_prefect)
+        assert failed.returncode != 0, project.log("worker.log")
+        row = project.run(*run, "row/row", "--param", "row=few-cones", **with_prefect)
+        assert row.returncode == 0, row.stdout + project.log("worker.log")
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    log = project.log("worker.log")
+    assert "bad-coop, evaluate@bad, report failed or could not run, everything else is done" in log
+    assert "the loss is nan at step 2" in log
+    assert "Retrying" not in log
+    states = {r["name"]: r["state_type"] for r in ask(with_prefect, "task_runs", {"sort": "EXPECTED_START_TIME_ASC"})}
+    assert states["search@bad-coop"] == "FAILED"
+    assert states["search@bad-zero-shot"] == states["evaluate@few"] == states["look up few"] == "COMPLETED"
+    assert not (project.folder / "evaluated/bad").exists()
+    assert "URI  models:/few@champion" in log
+
+
+def test_stages_are_named_by_dvc_and_know_what_they_need(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished.folder)
+    graph = stage_graph()
+    assert "pretrain-clip" not in graph
+    assert graph["encode@few"].needs == ("prepare@glyphs",)
+    assert [name for name, stage in graph.items() if not stage.gpu] == ["prepare@glyphs", "report"]
+    part = stage_graph(["search@few-cones"])
+    assert list(part) == ["prepare@glyphs", "encode@few", "search@few-cones"]
+    with pytest.raises(
+        ConesError, match=r"`search@few-cnes` is not a stage of dvc.yaml; did you mean `search@few-cones`"
+    ):
+        stage_graph(["search@few-cnes"])
+
+
+def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert gpus() == ["0", "1"]
+    told = []
+
+    def third() -> None:
+        with one_gpu(gpus(), interval=0.01) as device:
+            told.append(device)
+
+    with one_gpu(gpus()) as first:
+        with one_gpu(gpus()) as second:
+            assert (first, second) == ("0", "1")
+            waiting = threading.Thread(target=third)
+            waiting.start()
+            time.sleep(0.2)
+            assert told == []
+        waiting.join(5)
+    assert told == ["1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("program", "again"),
+    [
+        ("import sys; sys.exit('error: shots must be 1 to 64')", False),
+        ("import os; os.kill(os.getpid(), 9)", True),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with 75'); raise SystemExit(255)", True),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with -9'); raise SystemExit(255)", True),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with 1'); raise SystemExit(255)", False),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(program: str, again: bool) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        run_command("it", ["python", "-c", program], {}, lambda line: None)
+    assert caught.value.may_pass is again
