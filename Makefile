@@ -12,7 +12,7 @@ run: .venv/ready
 	@echo "Results: results/report.html. Registry: cones lookup glyphs-novel. Curves: mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: .venv/ready
-	pytest
+	pytest -n auto --dist loadfile
 
 check: .venv/ready
 	ruff check .

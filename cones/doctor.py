@@ -59,7 +59,7 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, "not installed", False, "pip install -r requirements.txt")
             continue
         want = pinned.get(name, have)
-        same = have.split("+")[0] == want
+        same = want in (have, have.split("+")[0])  # a local build of a version is that version
         yield Finding(name, have, same, "" if same else f"{want} is pinned: pip install -r requirements.txt")
 
 

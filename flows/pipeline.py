@@ -62,13 +62,13 @@ def reproduce(stage: Stage, on: list[int]) -> None:
         return run_command(stage.name, command, {**environment, "CUDA_VISIBLE_DEVICES": device}, log, on)
 
 
-@task(task_run_name="register", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
+@task(task_run_name="register", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
 def register() -> None:
     """Tell MLflow about every finished row."""
     run_command("cones register", ["cones", "register"], {}, get_run_logger().info)
 
 
-@task(task_run_name="look up {name}", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
+@task(task_run_name="look up {name}", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
 def look_up(name: str) -> None:
     """Show the champion of a concept."""
     run_command("cones lookup", ["cones", "lookup", name], {}, get_run_logger().info)

@@ -90,3 +90,13 @@ def test_another_base_model_is_refused_by_its_hash(concept: Concept, tmp_path: P
     with pytest.raises(ConceptError, match=r"was searched on toy with hash \w+, and .*clip-tiny has hash"):
         read.predict([Image.new("RGB", (32, 32))])
     assert cones.load(path, base=toy_clip).predict([Image.new("RGB", (32, 32))])
+
+
+def test_a_flipped_bit_is_noticed(concept: Concept, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    concept.save(path)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x01
+    path.write_bytes(content)
+    with pytest.raises(ConceptError, match="is damaged: its numbers are not those that were saved"):
+        cones.load(path)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cones.config import FolderData, WorldData
+from cones.config import BackboneConfig, ConceptConfig, CoOpData, FolderData, TableData, WorldData
 from cones.data import Split, draw_shots, open_picture, prepare, random_view
 from cones.data.synthetic import CAPTIONS, NOVEL, SHAPES, picture, scene
+from cones.encoding import draw, encode_concept
 from cones.errors import DataError
 
 
@@ -129,3 +130,118 @@ def test_random_views_keep_enough_of_the_picture() -> None:
     sizes = [random_view(Image.new("RGB", (60, 40)), 0.5, rng).size for _ in range(200)]
     assert min(w * h for w, h in sizes) >= 0.49 * 60 * 40 * 0.8
     assert len(set(sizes)) > 50
+
+
+def table(source: Path, lines: list[tuple], name: str = "labels.csv") -> TableData:
+    (source / name).write_text("\n".join(",".join(line) for line in lines))
+    return TableData(kind="csv", source=str(source), table=name)
+
+
+ALL = [(f"{c}/{i}.png", c) for c in ("cat", "dog") for i in range(8)]
+
+
+def test_a_table_is_read_like_folders(class_folders: Path, tmp_path: Path) -> None:
+    config = table(class_folders, [("path", "label", "taken"), *[(p, c, "2026") for p, c in ALL]])
+    report = prepare(config, tmp_path / "p")
+    assert report["pictures"] == {"train": 8, "val": 4, "test": 4}
+    assert report["hashes"] == prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "q")["hashes"]
+
+
+def test_a_table_may_have_splits(class_folders: Path, tmp_path: Path) -> None:
+    splits = ["train", "train", "train", "train", "train", "val", "test", "test"] * 2
+    config = table(class_folders, [("path", " label", "split"), *[(p, c, s) for (p, c), s in zip(ALL, splits)]])
+    report = prepare(config, tmp_path / "p")
+    assert report["pictures"] == {"train": 10, "val": 2, "test": 4}
+    test = Split.open(tmp_path / "p/test")
+    assert [r.id for r in test.records] == ["cat/6.png", "cat/7.png", "dog/6.png", "dog/7.png"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([("file", "label")], "has no column `path`"),
+        ([("path;label",), ("a;b",)], "has no column `path`; it must be a comma-separated table"),
+        ([("path", "label"), ("cat/0.png", "")], "line 2 of .*labels.csv has no label"),
+        ([("path", "label"), ("../x.png", "cat")], r"`../x.png` in line 2 of labels.csv lies outside"),
+        ([("path", "label"), ("/etc/hostname", "cat")], "`/etc/hostname` in line 2 of labels.csv lies outside"),
+        ([("path", "label"), *ALL, ("cat/0.png", "dog")], "line 18 of labels.csv names `cat/0.png` once more"),
+        ([("path", "label"), *ALL, ("cat/none.png", "cat")], "cat/none.png does not exist"),
+        ([("path", "label"), *ALL[:8]], "holds 1 classes; at least two are needed"),
+        ([("path", "label", "split"), ("cat/0.png", "cat", "valid")], "must be one of train, val, test, got 'valid'"),
+        ([("path", "label", "split"), *[(p, c, "train") for p, c in ALL]], "`cat` has no pictures in val"),
+    ],
+)
+def test_a_bad_table_is_refused_by_its_line(class_folders: Path, tmp_path: Path, lines: list, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prepare(table(class_folders, lines), tmp_path / "p")
+    assert not list(tmp_path.glob("*p*/manifest.json"))
+
+
+def coop(source: Path, content: dict, name: str = "split_zhou_EuroSAT.json") -> CoOpData:
+    (source / name).write_text(json.dumps(content))
+    return CoOpData(kind="coop", source=str(source))
+
+
+def zhou() -> dict:
+    """Eight pictures of two classes in CoOp's layout, numbered against the alphabet."""
+    lines = [[p, ["dog", "cat"].index(c), {"cat": "house_cat", "dog": "dog"}[c]] for p, c in ALL]
+    return {"train": lines[:4] + lines[8:12], "val": lines[4:6] + lines[12:14], "test": lines[6:8] + lines[14:]}
+
+
+def test_coop_splits_bring_their_pictures_classes_and_sentence(class_folders: Path, tmp_path: Path) -> None:
+    (class_folders / "2750").mkdir()
+    for name in ("cat", "dog"):
+        (class_folders / name).rename(class_folders / "2750" / name)
+    report = prepare(coop(class_folders, zhou()), tmp_path / "p")
+    assert report["classes"] == ["dog", "house_cat"]
+    assert report["pictures"] == {"train": 8, "val": 4, "test": 4}
+    train = Split.open(tmp_path / "p/train")
+    assert train.templates == ("a centered satellite photo of {}.",)
+    assert {(r.id.split("/")[0], r.label) for r in train.records} == {("cat", 1), ("dog", 0)}
+    concept = ConceptConfig(task="classification", backbone="toy", data="d", shots=2, views=1)
+    assert draw(concept, tmp_path / "p").names == ["dog", "house cat"]
+
+
+def test_a_concept_says_the_sentence_of_its_data(class_folders: Path, tmp_path: Path, toy_clip: Path) -> None:
+    own = ["{} texture."]
+    backbone = BackboneConfig(kind="clip", source=str(toy_clip))
+    prepare(coop(class_folders, zhou(), "split_zhou_DescribableTextures.json").model_copy(update={"pictures": ""}),
+            tmp_path / "p")  # fmt: skip
+    for given, said in ((None, own), (["my {}"], ["my {}"])):
+        concept = ConceptConfig(task="classification", backbone="toy", data="d", shots=2, views=1, templates=given)
+        encoded = encode_concept("d", concept, backbone, draw(concept, tmp_path / "p"), tmp_path / "e")
+        assert encoded.about["templates"] == said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda z: z.pop("val"), "has the splits train, test; it must have train, val, test"),
+        (lambda z: z["train"].append(["cat/0.png", "0", "cat"]), r"is not one of CoOp's splits.*train\.8\.1"),
+        (lambda z: z["train"].append(["cat/0.png", 0, "cat"]), "calls the class 0 both"),
+        (lambda z: z["train"].append(["cat/0.png", 5, "cow"]), "must number its classes from 0 without gaps"),
+        (lambda z: z["train"].append(["../../x.png", 0, "dog"]), "lies outside"),
+        (lambda z: z["train"].append(z["test"][0]), "pictures stand in more than one split"),
+    ],
+)
+def test_a_bad_coop_split_is_refused(class_folders: Path, tmp_path: Path, change, message: str) -> None:
+    content = zhou()
+    change(content)
+    with pytest.raises(DataError, match=message):
+        prepare(coop(class_folders, content, "split_zhou_StanfordCars.json"), tmp_path / "p")
+
+
+def test_which_coop_split_must_be_plain(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds 0 files split_zhou_"):
+        prepare(CoOpData(kind="coop", source=str(class_folders)), tmp_path / "p")
+    with pytest.raises(DataError, match=r"there is no split .*split_zhou_Cars.json"):
+        prepare(CoOpData(kind="coop", source=str(class_folders), split="split_zhou_Cars.json"), tmp_path / "p")
+
+
+def test_a_damaged_picture_is_noticed(class_folders: Path, tmp_path: Path) -> None:
+    prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    split = Split.open(tmp_path / "p/train")
+    path = tmp_path / "p/train" / split.records[0].file
+    Image.new("RGB", (20, 24), "white").save(path)
+    with pytest.raises(DataError, match=r"the picture .* is damaged; `cones doctor --cache` names what to remove"):
+        split.picture(0)

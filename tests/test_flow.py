@@ -85,7 +85,7 @@ def test_a_worker_runs_the_deployments_and_a_failure_stays_with_its_descendants(
     log = project.log("worker.log")
     assert "bad-coop, evaluate@bad, report failed or could not run, everything else is done" in log
     assert "the loss is nan at step 2" in log
-    assert "Retrying" not in log
+    assert "Retry 1/2" not in log
     states = {r["name"]: r["state_type"] for r in ask(with_prefect, "task_runs", {"sort": "EXPECTED_START_TIME_ASC"})}
     assert states["search@bad-coop"] == "FAILED"
     assert states["search@bad-zero-shot"] == states["evaluate@few"] == states["look up few"] == "COMPLETED"

@@ -83,7 +83,7 @@ def list_coop(config: CoOpData) -> Listing:
     source = Path(config.source)
     path = coop_split(source, config.split)
     try:
-        content = TypeAdapter(dict[str, list[tuple[str, int, str]]]).validate_json(path.read_bytes())
+        content = TypeAdapter(dict[str, list[tuple[str, int, str]]]).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise DataError(

@@ -1,0 +1,156 @@
+"""The command line as a person uses it: rows for new pictures, the doctor, predictions."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cones.cli import app
+from cones.config import load_params
+from cones.doctor import damaged_entries
+from cones.errors import ConesError, DataError, ParamsError
+from cones.newrows import look_at, write_rows
+
+ROOT = Path(__file__).parent.parent
+run = CliRunner()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the shipped params.yaml, and the place to stand in."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_new_asks_and_writes_rows_that_are_sound(here: Path, class_folders: Path) -> None:
+    answers = "pictures\nhouse cat\n\nn\n"
+    done = run.invoke(app, ["new", "pets", "--backbone", "clip-b16"], input=answers)
+    assert done.exit_code == 0, done.output
+    assert "cat (8), dog (8)" in done.output
+    params = load_params()
+    concept = params.concepts["pets"]
+    assert (concept.shots, concept.names, concept.backbone) == (4, {"cat": "house cat"}, "clip-b16")
+    assert params.data["pets"].source == "pictures"
+    assert [r for r, of in params.runs.items() if of.concept == "pets"] == ["pets-zero-shot", "pets-coop", "pets-cones"]
+    before, after = (ROOT / "params.yaml").read_text().splitlines(), Path("params.yaml").read_text().splitlines()
+    assert [line for line in after if "pets" not in line] == before
+
+
+def test_new_can_drop_the_demo(here: Path, class_folders: Path) -> None:
+    done = run.invoke(app, ["new", "pets", "--source", "pictures", "--drop-demo", "--yes", "--shots", "2"])
+    assert done.exit_code == 0, done.output
+    params = load_params()
+    assert list(params.data) == list(params.concepts) == ["pets"]
+    assert len(params.runs) == 3
+    assert "# Every knob of the project." in Path("params.yaml").read_text()
+
+
+def test_new_refuses_and_changes_nothing(here: Path, class_folders: Path) -> None:
+    before = Path("params.yaml").read_bytes()
+    found = look_at(Path("pictures"))
+    with pytest.raises(ParamsError, match=r"`glyphs` is in the table `data` of params.yaml already"):
+        write_rows("glyphs", found, "clip-tiny", 4, {}, False)
+    with pytest.raises(ParamsError, match=r"`clip-tny` is not in the table `backbones`.*did you mean `clip-tiny`"):
+        write_rows("pets", found, "clip-tny", 4, {}, False)
+    with pytest.raises(ParamsError, match="`my pets` cannot be a name"):
+        write_rows("my pets", found, "clip-tiny", 4, {}, False)
+    with pytest.raises(DataError, match="nowhere is no folder, CSV or split_zhou"):
+        look_at(Path("nowhere"))
+    Path("empty").mkdir()
+    with pytest.raises(DataError, match="empty has 0 classes"):
+        look_at(Path("empty"))
+    wrong = run.invoke(app, ["new", "pets", "--source", "pictures", "--say", "bird=sparrow", "--yes"])
+    assert wrong.exit_code == 2
+    assert Path("params.yaml").read_bytes() == before
+
+
+def test_new_knows_tables_and_splits(here: Path, class_folders: Path) -> None:
+    lines = [(f"{c}/{i}.png", c, s) for c in ("cat", "dog") for i, s in enumerate(["train"] * 4 + ["val", "test"] * 2)]
+    with Path("pictures/list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "split"), *lines])
+    found = look_at(Path("pictures"))
+    assert found.entry == {"kind": "csv", "source": "pictures", "table": "list.csv"}
+    assert (found.has_splits, found.fewest, found.counts) == (True, 4, {"cat": 8, "dog": 8})
+    assert look_at(Path("pictures/list.csv")) == found
+    outside = look_at(Path("pictures").resolve().rename(here.parent / "elsewhere"))
+    assert outside.entry["source"] == str(here.parent / "elsewhere")
+    shutil.rmtree(here.parent / "elsewhere")
+
+
+def test_new_rows_run_from_pictures_to_a_champion(project, class_folders: Path) -> None:
+    """Three commands, as the README has them; the second is what `make run` does."""
+    new = project.run(
+        "cones", "new", "pets", "--source", str(class_folders), "--backbone", "toy", "--drop-demo", "--yes"
+    )
+    assert new.returncode == 0, new.stdout
+    text = (project.folder / "params.yaml").read_text().replace("{name: coop}", "{name: coop, epochs: 1}")
+    project.params(text)
+    done = project.run("bash", "-c", "cones check && dvc repro && cones register")
+    assert done.returncode == 0, done.stdout
+    looked = project.run("cones", "lookup", "pets")
+    assert "URI  models:/pets@champion" in looked.stdout
+
+    Image.new("RGB", (500, 300), (60, 100, 50)).save(project.folder / "a.jpg")
+    told = project.run("cones", "predict", "pets", "a.jpg", str(class_folders / "dog"), "--out", "found")
+    assert told.returncode == 0, told.stdout
+    answer = json.loads((project.folder / "found/predictions.json").read_text())
+    assert len(answer["predictions"]) == 9
+    first = answer["predictions"][0]
+    assert first["path"] == "a.jpg"
+    assert first["label"] == max(first["scores"], key=first["scores"].get)
+    assert sum(first["scores"].values()) == pytest.approx(1, abs=1e-5)
+    with Image.open(project.folder / "found" / first["drawn"]) as drawn:
+        assert drawn.size[0] == 500
+        assert drawn.size[1] > 300
+    refused = project.run("cones", "predict", "pets", "a.jpg", "none.jpg", "--out", "other")
+    assert refused.returncode == 1
+    assert "error: none.jpg does not exist" in refused.stdout
+    assert not (project.folder / "other").exists()
+    assert "did you mean `pets`" in project.run("cones", "predict", "pts", "a.jpg").stdout
+
+
+def test_the_doctor_sees_what_is_there_and_what_is_not(project) -> None:
+    well = project.run("cones", "doctor", HF_HOME=str(project.folder / "hub"))
+    assert well.returncode == 0, well.stdout
+    assert "1 concepts, 3 rows" in well.stdout
+    assert "models/backbones/toy, SHA-256" in well.stdout
+    project.params((project.folder / "params.yaml").read_text().replace("backbones/toy", "backbones/gone"))
+    ill = project.run("cones", "doctor", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert ill.returncode == 1
+    assert "there is no base model in models/backbones/gone" in ill.stdout
+    assert "http://127.0.0.1:9 does not answer" in ill.stdout
+    assert "MLflow: start it, or set MLFLOW_TRACKING_URI" in ill.stdout
+    outside = project.run("bash", "-c", "cd .. && cones doctor")
+    assert "project: stand in a clone of the project" in outside.stdout
+
+
+def test_a_damaged_folder_list_is_named_with_its_output(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    (cache / "ab").mkdir(parents=True)
+    (cache / "ab" / "cdef.dir").write_text("[")
+    (tmp_path / "dvc.lock").write_text(YAML_LOCK)
+    findings = list(damaged_entries(cache, tmp_path / "dvc.lock"))
+    assert [f.well for f in findings] == [False]
+    assert findings[0].to_do == f"rm -rf {cache}/ab/cdef.dir encoded/few/train && dvc repro"
+
+
+YAML_LOCK = "stages: {encode@few: {outs: [{path: encoded/few/train, md5: abcdef.dir}]}}"
+
+
+def test_help_teaches() -> None:
+    told = run.invoke(app, ["--help"]).output
+    for command in ("new", "check", "doctor", "register", "lookup", "predict"):
+        assert f" {command} " in told
+        assert run.invoke(app, [command, "--help"]).exit_code == 0
+
+
+def test_yaml_with_a_broken_table_is_left_alone(here: Path, class_folders: Path) -> None:
+    Path("params.yaml").write_text("data: [")
+    with pytest.raises(ConesError, match="cannot be read as YAML"):
+        write_rows("pets", look_at(Path("pictures")), "clip-tiny", 4, {}, False)
+    assert Path("params.yaml").read_text() == "data: ["

@@ -1,0 +1,282 @@
+"""Faults provoked for real: processes killed, disks full, servers away. docs/faults.md is the table of them."""
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import PARAMS
+
+from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cones.process import plain_errors
+from cones.tracking import CHAMPION, KEY_TAG, _promote
+
+LONG = PARAMS.replace("n_ctx: 2, epochs: 2", "n_ctx: 2, epochs: 300, checkpoint_seconds: 0.2")
+FLOW = ("python", "-m", "flows.pipeline")
+
+
+def wait_for(what: Callable, seconds: float = 90) -> object:
+    """What `what()` returns as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(psutil.Error, sqlite3.Error):
+            found = what()
+            if found:
+                return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def stages_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """The Python processes of stages that a process has started, through whatever."""
+    inside = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in inside if any(a.startswith("stages/") for a in p.cmdline()) and "python" in p.name()]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return list(folder.glob("checkpoints/*/state.safetensors"))
+
+
+def champion(project, **environment: str) -> str:
+    return project.run("cones", "lookup", "few", **environment).stdout
+
+
+def test_a_killed_search_is_tried_again_and_goes_on_and_a_second_flow_is_refused(
+    finished, tmp_path: Path, with_prefect
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.params(LONG)
+    flow = project.start("flow.log", *FLOW, **with_prefect)
+    try:
+        wait_for(lambda: checkpoints(project.folder))
+        second = project.start("second.log", *FLOW, **with_prefect)
+        for stage in stages_of(flow):
+            stage.kill()
+        assert second.wait(120) == 1
+        assert flow.wait(180) == 0, project.log("flow.log")
+    finally:
+        flow.kill()
+    assert "is being worked on by another process (checkpoints/flow.lock is held)" in project.log("second.log")
+    log = project.log("flow.log")
+    assert "exited with -9" in log
+    assert "few-coop: resuming after epoch" in log
+    assert "models:/few@champion" in champion(project)
+
+
+def test_a_killed_flow_leaves_nothing_running_and_the_next_one_goes_on(finished, tmp_path: Path, with_prefect) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.params(LONG)
+    flow = project.start("flow.log", *FLOW, **with_prefect)
+    wait_for(lambda: checkpoints(project.folder))
+    inside = psutil.Process(flow.pid).children(recursive=True)
+    flow.kill()
+    flow.wait()
+    _, alive = psutil.wait_procs(inside, timeout=20)
+    assert not alive
+    done = project.run("dvc", "repro", "search@few-coop")
+    assert done.returncode == 0, done.stdout
+    assert "few-coop: resuming after epoch" in done.stdout
+
+
+def test_a_flow_outlives_a_restart_of_its_prefect_server(
+    finished, tmp_path: Path, with_prefect, prefect_server
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.params(LONG)
+    flow = project.start("flow.log", *FLOW, **with_prefect)
+    try:
+        wait_for(lambda: checkpoints(project.folder))
+        prefect_server.stop()
+        time.sleep(1)
+        prefect_server.start()
+        assert flow.wait(180) == 0, project.log("flow.log")
+    finally:
+        flow.kill()
+    assert "Finished in state Completed()" in project.log("flow.log").splitlines()[-1]
+    assert "models:/few@champion" in champion(project)
+
+
+def test_mlflow_away_for_the_whole_run_loses_nothing(finished, tmp_path: Path, with_prefect) -> None:
+    project = finished.copy(tmp_path / "project")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{free.getsockname()[1]}"
+    before = {p: p.read_bytes() for p in project.folder.glob("searched/**/*") if p.is_file()}
+    done = project.run(*FLOW, **with_prefect, MLFLOW_TRACKING_URI=away)
+    assert done.returncode == 1
+    last = done.stdout.strip().splitlines()[-1]
+    assert f"MLflow at {away} cannot be used" in last
+    assert "run `cones register` again when it is back" in last
+    assert "Retry 1/2 will start" in done.stdout
+    assert before == {p: p.read_bytes() for p in project.folder.glob("searched/**/*") if p.is_file()}
+    assert project.run("cones", "register").stdout.count("new") == 3
+    assert "models:/few@champion" in champion(project)
+
+
+def test_a_killed_registration_is_finished_by_the_next_one(finished, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+
+    def count(table: str, where: str = "1") -> int:
+        with sqlite3.connect(f"file:{project.folder}/mlflow.db?mode=ro", uri=True) as store:
+            return store.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0]
+
+    for moment in (lambda: count("runs") == 1, lambda: count("model_versions") == 1 and count("runs") >= 2):
+        register = project.start("register.log", "cones", "register")
+        wait_for(moment)
+        register.kill()
+        register.wait()
+    assert count("model_versions") < 3
+    last = project.run("cones", "register")
+    assert last.returncode == 0, last.stdout
+    assert count("model_versions") == 3
+    assert count("runs", "lifecycle_stage = 'active'") == 3
+    summary = json.loads((project.folder / "results/summary.json").read_text())
+    best = max(summary, key=lambda row: (row["val"]["accuracy"], -row["val"]["loss"]))
+    assert best["row"] in champion(project)
+
+
+def test_two_workspaces_register_at_once(finished, tmp_path: Path, mlflow_server: str) -> None:
+    rows = {"one": ("few-zero-shot", "few-coop"), "two": ("few-cones",)}
+    running = []
+    for name, kept in rows.items():
+        project = finished.copy(tmp_path / name)
+        lines = PARAMS.splitlines()
+        project.params("\n".join(x for x in lines if not x.startswith("  few-") or x.split(":")[0].strip() in kept))
+        running.append(project.start(f"{name}.log", "cones", "register", MLFLOW_TRACKING_URI=mlflow_server))
+    assert [process.wait(120) for process in running] == [0, 0], project.log("one.log") + project.log("two.log")
+    summary = json.loads((finished.folder / "results/summary.json").read_text())
+    best = max(summary, key=lambda row: (row["val"]["accuracy"], -row["val"]["loss"]))
+    assert best["row"] in champion(project, MLFLOW_TRACKING_URI=mlflow_server)
+
+
+class _Registry:
+    """A real MLflow store with one registered model whose versions have validation scores."""
+
+    def __init__(self, folder: Path) -> None:
+        import mlflow
+
+        self.client = mlflow.MlflowClient(f"sqlite:///{folder}/m.db", f"sqlite:///{folder}/m.db")
+        self.client.create_registered_model("few")
+
+    def version(self, accuracy: float) -> None:
+        tags = {KEY_TAG: str(accuracy), "val.accuracy": str(accuracy), "val.loss": "1.0"}
+        self.client.create_model_version("few", source="file:///nowhere", tags=tags)
+
+    @property
+    def champion(self) -> str:
+        return str(self.client.get_registered_model("few").aliases[CHAMPION])
+
+
+def test_the_best_on_validation_is_champion_and_a_worse_later_one_never(tmp_path: Path) -> None:
+    registry = _Registry(tmp_path)
+    for accuracy, expected in ((0.5, 1), (0.4, 1), (0.5, 1), (0.6, 4), (0.55, 4)):
+        registry.version(accuracy)
+        assert _promote(registry.client, "few") == expected
+        assert registry.champion == str(expected)
+
+
+def test_of_two_promotions_at_once_the_better_one_stays(tmp_path: Path) -> None:
+    """Between reading the versions and setting the alias, another process registers a better one and promotes it."""
+    registry = _Registry(tmp_path)
+    registry.version(0.5)
+
+    class Overtaken:
+        done = False
+
+        def __getattr__(self, name: str):
+            return getattr(registry.client, name)
+
+        def set_registered_model_alias(self, *arguments) -> None:
+            if not Overtaken.done:
+                Overtaken.done = True
+                registry.version(0.9)
+                assert _promote(registry.client, "few") == 2
+            registry.client.set_registered_model_alias(*arguments)
+
+    assert _promote(Overtaken(), "few") == 2
+    assert registry.champion == "2"
+
+
+def test_a_damaged_cache_entry_is_noticed_named_and_made_again(finished, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    concept = project.folder / "searched/few/few-cones/concept.safetensors"
+    right = concept.read_bytes()
+    entry = next(p for p in project.folder.glob(".dvc/cache/files/md5/??/*") if p.read_bytes() == right)
+    damaged = bytearray(right)
+    damaged[-3] ^= 0xFF
+    entry.chmod(0o644)
+    entry.write_bytes(damaged)
+    entry.chmod(0o444)
+    concept.unlink()
+    restored = project.run("dvc", "repro")
+    assert restored.returncode == 0
+    assert concept.read_bytes() == damaged, "DVC trusts its cache"
+
+    refused = project.run("cones", "register")
+    assert refused.returncode == 1
+    assert "searched/few/few-cones/concept.safetensors is damaged" in refused.stdout
+    looked = project.run("cones", "doctor", "--cache")
+    assert looked.returncode == 1
+    command = next(x for x in looked.stdout.splitlines() if x.startswith("DVC cache: ")).removeprefix("DVC cache: ")
+    assert command.startswith(f"rm -rf {entry.relative_to(project.folder)} searched/few/few-cones/concept.safetensors")
+    mended = project.run("bash", "-c", command)
+    assert mended.returncode == 0, mended.stdout
+    assert concept.read_bytes() == right
+    assert project.run("cones", "register").returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KB, mounted on a folder."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small disk takes root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_a_search_that_then_goes_on(finished, tmp_path: Path, small_disk: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.params(LONG)
+    for old in (project.folder / "checkpoints").glob("*"):
+        old.unlink()
+    (project.folder / "checkpoints").rmdir()
+    (project.folder / "checkpoints").symlink_to(small_disk)
+    search = project.start("search.log", "python", "stages/search.py", "few-coop")
+    wait_for(lambda: checkpoints(project.folder))
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 1024)
+    assert search.wait(60) == 1
+    told = project.log("search.log").splitlines()[-1]
+    assert told.startswith("error: the disk is full where checkpoints/")
+    assert told.endswith("free some space and run it again: nothing is half written")
+    assert [p.name for p in checkpoints(project.folder)[0].parent.iterdir()] == ["state.safetensors"]
+    filler.unlink()
+    again = project.stage("search", "few-coop")
+    assert again.returncode == 0, again.stdout
+    assert "few-coop: resuming after epoch" in again.stdout
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, capsys) -> None:
+    method = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.SGD(method.parameters(), 0.1)
+    path = tmp_path / "state.safetensors"
+    save_checkpoint(path, Progress(epoch=3), method, optimiser)
+    full = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    full.symlink_to("/dev/full")
+    with pytest.raises(SystemExit), plain_errors():
+        save_checkpoint(path, Progress(epoch=4), method, optimiser)
+    assert not full.is_symlink()
+    assert load_checkpoint(path, method, optimiser).epoch == 3
