@@ -22,6 +22,7 @@ check: .venv/ready
 bench: .venv/ready
 	python bench/fewshot.py glyphs
 	python bench/clip_search.py
+	python bench/flow.py
 	python bench/readme_tables.py
 
 pretrain: .venv/ready

@@ -42,6 +42,25 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def flow() -> str:
+    """Seconds of the flow and of what it is compared with."""
+    found = read_json(RESULTS / "flow.json")
+    seconds = {
+        "`dvc repro` from a clean state": "dvc_repro_seconds",
+        "`cones register`": "cones_register_seconds",
+        "flow with both, as shipped": "flow_seconds",
+        "flow with both, one stage at a time": "flow_one_at_a_time_seconds",
+        f"{found['rows']} rows, one after the other": "rows_one_after_the_other_seconds",
+        f"{found['rows']} rows, side by side": "rows_side_by_side_seconds",
+        "`cones lookup` in a new process": "lookup_cold_seconds",
+        "look-up again in the same process": "lookup_warm_seconds",
+    }
+    lines = ["| | seconds |", "|---|---|"]
+    lines += [f"| {what} | {found[key]['mean']:.2f} ± {found[key]['std']:.2f} |" for what, key in seconds.items()]
+    lines.append(f"| overhead of the flow a stage, one at a time | {found['overhead_per_stage_seconds']:.2f} |")
+    return "\n".join([*lines, f"\nSix rows side by side are {found['speedup']:.2f} times as fast."])
+
+
 def _percent(of: dict) -> str:
     return f"{100 * of['mean']:.1f} ± {100 * of['std']:.1f}"
 
@@ -49,7 +68,12 @@ def _percent(of: dict) -> str:
 def main() -> None:
     path = ROOT / "README.md"
     text = new = path.read_text()
-    for name, table in (("glyphs", fewshot("glyphs")), ("cells", fewshot("cells")), ("speed", speed())):
+    for name, table in (
+        ("glyphs", fewshot("glyphs")),
+        ("cells", fewshot("cells")),
+        ("speed", speed()),
+        ("flow", flow()),
+    ):
         marker = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
         new = re.sub(marker, lambda found, t=table: f"{found[1]}{t}\n{found[2]}", new, flags=re.S)
     if "--check" in sys.argv:

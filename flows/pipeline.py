@@ -4,17 +4,16 @@ python -m flows.pipeline                 everything that is out of date
 python -m flows.pipeline --row NAME      one row, from search to look-up
 """
 
-import os
-
-os.environ.setdefault("DO_NOT_TRACK", "1")  # read when prefect is imported
-
 import argparse
+import os
 import sys
 from collections.abc import Iterable
 from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # read when prefect is imported
 
 from prefect import State, flow, get_run_logger, task
 from prefect.concurrency.sync import concurrency
@@ -28,7 +27,7 @@ from cones.errors import ConesError
 from cones.layout import CHECKPOINTS
 from cones.process import compute_threads, cores, lock
 from flows.graph import Stage, stage_graph
-from flows.processes import end_all, gpus, one_gpu, run_command
+from flows.processes import gpus, none_left_behind, one_gpu, run_command
 from flows.results import publish_results
 
 GPU_LIMIT = "cones-gpu"
@@ -119,15 +118,13 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
         log.info(
             "%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, len(cores()), len(gpus())
         )
-        with lock(CHECKPOINTS / "flow.lock", f"the project in {Path.cwd()}"):
+        with lock(CHECKPOINTS / "flow.lock", f"the project in {Path.cwd()}"), none_left_behind():
             bad = run_stages(graph, at_once)
             registered = register(return_state=True)
             publish_results(params, [concept] if concept else None)
             found = look_up(concept, return_state=True) if concept and not bad else registered
     except ConesError as error:
         return Failed(message=str(error))
-    finally:
-        end_all()
     mistakes = [f"{', '.join(bad)} failed or could not run, everything else is done"] if bad else []
     mistakes += [str(s.result(raise_on_failure=False)) for s in (registered, found) if not s.is_completed()]
     return Failed(message="; ".join(dict.fromkeys(mistakes))) if mistakes else Completed()

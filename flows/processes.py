@@ -1,4 +1,4 @@
-"""Running programs from a flow: streamed output, shared CPU threads, one stage a GPU, and none left behind."""
+"""Running programs from a flow: streamed output, divided CPU cores, one stage a GPU, and none left behind."""
 
 import fcntl
 import os
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,9 @@ from pathlib import Path
 from cones.errors import MAY_PASS_CODE, ConesError
 
 FLOW_PID = "CONES_FLOW_PID"
+"""Names the flow's process to the stages it starts, which end with it."""
 _running: set[subprocess.Popen] = set()
+_ending = threading.Event()
 
 
 class CommandFailed(ConesError):
@@ -25,7 +28,7 @@ class CommandFailed(ConesError):
     def __init__(self, what: str, lines: list[str], returncode: int) -> None:
         told = [line for line in lines if line.lower().startswith("error:")] or lines[-1:]
         super().__init__(f"{what} failed: {' '.join(told) or f'exit code {returncode}'}")
-        self.may_pass = _may_pass("\n".join(lines), returncode)
+        self.may_pass = not _ending.is_set() and _may_pass("\n".join(lines), returncode)
 
 
 def _may_pass(output: str, returncode: int) -> bool:
@@ -46,6 +49,8 @@ def run_command(
     With `cores` it runs on those CPU cores only, where the system can do that. A stage that it starts ends with this
     process (`cones.process.die_with_parent`).
     """
+    if _ending.is_set():
+        raise CommandFailed(what, ["error: the flow is ending"], 1)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     full = {**os.environ, "PATH": path, FLOW_PID: str(os.getpid()), **environment}
     last: deque[str] = deque(maxlen=40)
@@ -67,10 +72,16 @@ def run_command(
         _running.discard(process)
 
 
-def end_all() -> None:
-    """End the programs that still run; for a flow that is cancelled."""
-    for process in list(_running):
-        process.terminate()
+@contextmanager
+def none_left_behind() -> Iterator[None]:
+    """When the block ends, however it does, its programs end and no other one starts: a cancelled flow is over."""
+    _ending.clear()
+    try:
+        yield
+    finally:
+        _ending.set()
+        for process in list(_running):
+            process.terminate()
 
 
 def gpus() -> list[str]:
@@ -93,7 +104,8 @@ def one_gpu(names: list[str], interval: float = 0.5) -> Iterator[str]:
     while True:
         for name in names:
             path = Path(tempfile.gettempdir()) / f"cones-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock"
-            held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            new = 0 if path.exists() else os.O_CREAT  # a file of another user may be opened, not created
+            held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | new, 0o644)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

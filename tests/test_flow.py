@@ -45,8 +45,12 @@ def results_in(folder: Path) -> dict:
 
 
 def test_the_flow_makes_what_dvc_makes(project, finished, with_prefect) -> None:
-    done = project.run("python", "-m", "flows.pipeline", **with_prefect)
+    """On two GPUs, as far as the flow knows: torch here has none and computes on the CPU."""
+    done = project.run("python", "-m", "flows.pipeline", CUDA_VISIBLE_DEVICES="0,1", **with_prefect)
     assert done.returncode == 0, done.stdout
+    assert "at most 2 at once, on" in done.stdout
+    assert done.stdout.count("on GPU 0") + done.stdout.count("on GPU 1") == 5
+    assert "on GPU 1" in done.stdout
     ours, theirs = results_in(project.folder), results_in(finished.folder)
     assert ours == theirs
     assert len(ours) == 7

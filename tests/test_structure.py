@@ -81,3 +81,19 @@ def test_dvc_lists_the_code_a_stage_runs(stage: str) -> None:
     script = entry["cmd"].split()[1]
     listed = {d for d in entry["deps"] if d.endswith(".py")}
     assert listed == closure(ROOT / script)
+
+
+def test_servers_for_a_team_listen_on_their_machine_only() -> None:
+    services = YAML(typ="safe").load(ROOT / "docker-compose.yml")["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert len(ports) == 2
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_image_is_made_of_files_that_exist_and_are_let_in() -> None:
+    let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    lines = [line.split()[1:-1] for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
+    for source in (s for sources in lines for s in sources):
+        assert (ROOT / source).exists()
+        assert any(allowed == source or allowed.startswith(f"{source}/") for allowed in let_in), source
+    assert "USER cones" in (ROOT / "Dockerfile").read_text()

@@ -73,11 +73,10 @@ def report_page(summary: list[dict[str, Any]]) -> str:
 
 
 def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
-    first = max(lines, key=lambda line: (line["val"]["accuracy"], -line["val"]["loss"]))
-    rows = [
-        Row(x["row"], x["method"], x["val"], x["test"], x["cost"], _card(name, x["row"]), x is first) for x in lines
-    ]
-    task = TASKS[rows[0].card["task"]]
+    cards = {x["row"]: _card(name, x["row"]) for x in lines}
+    task = TASKS[next(iter(cards.values()))["task"]]
+    first = max(lines, key=lambda x: (x["val"][task.headline], -x["val"].get("loss", 0.0)))
+    rows = [Row(x["row"], x["method"], x["val"], x["test"], x["cost"], cards[x["row"]], x is first) for x in lines]
     curves = {row.name: _curve(SEARCHED / name / row.name / "curves.csv", task.curve) for row in rows}
     drawn = {row: curve for row, curve in curves.items() if curve[0]}
     parts: list[Part] = []
