@@ -16,10 +16,11 @@ COPY cones /opt/cones/cones
 COPY models /opt/cones/models
 RUN pip install --no-cache-dir --disable-pip-version-check --no-deps /opt/cones
 
-# Any user id can run this: the home folder is open to all. The mounted clone's own code comes first.
+# Any user id can run this: the home folder is open to all, and the name is given. The mounted clone's code comes first.
 RUN useradd --create-home --uid 1000 cones && chmod 777 /home/cones
 USER cones
 ENV HOME=/home/cones \
+    USER=cones \
     PYTHONPATH=/workspace \
     PYTHONDONTWRITEBYTECODE=1 \
     DO_NOT_TRACK=1 \
