@@ -9,7 +9,7 @@ run: .venv/ready
 	cones check
 	dvc repro
 	cones register
-	@echo "Results: results/report.html. Registry: cones lookup glyphs-novel. Curves: mlflow ui --backend-store-uri sqlite:///mlflow.db"
+	@echo "Results: results/report.html. Registry: .venv/bin/cones lookup NAME. Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: .venv/ready
 	pytest -n auto --dist loadfile

@@ -14,6 +14,9 @@ from cones.errors import MAY_PASS_CODE, Busy, ConesError
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
+MOST_THREADS = 16
+"""More gain little here, and cost much where several stages share the cores."""
+
 
 def run_stage(main: Callable[..., None]) -> None:
     """Run `main` on the names the command line gives, with expected errors as `plain_errors` has them."""
@@ -34,11 +37,11 @@ def cores() -> list[int]:
 def compute_threads() -> int:
     """How many threads a stage computes with, which decides the last bits of its results.
 
-    One a core that this process may use, but not one for each of a core's hyper-threads.
+    One a core that this process may use, but not one for each of a core's hyper-threads, and at most `MOST_THREADS`.
     """
     import psutil
 
-    return min(len(cores()), psutil.cpu_count(logical=False) or len(cores()))
+    return min(len(cores()), psutil.cpu_count(logical=False) or len(cores()), MOST_THREADS)
 
 
 @contextmanager

@@ -33,6 +33,9 @@ from flows.results import publish_results
 GPU_LIMIT = "cones-gpu"
 """A Prefect concurrency limit that GPU stages of all machines count against, once it exists."""
 
+MOST_ON_CPU = 4
+"""Stages at once on a machine without a GPU, unless another number is asked for."""
+
 
 def may_pass(task: object, task_run: object, state: State) -> bool:
     """Retry what may go well with nothing changed; a mistake in params.yaml or in the data stays one."""
@@ -114,7 +117,7 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
     try:
         params = load_params()
         graph = stage_graph(targets)
-        at_once = parallel or len(gpus()) or len(cores())
+        at_once = parallel or len(gpus()) or min(len(cores()), MOST_ON_CPU)
         log.info(
             "%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, len(cores()), len(gpus())
         )
@@ -134,7 +137,7 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
 def pipeline(parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
     """Everything that is out of date, and the registry.
 
-    `parallel`: how many stages may run at once; left out, one a GPU, or one a CPU core where there is no GPU.
+    `parallel`: how many stages may run at once; left out, one a GPU, or without a GPU one a CPU core, at most four.
     """
     return run_all([], parallel)
 
