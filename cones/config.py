@@ -136,7 +136,10 @@ class ZeroShot(Strict):
 
 
 class CoOp(Searched):
-    """Context Optimization (Zhou et al. 2022), with its published settings as defaults."""
+    """Context Optimization (Zhou et al. 2022): context tokens are searched through the text encoder.
+
+    The defaults are its published settings.
+    """
 
     name: Literal["coop"]
     n_ctx: int = Field(16, ge=1, le=64)
@@ -166,6 +169,12 @@ class Cones(Searched):
 
 
 MethodConfig = Annotated[ZeroShot | CoOp | Cones, Field(discriminator="name")]
+
+
+def method_summaries() -> dict[str, str]:
+    """What each method does, in the first sentence of its settings' docstring."""
+    kinds = get_args(get_args(MethodConfig)[0])
+    return {get_args(k.model_fields["name"].annotation)[0]: (k.__doc__ or "").strip().split("\n")[0] for k in kinds}
 
 
 class RunConfig(Strict):

@@ -147,6 +147,16 @@ def test_a_table_is_read_like_folders(class_folders: Path, tmp_path: Path) -> No
     assert report["hashes"] == prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "q")["hashes"]
 
 
+def test_a_table_may_name_links(class_folders: Path, tmp_path: Path) -> None:
+    """Folders of links into a large store are common; their content is what counts."""
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("cat", "dog"):
+        (linked / name).symlink_to(class_folders / name)
+    report = prepare(table(linked, [("path", "label"), *ALL]), tmp_path / "p")
+    assert report["pictures"] == {"train": 8, "val": 4, "test": 4}
+
+
 def test_a_table_may_have_splits(class_folders: Path, tmp_path: Path) -> None:
     splits = ["train", "train", "train", "train", "train", "val", "test", "test"] * 2
     config = table(class_folders, [("path", " label", "split"), *[(p, c, s) for (p, c), s in zip(ALL, splits)]])

@@ -1,6 +1,7 @@
 """Lists of pictures in one file: a CSV table, or the JSON splits that CoOp and its successors share."""
 
 import csv
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,9 +127,9 @@ def known_set(path: Path) -> KnownSet | None:
 
 
 def _inside(source: Path, name: str, where: str) -> Path:
-    """A file of the data set's folder, which is what DVC watches."""
+    """A file of the data set's folder, which is what DVC watches; a link in it may lead anywhere."""
     path = source / name
-    if not path.resolve().is_relative_to(source.resolve()):
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(source)):
         raise DataError(
             f"`{name}` in {where} lies outside {source}; only that folder is watched for changes: move the picture "
             "into it, or give a folder above both as `source`"

@@ -8,17 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cones.card import CARD_KEY
+from cones.config import method_summaries
 from cones.layout import EVALUATED, SEARCHED
 from cones.report.charts import line_chart
 from cones.report.classification import CLASSIFICATION
 from cones.report.parts import Chart, Part, TaskReport
 
 TASKS: dict[str, TaskReport] = {"classification": CLASSIFICATION}
-METHODS = {
-    "zero_shot": "the class names in a sentence, nothing searched",
-    "coop": "context words searched through the text encoder (CoOp)",
-    "cones": "the text encoder's output itself searched, without the encoder (ConES)",
-}
 COSTS = {
     "pictures encoded": "seconds to encode the concept's pictures and names, once; all its rows share it",
     "searched in": "seconds of the search itself, with its validation, without the start of the program",
@@ -69,7 +65,8 @@ def report_page(summary: list[dict[str, Any]]) -> str:
     here = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"figure": _figure, "data_url": _data_url}
-    return environment.get_template("page.html.jinja").render(concepts=concepts, methods=METHODS, costs=COSTS)
+    page = environment.get_template("page.html.jinja")
+    return page.render(concepts=concepts, methods=method_summaries(), costs=COSTS)
 
 
 def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
