@@ -9,12 +9,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && git config --system --add safe.directory /workspace
 
-COPY requirements.txt /opt/cones/
-RUN pip install --no-cache-dir --disable-pip-version-check -r /opt/cones/requirements.txt
-COPY pyproject.toml README.md LICENSE /opt/cones/
-COPY cones /opt/cones/cones
-COPY models /opt/cones/models
-RUN pip install --no-cache-dir --disable-pip-version-check --no-deps /opt/cones
+COPY requirements.txt /usr/src/cones/
+RUN pip install --no-cache-dir --disable-pip-version-check -r /usr/src/cones/requirements.txt
+COPY pyproject.toml README.md LICENSE /usr/src/cones/
+COPY cones /usr/src/cones/cones
+COPY models /usr/src/cones/models
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps /usr/src/cones
 
 # Any user id can run this: the home folder is open to all, and the name is given. The mounted clone's code comes first.
 RUN useradd --create-home --uid 1000 cones && chmod 777 /home/cones

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 import urllib.error
@@ -158,9 +159,8 @@ def damaged_entries(cache: Path, lock: Path) -> Iterator[Finding]:
     used = _outputs(cache, lock) if bad else {}
     for path in bad:
         where = used.get(path.parent.name + path.name, [])
-        remove = " ".join(map(str, [path, *where]))
-        yield Finding("DVC cache", f"{path} is damaged ({', '.join(where) or 'used by no output'})", False,
-                      f"rm -rf {remove} && dvc repro")  # fmt: skip
+        found = f"{path} is damaged ({', '.join(where) or 'used by no output'})"
+        yield Finding("DVC cache", found, False, f"{shlex.join(['rm', '-rf', str(path), *where])} && dvc repro")
 
 
 def _md5(path: Path) -> str:
@@ -196,6 +196,7 @@ def _answers(what: str, url: str, path: str, to_do: str) -> Finding:
 def show(findings: Iterator[Finding]) -> bool:
     """Print findings, then what to do about them; whether all that must be there is."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(file=sys.stdout)
@@ -204,7 +205,7 @@ def show(findings: Iterator[Finding]) -> bool:
     seen = list(findings)
     for finding in seen:
         mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.well]
-        table.add_row(mark, finding.what, finding.found)
+        table.add_row(mark, escape(finding.what), escape(finding.found))
     console.print(table)
     for finding in seen:
         if finding.to_do:

@@ -241,6 +241,21 @@ def test_a_bad_coop_split_is_refused(class_folders: Path, tmp_path: Path, change
         prepare(coop(class_folders, content, "split_zhou_StanfordCars.json"), tmp_path / "p")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        TableData(kind="csv", source="pictures", table="../labels.csv"),
+        CoOpData(kind="coop", source="pictures", pictures=".."),
+    ],
+)
+def test_a_list_does_not_lead_out_of_its_folder(config, class_folders: Path, tmp_path: Path) -> None:
+    coop(class_folders, zhou())
+    (tmp_path / "labels.csv").write_text("path,label")
+    config = config.model_copy(update={"source": str(class_folders)})
+    with pytest.raises(DataError, match=r"lies outside .*only that folder is watched"):
+        prepare(config, tmp_path / "p")
+
+
 def test_which_coop_split_must_be_plain(class_folders: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds 0 files split_zhou_"):
         prepare(CoOpData(kind="coop", source=str(class_folders)), tmp_path / "p")

@@ -38,8 +38,9 @@ KNOWN_SETS = {
 def list_table(config: TableData) -> Listing:
     """The classes and pictures of a CSV with the columns `path`, `label` and, if wanted, `split`."""
     source = Path(config.source)
-    lines = _lines(source / config.table)
+    lines = _lines(_inside(source, config.table, "`table`"))
     classes = sorted({line["label"] for _, line in lines})
+    label_of = {name: label for label, name in enumerate(classes)}
     listed: dict[str, Listed] = {}
     for number, line in lines:
         where = f"line {number} of {config.table}"
@@ -52,7 +53,7 @@ def list_table(config: TableData) -> Listing:
         path = _inside(source, line["path"], where)
         if line["path"] in listed:
             raise DataError(f"{where} names `{line['path']}` once more; each picture stands in the table once")
-        listed[line["path"]] = Listed(line["path"], path, classes.index(line["label"]), split)
+        listed[line["path"]] = Listed(line["path"], path, label_of[line["label"]], split)
     return Listing(classes, list(listed.values()), {})
 
 
@@ -101,8 +102,9 @@ def list_coop(config: CoOpData) -> Listing:
         raise DataError(f"{path} must number its classes from 0 without gaps; it has {sorted(names)[:10]}")
     known = known_set(path)
     folder = config.pictures if config.pictures is not None else known.pictures if known else ""
+    pictures = _inside(source, folder, "`pictures`")
     listed = [
-        Listed(file, _inside(source / folder, file, path.name), label, split)
+        Listed(file, _inside(pictures, file, path.name), label, split)
         for split in SPLITS
         for file, label, _ in content[split]
     ]
