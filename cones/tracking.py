@@ -184,6 +184,7 @@ def _log_row(client: Any, name: str, row: str, folder: Path, concept: Concept, m
 def _experiment(client: Any, name: str) -> str:
     """The id of the concept's experiment; a new one keeps its artifacts beside a local database."""
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
@@ -196,7 +197,12 @@ def _experiment(client: Any, name: str) -> str:
         if uri.startswith("sqlite:///")
         else None
     )
-    return client.create_experiment(name, artifact_location=local.as_uri() if local else None)
+    try:
+        return client.create_experiment(name, artifact_location=local.as_uri() if local else None)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id  # another process made it in between
 
 
 def _curves(path: Path) -> list[tuple[int, str, float]]:

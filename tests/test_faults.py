@@ -17,7 +17,7 @@ from conftest import PARAMS
 
 from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cones.process import plain_errors
-from cones.tracking import CHAMPION, KEY_TAG, _promote
+from cones.tracking import CHAMPION, KEY_TAG, _experiment, _promote
 
 LONG = PARAMS.replace("n_ctx: 2, epochs: 2", "n_ctx: 2, epochs: 300, checkpoint_seconds: 0.2")
 FLOW = ("python", "-m", "flows.pipeline")
@@ -181,6 +181,27 @@ def test_the_best_on_validation_is_champion_and_a_worse_later_one_never(tmp_path
         registry.version(accuracy)
         assert _promote(registry.client, "few") == expected
         assert registry.champion == str(expected)
+
+
+def test_of_two_that_make_an_experiment_at_once_both_use_it(tmp_path: Path) -> None:
+    """Another process makes it after this one has looked for it."""
+    registry = _Registry(tmp_path)
+
+    class Overtaken:
+        looked = False
+
+        def __getattr__(self, name: str):
+            return getattr(registry.client, name)
+
+        def get_experiment_by_name(self, name: str):
+            found = registry.client.get_experiment_by_name(name)
+            if not Overtaken.looked:
+                Overtaken.looked = True
+                registry.client.create_experiment(name)
+            return found
+
+    first = _experiment(Overtaken(), "few")
+    assert first == _experiment(registry.client, "few") == registry.client.get_experiment_by_name("few").experiment_id
 
 
 def test_of_two_promotions_at_once_the_better_one_stays(tmp_path: Path) -> None:
