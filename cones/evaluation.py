@@ -38,6 +38,7 @@ class Evaluation:
 def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu") -> dict[str, Evaluation]:
     """Test metrics and predictions of each Concept file of one concept; the test pictures are encoded once for all."""
     split = Split.open(test)
+    shown = shown_pictures(split)
     found: dict[str, Evaluation] = {}
     opened: dict[Path, Any] = {}
     for row, path in concepts.items():
@@ -53,7 +54,6 @@ def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device:
         best = scores.max(1)
         rows = zip(store.ids, store.labels.tolist(), best.indices.tolist(), best.values.tolist())
         predictions = [(i, classes[truth], classes[guess], round(score, 6)) for i, truth, guess, score in rows]
-        shown = shown_pictures(split)
         sheet = contact_sheet(list(shown.values()), [predictions[i][1:3] for i in shown])
         found[row] = Evaluation(classification_metrics(scores, store.labels), predictions, sheet)
     return found
