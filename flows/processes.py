@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,9 +33,13 @@ class CommandFailed(ConesError):
 
 
 def _may_pass(output: str, returncode: int) -> bool:
-    """Killed by a signal, a stage's own word that it may pass (its exit code, as DVC tells it), or DVC's lock."""
+    """Killed by a signal, a stage's own word that it may pass (its exit code, as DVC tells it), or DVC's lock.
+
+    A signal n is told as -n, or as 128 + n where the shell that DVC runs a stage in stays between them.
+    """
     codes = [returncode, *map(int, re.findall(r"exited with (-?\d+)", output))]
-    return MAY_PASS_CODE in codes or min(codes) < 0 or "it is being blocked by" in output
+    killed = any(code < 0 or 128 < code <= 128 + signal.NSIG for code in codes)
+    return killed or MAY_PASS_CODE in codes or "it is being blocked by" in output
 
 
 def run_command(

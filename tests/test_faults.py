@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -66,7 +67,7 @@ def test_a_killed_search_is_tried_again_and_goes_on_and_a_second_flow_is_refused
         flow.kill()
     assert "is being worked on by another process (checkpoints/flow.lock is held)" in project.log("second.log")
     log = project.log("flow.log")
-    assert "exited with -9" in log
+    assert re.search(r"exited with (-9|137)", log)  # as told by the shell that DVC runs a stage in
     assert "few-coop: resuming after epoch" in log
     assert "models:/few@champion" in champion(project)
 

@@ -141,6 +141,7 @@ def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, t
         ("import os; os.kill(os.getpid(), 9)", True),
         ("print('ERROR: failed to run: python stages/search.py x, exited with 75'); raise SystemExit(255)", True),
         ("print('ERROR: failed to run: python stages/search.py x, exited with -9'); raise SystemExit(255)", True),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with 137'); raise SystemExit(255)", True),
         ("print('ERROR: failed to run: python stages/search.py x, exited with 1'); raise SystemExit(255)", False),
     ],
 )
