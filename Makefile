@@ -26,7 +26,7 @@ bench: .venv/ready
 	python bench/readme_tables.py
 
 pretrain: .venv/ready
-	dvc unfreeze pretrain-clip && dvc repro --force pretrain-clip; dvc freeze pretrain-clip
+	for stage in pretrain-clip pretrain-glip; do dvc unfreeze $$stage && dvc repro --force $$stage; dvc freeze $$stage; done
 
 .venv/ready: requirements.txt pyproject.toml
 	"$(PYTHON)" -c "import sys; sys.exit(sys.version_info[:2] != (3, 11) and 'cones needs Python 3.11; set PYTHON=/path/to/python3.11')"

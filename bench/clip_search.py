@@ -16,15 +16,16 @@ from accelerate import Accelerator
 from common import WORK, write_results
 
 from cones.backbones.clip import Clip
-from cones.config import BackboneConfig, ConceptConfig, RunConfig, WorldData, parse_method
+from cones.config import BackboneConfig, ClassificationConcept, RunConfig, WorldData, parse_method
 from cones.data import prepare
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 from cones.features import FeatureStore, write_features
 from cones.methods.concept import Cones
-from cones.methods.text import CoOp
+from cones.methods.text import ContextTokens
 from cones.rows import peak_memory_mb, search_row
 from cones.search import optimiser_for, train_epoch
+from cones.types import TextEmbeds
 
 ROUNDS = 5
 
@@ -55,7 +56,7 @@ def epoch_seconds(encoded: Encoded, method: dict, epochs: int) -> float:
 def encode(source: str, work: Path, shots: int, views: int) -> Encoded:
     data = WorldData(kind="world", vocabulary="novel", train=16, val=16, test=1)
     prepare(data, work / "prepared")
-    concept = ConceptConfig(task="classification", backbone="bench", data="glyphs", shots=shots, views=views)
+    concept = ClassificationConcept(task="classification", backbone="bench", data="glyphs", shots=shots, views=views)
     drawn = draw(concept, work / "prepared")
     return encode_concept("bench", concept, BackboneConfig(kind="clip", source=source), drawn, work / "encoded")
 
@@ -79,8 +80,10 @@ def curve(folder: Path) -> dict:
     found = {}
     for classes in (10, 100, 1000):
         store = _random_features(classes)
-        cones = _step_seconds(folder, Cones(torch.randn(classes, 1, 512)), classes, store, 20)
-        coop = _step_seconds(folder, CoOp(0.02 * torch.randn(16, 512)), classes, store, 3 if classes < 1000 else 2)
+        cones = _step_seconds(folder, Cones(TextEmbeds.one_per_class(torch.randn(classes, 512))), classes, store, 20)
+        coop = _step_seconds(
+            folder, ContextTokens(0.02 * torch.randn(16, 512)), classes, store, 3 if classes < 1000 else 2
+        )
         found[str(classes)] = {"cones": round(cones, 5), "coop": round(coop, 5), "ratio": round(coop / cones, 1)}
         print(classes, found[str(classes)], flush=True)
     return found

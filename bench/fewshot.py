@@ -10,7 +10,7 @@ import time
 from accelerate import Accelerator
 from common import WORK, spread, write_results
 
-from cones.config import BackboneConfig, ConceptConfig, FolderData, RunConfig, WorldData, parse_method
+from cones.config import BackboneConfig, ClassificationConcept, FolderData, RunConfig, WorldData, parse_method
 from cones.data import prepare
 from cones.encoding import draw, encode_concept
 from cones.evaluation import evaluate_rows
@@ -50,7 +50,7 @@ def main(name: str, source: str | None = None) -> None:
     for k in shots:
         collected: dict[str, list[dict]] = {}
         for seed in SEEDS:
-            concept = ConceptConfig(
+            concept = ClassificationConcept(
                 task="classification", backbone="clip-tiny", data=name, shots=k, val_shots=None, seed=seed, names=names
             )
             drawn = draw(concept, WORK / name / "prepared")

@@ -12,7 +12,7 @@ class BaseModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    kind: Literal["clip"]
+    kind: Literal["clip", "glip"]
     source: str
     revision: str | None
     sha256: str
@@ -25,7 +25,7 @@ class ConceptCard(BaseModel):
     format: Literal[1] = 1
     concept: str
     row: str
-    task: Literal["classification"]
+    task: Literal["classification", "detection", "segmentation"]
     method: dict[str, Any]
     site: Literal["text_embeds", "text_tokens"]
     """Where the searched vectors stand; `text_embeds` is filled in any case."""
@@ -37,8 +37,15 @@ class ConceptCard(BaseModel):
     base: BaseModelCard
     preprocessing: dict[str, Any]
     score_threshold: float | None = None
+    """Boxes below it are not predicted, unless asked for."""
+    canvas: tuple[int, int] | None = None
+    """Height and width that pictures were padded to; a larger one gets a larger one."""
+    finetune: dict[str, Any] | None = None
+    """The settings of the second step, if there was one."""
+    weights_sha256: str | None = None
+    """Hash of the weights file beside the Concept, after a fine-tuning."""
     needs_text_encoder: bool = False
-    shots: int
+    shots: int | None
     seed: int
     split_hash: str
     trained_parameters: int

@@ -6,11 +6,14 @@ A concept goes from your pictures to a registered model in three steps: **cones 
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cones.process import plain_errors
+
+if TYPE_CHECKING:
+    from cones.recognising import Found
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,12 +31,17 @@ def new(
     source: Annotated[
         Path | None,
         typer.Option(
-            help="Your pictures: a folder of class folders (with or without train, val and test), a CSV with "
-            "the columns path, label and if wanted split, or a data set in CoOp's layout. Asked for if "
-            "left out."
+            help="Your pictures: a folder of class folders (with or without train, val and test), a CSV with the "
+            "columns path, label and if wanted split, or a data set in CoOp's layout; for detection a folder of COCO, "
+            "Pascal VOC or YOLO. Asked for if left out."
         ),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="An entry of the table `backbones` of params.yaml.")] = "clip-tiny",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="An entry of the table `backbones` of params.yaml; clip-tiny if left out, for detection glip-tiny."
+        ),
+    ] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Training pictures a class; at most 16 if left out.")] = None,
     say: Annotated[
         list[str] | None, typer.Option(help='What a class is called in a sentence, as `RBC="red blood cell"`.')
@@ -43,19 +51,22 @@ def new(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what the options leave open.")] = False,
 ) -> None:
-    """Write the rows for your own pictures into params.yaml: zero-shot, CoOp and ConES.
+    """Write the rows for your own pictures into params.yaml: zero-shot, CoOp or prompt tuning, and ConES.
 
-    Looks at the folder, shows the classes it finds and asks what to call them. Nothing else of the file changes.
+    Looks at the folder, shows the classes it finds and asks what to call them. Nothing else of the file changes. Data
+    with boxes is for detection; where each object has a mask and the base model draws masks, for segmentation.
 
     Example: **cones new cells --source scans/cells**
     """  # fmt: skip
-    from cones.newrows import MOST_SHOTS, look_at, write_rows
+    from cones.config import load_params
+    from cones.newrows import default_backbone, default_shots, task_of, write_rows
+    from cones.recognising import look_at
 
     source = source or Path(typer.prompt("Folder of your pictures"))
     found = look_at(source.expanduser())
-    how = "with splits of their own" if found.has_splits else "to be divided into training, validation and test"
-    print(f"{len(found.classes)} classes, {sum(found.counts.values())} pictures {how}:")
-    print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
+    backbone = backbone or default_backbone(found)
+    task = task_of(found, load_params().entry("backbones", backbone))
+    _show(found)
     told = dict(pair.split("=", 1) for pair in say or [] if "=" in pair)
     unknown = [pair for pair in say or [] if pair.split("=", 1)[0] not in found.classes or "=" not in pair]
     if unknown:
@@ -65,10 +76,19 @@ def new(
         told = {c: typer.prompt(f"  {c}", default=c.replace("_", " ")) for c in found.classes}
     if drop_demo is None:
         drop_demo = not yes and typer.confirm("Drop the demo rows (generated pictures)?", default=False)
-    shots = shots or min(MOST_SHOTS, found.fewest)
+    shots = shots or default_shots(found)
     rows = write_rows(name, found, backbone, shots, told, drop_demo)
-    print(f"params.yaml now has {', '.join(rows)}, with {shots} pictures a class. Next:")
+    each = f"{shots} pictures a class" if shots else "all training pictures"
+    print(f"params.yaml now has {', '.join(rows)}, for {task} with {backbone} and {each}. Next:")
     print(f"  make run              (or: dvc repro && cones register)\n  cones lookup {name}")
+
+
+def _show(found: "Found") -> None:
+    """Print what a folder holds."""
+    objects = f"{sum(found.counts.values())} objects {'with masks ' * found.has_masks}in " * found.has_objects
+    how = "with splits of their own" if found.has_splits else "to be divided into training, validation and test"
+    print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
+    print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
 
 
 @app.command()
@@ -77,7 +97,7 @@ def check() -> None:
     from cones.config import load_params
 
     params = load_params()
-    print(f"params.yaml is sound: {len(params.concepts)} concepts, {len(params.runs)} rows")
+    print(f"params.yaml is sound: {len(params.concepts)} concepts, {len(params.rows())} rows")
 
 
 @app.command()
@@ -112,16 +132,16 @@ def register() -> None:
 
     params = load_params()
     found = register_rows(params)
-    table = Table("concept", "version", "row", "val accuracy", "", title=tracking_uri(), title_justify="left")
+    table = Table("concept", "version", "row", "validation", "", title=tracking_uri(), title_justify="left")
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
-        table.add_row(r.name, str(r.version), r.row, f"{r.val['accuracy']:.3f}", marks)
+        table.add_row(r.name, str(r.version), r.row, r.score, marks)
     Console().print(table)
     crowned = {r.name for r in found if r.champion}
     for name in sorted({r.name for r in found} - crowned):
         best = look_up(name)
-        print(f"champion of {name} stays version {best.version}: {best.row}, val accuracy {best.val['accuracy']:.3f}")
-    left = sorted(set(params.runs) - {r.row for r in found})
+        print(f"champion of {name} stays version {best.version}: {best.row}, val {best.score}")
+    left = sorted(set(params.rows()) - {r.row for r in found})
     if left:
         print(f"not finished, so not registered: {', '.join(left)}; `dvc repro` finishes them")
 
@@ -133,7 +153,7 @@ def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in par
 
     found = look_up(name)
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in found.val.items())
-    print(f"{found.name} version {found.version}")
+    print(f"{found.name} version {found.version}, the best row on validation: {found.score}")
     print(f"  row  {found.row}\n  val  {metrics}\n  URI  models:/{name}@champion")
 
 
@@ -146,17 +166,49 @@ def predict(
     ),
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
     draw: Annotated[bool, typer.Option(help="Draw the pictures with what they are taken for.")] = True,
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Leave out boxes below this score; if left out, the concept's own threshold."),
+    ] = None,
 ) -> None:
-    """Say what pictures show: predictions.json, and each picture drawn with its label.
+    """Say what pictures show: predictions.json, and each picture drawn with its label, or its boxes and masks.
+
+    For detection and segmentation predictions.json is a COCO data set, whose annotations have scores.
 
     Example: **cones predict cells smear.png more-smears/ --out found**
     """
     from cones.predicting import predict_files
 
-    found = predict_files(concept, pictures, out, base, draw)
+    found = predict_files(concept, pictures, out, base, draw, threshold)
     for path, prediction in found[:20]:
-        print(f"{path}  {prediction.label}  {prediction.score:.3f}")
+        print(f"{path}  {prediction}")
     print(f"{len(found)} predictions in {out / 'predictions.json'}")
+
+
+@app.command()
+def join(
+    concepts: Annotated[list[str], typer.Argument(help=f"Two or more. {CONCEPT}")],
+    out: Annotated[Path, typer.Option(help="The Concept file to write.")] = Path("joined.safetensors"),
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help='Another label for a class of the Concepts after the first, as `--rename cell="B cell"`.'),
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+) -> None:
+    """Make one Concept with the classes of several that were searched on one base model; nothing is searched again.
+
+    Example: **cones join cells parasites --out blood.safetensors**, then **cones predict blood.safetensors smear.png**
+    """
+    from cones.joining import join as join_concepts
+    from cones.joining import save_joined
+    from cones.predicting import open_concept
+
+    wrong = [pair for pair in rename or [] if not all(pair.partition("=")[::2])]
+    if wrong:
+        raise typer.BadParameter(f"{wrong[0]!r} is not OLD=NEW", param_hint="--rename")
+    joined = join_concepts([open_concept(c, base) for c in concepts], dict(p.split("=", 1) for p in rename or []))
+    save_joined(joined, out)
+    print(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}")
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
 """The Concept file: what a search found, in one safetensors file of kilobytes that tells all about itself."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -13,11 +14,13 @@ from torch import Tensor
 
 from cones.card import CARD_KEY, ConceptCard
 from cones.errors import DAMAGED, ConceptError
-from cones.files import fresh_file
+from cones.files import file_hash, fresh_file
 from cones.types import TextEmbeds
 
 if TYPE_CHECKING:
-    from cones.prediction import Prediction
+    from cones.prediction import Detections, Prediction
+
+WEIGHTS_FILE, WEIGHTS_KEY = "weights.safetensors", "cones_weights"
 
 
 @dataclass
@@ -28,6 +31,8 @@ class Concept:
     tensors: dict[str, Tensor]
     base_folder: Path | None = None
     """Where to find the base model, if not where the card says."""
+    weights_file: Path | None = None
+    """The weights of a fine-tuning, beside the Concept's file."""
 
     @property
     def text(self) -> TextEmbeds:
@@ -58,11 +63,64 @@ class Concept:
                 return _read(path, Path(base) if base else None)
         return _read(Path(source), Path(base) if base else None)
 
-    def predict(self, images: Sequence[str | Path | Image.Image], batch_size: int = 32) -> "list[Prediction]":
-        """Classify pictures, given as paths or opened, by the base model and the searched embeddings."""
-        from cones.prediction import classify
+    def predict(
+        self,
+        images: Sequence[str | Path | Image.Image],
+        batch_size: int | None = None,
+        threshold: float | None = None,
+    ) -> "list[Prediction] | list[Detections]":
+        """Classify pictures, given as paths or opened, or find objects in them, by the base model and the searched
+        embeddings; the text encoder is not loaded.
 
+        One `Prediction` or, for detection and segmentation, one `Detections` a picture, in their order. Boxes below
+        `threshold`, if none is given the card's, are left out. Raises `ConceptError` for a threshold where whole
+        pictures are classified, `DataError` for a picture that cannot be read.
+        """
+        from cones.prediction import classify, detect
+
+        if self.card.task != "classification":
+            return detect(self, images, batch_size, threshold)
+        if threshold is not None:
+            raise ConceptError(
+                f"`{self.card.concept}` classifies whole pictures; a threshold is for boxes: leave it out"
+            )
         return classify(self, images, batch_size)
+
+    def join(self, *others: "Concept", rename: Mapping[str, str] | None = None) -> "Concept":
+        """One Concept with the classes of this and the others, which are of one base model; see `cones.joining.join`.
+
+        `rename` gives classes of the others another label, where two have one name.
+        """
+        from cones.joining import join
+
+        return join([self, *others], rename or {})
+
+    def open_backbone(self, device: Any = "cpu") -> Any:
+        """The base model that the embeddings belong to, with the fine-tuned weights where there are any."""
+        from cones.backbones import open_backbone
+
+        backbone = open_backbone(self.card.base.kind, self.locate_base(), device)
+        if self.card.weights_sha256 is not None:
+            backbone.use_weights(*self.weights())
+        return backbone
+
+    def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The fine-tuned weights by their names, and what must be known to use them.
+
+        Raises `ConceptError` if their file is missing or another one.
+        """
+        from safetensors import safe_open
+
+        path = self.weights_file
+        if path is None or not path.is_file():
+            raise ConceptError(
+                f"the concept `{self.card.concept}` was fine-tuned, and its {WEIGHTS_FILE} is not beside it: copy it"
+            )
+        if file_hash(path) != self.card.weights_sha256:
+            raise ConceptError(f"{path} is damaged or of another Concept: its hash differs; {DAMAGED}")
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[WEIGHTS_KEY])
+            return {name: file.get_tensor(name) for name in file.keys()}, about
 
     def locate_base(self) -> Path:
         """The folder of the base model; `ConceptError` when it is another model than the one searched on."""
@@ -101,7 +159,7 @@ def _read(path: Path, base: Path | None) -> Concept:
         where = ".".join(map(str, first["loc"]))
         raise ConceptError(f"{path} has a card this version cannot read: {where}: {first['msg']}") from None
     _check_tensors(path, card, tensors)
-    return Concept(card, tensors, base)
+    return Concept(card, tensors, base, path.with_name(WEIGHTS_FILE))
 
 
 def _check_tensors(path: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:

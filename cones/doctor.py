@@ -15,14 +15,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cones
 from cones.errors import ConesError
 
+if TYPE_CHECKING:
+    from cones.config import BackboneConfig
+
 PACKAGES = (
-    "torch", "transformers", "accelerate", "diffusers", "mmdet", "mmcv-lite", "monai", "peft", "dvc", "mlflow",
-    "prefect",
+    "torch", "transformers", "accelerate", "diffusers", "mmdet", "mmcv-lite", "pycocotools", "monai", "peft",
+    "dvc", "mlflow", "prefect",
 )  # fmt: skip
+PARTS = {"glip": ("model.safetensors", "text_encoder/config.json")}
+"""Files of a base model's folder beside its config.json; a hub model's may have several names."""
 LEAST_DISK = 5
 """Free gigabytes under which the doctor warns."""
 
@@ -95,21 +101,28 @@ def _project() -> Iterator[Finding]:
     except ConesError as error:
         yield Finding("params.yaml", str(error), False, "put it right; `cones check` reads it again")
         return
-    yield Finding("params.yaml", f"{len(params.concepts)} concepts, {len(params.runs)} rows")
+    yield Finding("params.yaml", f"{len(params.concepts)} concepts, {len(params.rows())} rows")
     used = {c.backbone for c in params.concepts.values()}
     for name, config in params.backbones.items():
-        yield _backbone(name, config.source, config.revision, name in used)
+        yield _backbone(name, config, name in used)
 
 
-def _backbone(name: str, source: str, revision: str | None, used: bool) -> Finding:
-    """Whether a base model lies on this machine. One from the hub is not fetched here."""
+def _backbone(name: str, config: "BackboneConfig", used: bool) -> Finding:
+    """Whether a base model lies on this machine, whole and of its kind. One from the hub is not fetched here."""
     from cones.backbones import base_hash, locate
 
-    what = f"backbone {name}"
+    what, source = f"backbone {name}", config.source
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        folder = locate(source, revision)
+        folder = locate(source, config.revision)
+        kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
+        lacking = [part for part in PARTS.get(config.kind, ()) if not (folder / part).exists()]
+        if kind != config.kind:
+            to_do = "correct `kind` or `source` in params.yaml"
+            return Finding(what, f"{folder} holds a `{kind}` model, not a `{config.kind}` one", False, to_do)
+        if lacking:
+            return Finding(what, f"{folder} lacks {', '.join(lacking)}", False, "copy the whole folder again")
         return Finding(what, f"{folder}, SHA-256 {base_hash(folder)[:12]}")
     except ConesError as error:
         if not error.may_pass:

@@ -4,25 +4,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from cones.backbones import locate, open_backbone
 from cones.card import BaseModelCard
 from cones.errors import DAMAGED, DataError
 from cones.features import FeatureStore
 from cones.files import path_hash, read_json
-from cones.types import Backbone
+from cones.types import Backbone, TextEmbeds
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the `encode` stage left of a concept. `text` (C, d) is the template ensemble of each class."""
+    """What the `encode` stage left of a concept. `text` is what the text encoder says of its names: for CLIP the
+    template ensemble of each class, for GLIP the tokens of a caption of all names."""
 
     folder: Path
     about: dict[str, Any]
     train: FeatureStore
     val: FeatureStore
-    text: Tensor
+    text: TextEmbeds
 
     @staticmethod
     def open(folder: Path) -> "Encoded":
@@ -35,7 +36,9 @@ class Encoded:
         for part, written in about["hashes"].items():
             if not (folder / part).exists() or path_hash(folder / part) != written:
                 raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
-        text = load_file(folder / "text.safetensors")["text"]
+        tensors = load_file(folder / "text.safetensors")
+        embeds = tensors["text"][None]
+        text = TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), tensors["owner"])
         return Encoded(folder, about, FeatureStore(folder / "train"), FeatureStore(folder / "val"), text)
 
     @property
@@ -45,4 +48,5 @@ class Encoded:
     def backbone(self, device: Any = "cpu") -> Backbone:
         """The base model; its encoders load only when they are used."""
         folder = locate(self.base.source, self.base.revision)
-        return open_backbone(self.base.kind, folder, device, logit_scale=self.about["logit_scale"])
+        known = {"logit_scale": self.about["logit_scale"]} if "logit_scale" in self.about else {}
+        return open_backbone(self.base.kind, folder, device, **known)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cones.errors import DataError
 from cones.files import fresh_folder, read_json, write_json
-from cones.types import Features
+from cones.targets import Targets, read_targets
+from cones.types import Features, Instances
 
 HEADROOM = 256 * 2**20
 """Bytes of disk that a cache leaves free."""
@@ -21,7 +22,8 @@ IN_MEMORY = 256 * 2**20
 class FeatureStore:
     """Features of N pictures in `views` views each, read from a folder of half-precision arrays.
 
-    Each array is (N, views, ...); `labels` is (N,). A large array is memory-mapped and read as batches ask for it.
+    Each array is (N, views, ...); `labels` is (N,), or `targets` holds the pictures' objects. A large array is
+    memory-mapped and read as batches ask for it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,6 +35,7 @@ class FeatureStore:
         self.views: int = about["views"]
         self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["tensors"]}
         self.labels = torch.tensor(about["labels"], dtype=torch.long)
+        self.targets: Targets | None = read_targets(folder)
         self._tensors = {
             n: torch.from_numpy(a.astype(np.float32)) for n, a in self.arrays.items() if a.nbytes <= IN_MEMORY
         }
@@ -48,7 +51,21 @@ class FeatureStore:
     def batch(self, rows: Tensor, views: Tensor | None = None) -> Features:
         """Pictures by their index (B,), each in the view asked for (B,); the plain view if none is."""
         views = torch.zeros_like(rows) if views is None else views
-        return Features({n: self._read(n, rows, views) for n in self.arrays}, views, self.labels[rows])
+        tensors = {n: self._read(n, rows, views) for n in self.arrays}
+        if self.targets is None:
+            return Features(tensors, views, self.labels[rows])
+        instances, geometry = self.targets.batch(rows.tolist(), views.tolist())
+        return Features(tensors, views, instances=instances, geometry=geometry)
+
+    @property
+    def truths(self) -> list[Instances]:
+        """The objects of each picture in its own pixels; none where the pictures have classes."""
+        return [] if self.targets is None else self.targets.truths
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each picture that has objects."""
+        return [] if self.targets is None else self.targets.sizes
 
     def _read(self, name: str, rows: Tensor, views: Tensor) -> Tensor:
         if name in self._tensors:
@@ -69,8 +86,9 @@ def write_features(
     encode: Callable[[Sequence[int], int], Mapping[str, Tensor]],
     batch_size: int = 64,
     on_batch: Callable[[int], None] = lambda done: None,
+    write_more: Callable[[Path], None] = lambda folder: None,
 ) -> FeatureStore:
-    """Fill a feature cache at `target`, whole or not at all.
+    """Fill a feature cache at `target`, whole or not at all; `write_more` adds files to it.
 
     `encode(rows, view)` returns the tensors of those pictures in that view, first axis as `rows`; `on_batch` is
     told how many picture views it did. Raises `DataError` when the disk cannot hold the cache.
@@ -92,6 +110,7 @@ def write_features(
             array.flush()
         about = {"tensors": sorted(arrays), "views": views, "ids": list(ids), "labels": list(labels)}
         write_json(folder / "index.json", about)
+        write_more(folder)
     return FeatureStore(target)
 
 

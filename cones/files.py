@@ -40,10 +40,10 @@ def fresh_file(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON that a person can read, whole or not at all."""
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write JSON, as a person can read it unless `indent` is None, whole or not at all."""
     with fresh_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -58,7 +58,7 @@ def _walk(steps: list, model: type[BaseModel], raw: Any) -> tuple[list[str], typ
     owner: type[BaseModel] | None = model
     for step in steps:
         members = _members(here)
-        tags = {_tag(m): m for m in members if _tag(m)}
+        tags = {tag: m for m in members for tag in _tags(m)}
         if len(members) > 1 and step in tags:
             here = owner = tags[step]
             continue
@@ -87,9 +87,10 @@ def _members(annotation: Any) -> list[Any]:
     return found
 
 
-def _tag(model: type[BaseModel]) -> str | None:
-    for name in ("kind", "name"):
+def _tags(model: type[BaseModel]) -> list[str]:
+    """The values by which a union tells this model from the others."""
+    for name in ("kind", "task", "name"):
         field = model.model_fields.get(name)
         if field and get_args(field.annotation):
-            return str(get_args(field.annotation)[0])
-    return None
+            return [str(value) for value in get_args(field.annotation)]
+    return []

@@ -1,10 +1,7 @@
-"""Rows for a user's own pictures: see what lies in a folder, and write what it needs into params.yaml."""
+"""Rows for a user's own pictures, written into params.yaml."""
 
-import csv
 import os
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,120 +9,80 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from cones.config import CoOpData, FolderData, Name, TableData, load_params
-from cones.data import list_pictures
-from cones.errors import DataError, ParamsError
+from cones.backbones import locate, open_backbone
+from cones.config import BACKBONE_TASKS, BackboneConfig, Name, Params, load_params
+from cones.errors import BackboneError, ParamsError
 from cones.files import fresh_file
+from cones.recognising import Found
 
 MOST_SHOTS = 16
+GENERATED = ("world", "scenes")
+SCHEDULE = {"epochs": 60, "batch_size": 16, "validate_every": 5, "patience": 30}
+"""Of the searched rows in detection."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """What lies in a folder: the entry of the table `data` that reads it, its classes, and how many pictures they have.
+def default_backbone(found: Found) -> str:
+    """The built-in base model that does what the data asks for."""
+    return "glip-tiny" if found.has_objects else "clip-tiny"
 
-    `fewest` is the number of training pictures of the class with the fewest, after the division into splits.
+
+def default_shots(found: Found) -> int | None:
+    """Training pictures a class that the data surely has, at most `MOST_SHOTS`; None, for all, where that is unsure."""
+    return min(MOST_SHOTS, found.fewest) or None
+
+
+def task_of(found: Found, backbone: BackboneConfig) -> str:
+    """What the data and the base model can do: segmentation takes a mask of each object, and a mask head.
+
+    A base model that is not on this machine counts as one without.
     """
-
-    entry: dict[str, str]
-    classes: list[str]
-    counts: dict[str, int]
-    has_splits: bool
-    fewest: int
-
-
-def look_at(source: Path) -> Found:
-    """Find out how a folder, or a table of pictures, is to be read; nothing is opened but the list itself.
-
-    A CSV file with the columns path and label, CoOp's `split_zhou_*.json` or the folder of one, and class folders are
-    known. Raises `DataError` for anything else.
-    """
-    config = _config(source)
-    listing = list_pictures(config)
-    labels = Counter(p.label for p in listing.pictures)
-    train = Counter(p.label for p in listing.pictures if p.split == "train")
-    has_splits = any(p.split for p in listing.pictures)
-    share = 1 - config.val_fraction - config.test_fraction
-    fewest = min((train[i] if has_splits else int(labels[i] * share) for i in range(len(listing.classes))), default=0)
-    if len(listing.classes) < 2 or fewest < 1:
-        raise DataError(
-            f"{source} has {len(listing.classes)} classes, the smallest with {fewest} pictures to train on; it takes "
-            "at least two class folders (or a CSV with the columns path and label) and five pictures of each class"
-        )
-    counts = {name: labels[i] for i, name in enumerate(listing.classes)}
-    entry = {k: v for k, v in config.model_dump(exclude_defaults=True).items() if v is not None}
-    return Found({"kind": entry.pop("kind"), **entry}, listing.classes, counts, has_splits, fewest)
-
-
-def _config(source: Path) -> FolderData | TableData | CoOpData:
-    where = source if source.is_dir() else source.parent
-    name = _as_written(where)
-    if source.suffix.lower() == ".csv":
-        return TableData(kind="csv", source=name, table=source.name)
-    if source.suffix.lower() == ".json":
-        return CoOpData(kind="coop", source=name, split=source.name)
-    if not source.is_dir():
-        raise DataError(f"{source} is no folder, CSV or split_zhou_*.json; give the folder of your pictures")
-    if list(source.glob("split_zhou_*.json")):
-        return CoOpData(kind="coop", source=name)
-    tables = [p for p in sorted(source.glob("*.csv")) if _is_table(p)]
-    if len(tables) == 1:
-        return TableData(kind="csv", source=name, table=tables[0].name)
-    return FolderData(kind="folder", source=name)
-
-
-def _as_written(folder: Path) -> str:
-    """A folder as params.yaml should name it: from the project where it lies in it, else in full."""
-    full = folder.resolve()
-    return full.relative_to(Path.cwd()).as_posix() if full.is_relative_to(Path.cwd()) else str(full)
-
-
-def _is_table(path: Path) -> bool:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return {"path", "label"} <= {c.strip() for c in next(csv.reader(file), [])}
+    if not found.has_objects:
+        return "classification"
+    if not found.has_masks or "segmentation" not in BACKBONE_TASKS[backbone.kind]:
+        return "detection"
+    try:
+        opened = open_backbone(backbone.kind, locate(backbone.source, backbone.revision))
+    except BackboneError:
+        return "detection"
+    return "segmentation" if opened.has_masks else "detection"
 
 
 def write_rows(
     name: str,
     found: Found,
     backbone: str,
-    shots: int,
+    shots: int | None,
     say: Mapping[str, str],
     drop_demo: bool,
     path: Path = Path("params.yaml"),
 ) -> list[str]:
     """Add a data set, a concept and three rows to params.yaml, whole or not at all; the names of the rows.
 
-    `say` tells what a class is called in a sentence. With `drop_demo` everything over generated data goes. Comments
-    and the other entries stay as they are. Raises `ParamsError` if the name is taken or the result would not be sound.
+    `say` tells what a class is called in a sentence; `shots` None takes all training pictures, in detection. With
+    `drop_demo` everything over generated data goes. Comments and the other entries stay as they are. Raises
+    `ParamsError` if the name is taken, the base model does another task or the result would not be sound.
     """
     params = load_params(path)
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError:
-        raise ParamsError(f"`{name}` cannot be a name: letters, digits, `.`, `_` and `-`, at most 80") from None
-    params.entry("backbones", backbone)
-    methods: dict[str, dict] = {
-        f"{name}-zero-shot": {"name": "zero_shot"},
-        f"{name}-coop": {"name": "coop"},
-        f"{name}-cones": {"name": "cones", "init": "blend"},
-    }
-    for table, entries in (("data", [name]), ("concepts", [name]), ("runs", list(methods))):
-        for entry in entries:
-            if entry in getattr(params, table):
-                raise ParamsError(f"`{entry}` is in the table `{table}` of {path} already; choose another name")
+    task = task_of(found, params.entry("backbones", backbone))
+    _refuse(name, backbone, task, params, path)
+    methods = _methods(name, task)
+    wanted = {"data": [name], "concepts": [name], "runs": list(methods), "finetunes": list(methods)}
+    for table, entries in wanted.items():
+        taken = [entry for entry in entries if entry in getattr(params, table)]
+        if taken:
+            raise ParamsError(f"`{taken[0]}` is in the table `{table}` of {path} already; choose another name")
     yaml = YAML()
     yaml.width = 160
     yaml.preserve_quotes = True
     content = yaml.load(path.read_text(encoding="utf-8"))
     if drop_demo:
-        _drop(content, {d for d, c in params.data.items() if c.kind == "world"})
+        _drop(content, {d for d, c in params.data.items() if c.kind in GENERATED})
     content["data"][name] = _line(found.entry)
-    concept = {"task": "classification", "backbone": backbone, "data": name, "shots": shots}
+    concept = {"task": task, "backbone": backbone, "data": name, "shots": shots, "seed": 0}
     names = {c: s for c, s in say.items() if s != c.replace("_", " ")}
-    content["concepts"][name] = _line({**concept, "seed": 0, **({"names": _line(names)} if names else {})})
+    content["concepts"][name] = _line(concept | ({"names": names} if names else {}))
     for row, method in methods.items():
-        content["runs"][row] = _line({"concept": name, "method": _line(method)})
+        content["runs"][row] = _line({"concept": name, "method": method})
     with fresh_file(path) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
             yaml.dump(content, file)
@@ -134,16 +91,46 @@ def write_rows(
     return list(methods)
 
 
+def _refuse(name: str, backbone: str, task: str, params: Params, path: Path) -> None:
+    """`ParamsError` for what cannot be a name, and for a base model that does not do the task."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise ParamsError(f"`{name}` cannot be a name: letters, digits, `.`, `_` and `-`, at most 80") from None
+    fitting = [b for b, config in params.backbones.items() if task in BACKBONE_TASKS[config.kind]]
+    if backbone not in fitting:
+        kind = params.backbones[backbone].kind
+        raise ParamsError(
+            f"the backbone `{backbone}` is a {kind}, which does not do {task}; those of {path} that do: "
+            f"{', '.join(fitting) or 'none, add one to the table `backbones`'}"
+        )
+
+
+def _methods(name: str, task: str) -> dict[str, dict[str, Any]]:
+    """The methods of the rows, by the rows' names."""
+    if task == "classification":
+        rivals: dict[str, dict[str, Any]] = {"coop": {"name": "coop"}, "cones": {"name": "cones", "init": "blend"}}
+    else:
+        rivals = {
+            "prompt-tuning": {"name": "prompt_tuning", "lr": 0.02, **SCHEDULE},
+            "cones": {"name": "cones", "lr": 0.01, **SCHEDULE},
+        }
+    return {f"{name}-{row}": method for row, method in {"zero-shot": {"name": "zero_shot"}, **rivals}.items()}
+
+
 def _drop(content: Any, data: set[str]) -> None:
+    """Remove data sets with all that stands on them."""
     concepts = {c for c, of in content["concepts"].items() if of["data"] in data}
-    rows = {r for r, of in content["runs"].items() if of["concept"] in concepts}
-    for table, names in (("data", data), ("concepts", concepts), ("runs", rows)):
+    dropped = {"data": data, "concepts": concepts}
+    for table in ("runs", "finetunes"):
+        dropped[table] = {r for r, of in (content.get(table) or {}).items() if of["concept"] in concepts}
+    for table, names in dropped.items():
         for name in names:
             del content[table][name]
 
 
 def _line(entry: Mapping[str, Any]) -> CommentedMap:
     """An entry as it stands in params.yaml: on one line."""
-    mapping = CommentedMap(entry)
+    mapping = CommentedMap({k: _line(v) if isinstance(v, Mapping) else v for k, v in entry.items()})
     mapping.fa.set_flow_style()
     return mapping

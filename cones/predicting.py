@@ -1,50 +1,110 @@
 """`cones predict`: pictures in, a JSON file and drawn pictures out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
 
 from cones.concept import Concept
 from cones.data import SUFFIXES, open_picture
 from cones.errors import DataError
 from cones.files import fresh_file, write_json
-from cones.prediction import Prediction
-from cones.tasks import captioned
+from cones.prediction import Detections, Prediction
+from cones.tasks import captioned, draw_instances
+from cones.types import Instances
 
 
 def predict_files(
-    concept: str, given: Iterable[Path], out: Path, base: Path | None = None, draw: bool = True
-) -> list[tuple[Path, Prediction]]:
+    concept: str,
+    given: Iterable[Path],
+    out: Path,
+    base: Path | None = None,
+    draw: bool = True,
+    threshold: float | None = None,
+) -> list[tuple[Path, Prediction | Detections]]:
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
-    `concept` is a registered name, a `models:/` URI or a file. Raises `DataError` for a folder without pictures or one
-    that cannot be read, before anything is written.
+    `concept` is a registered name, a `models:/` URI or a file. What is found in pictures is written as a COCO data set
+    with scores; boxes below `threshold`, if none is given the Concept's own, are left out. Raises `DataError` for a
+    folder without pictures or one that cannot be read, before anything is written.
     """
     paths = list(_pictures(given))
-    found = open_concept(concept, base)
-    predictions = found.predict(paths)
-    card = found.card
+    opened = open_concept(concept, base)
+    found: list[Any] = opened.predict(paths, threshold=threshold)
+    card = opened.card
     about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}
-    lines = [{"path": str(path), **asdict(p)} for path, p in zip(paths, predictions)]
-    if draw:
-        (out / "pictures").mkdir(parents=True, exist_ok=True)
-        for i, (path, prediction) in enumerate(zip(paths, predictions)):
-            drawn = captioned(open_picture(path), f"{prediction.label}  {prediction.score:.2f}")
-            name = f"pictures/{i:05d}-{path.stem}.jpg"
-            with fresh_file(out / name) as temporary:
-                drawn.save(temporary, "JPEG", quality=90)
-            lines[i]["drawn"] = name
-    write_json(out / "predictions.json", {**about, "predictions": lines})
-    return list(zip(paths, predictions))
+    drawn = _draw(paths, found, card.classes, out) if draw else [{} for _ in paths]
+    if card.task == "classification":
+        lines = [{"path": str(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
+        content: dict[str, Any] = {**about, "predictions": lines}
+    else:
+        least = card.score_threshold if threshold is None else threshold
+        dataset = coco_dataset(paths, found, card.classes)
+        dataset["images"] = [image | d for image, d in zip(dataset["images"], drawn)]
+        content = {"info": {**about, "score_threshold": least}, **dataset}
+    write_json(out / "predictions.json", content)
+    return list(zip(paths, found))
+
+
+def coco_dataset(paths: Sequence[Path], found: Sequence[Detections], classes: Sequence[str]) -> dict[str, Any]:
+    """What was found in pictures as a COCO data set whose annotations have scores; a picture's path is its file name.
+
+    Boxes are xywh in hundredths of a pixel, masks compressed run lengths; the area is the mask's where there is one.
+    """
+    annotations: list[dict[str, Any]] = []
+    images = []
+    for image, (path, one) in enumerate(zip(paths, found), 1):
+        images.append({"id": image, "file_name": str(path), "height": one.size[0], "width": one.size[1]})
+        for i in range(len(one)):
+            # COCO's tools take an id of 0 for none.
+            about = {"id": len(annotations) + 1, "image_id": image, "category_id": classes.index(one.labels[i]) + 1}
+            annotations.append(about | _annotation(one, i))
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _annotation(found: Detections, i: int) -> dict[str, Any]:
+    """One object as COCO has it, but for what it belongs to."""
+    x1, y1, x2, y2 = found.boxes[i].tolist()
+    box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+    line = {"bbox": box, "score": round(float(found.scores[i]), 5), "iscrowd": 0}
+    if found.regions is None:
+        return {**line, "area": round(box[2] * box[3], 2)}
+    region = {"size": list(found.size), "counts": found.regions[i]}
+    return {**line, "area": float(found.mask(i).sum()), "segmentation": region}
 
 
 def open_concept(concept: str, base: Path | None = None) -> Concept:
     """A Concept by its file, its `models:/` URI, or the name it is registered under."""
-    if concept.startswith("models:/") or Path(concept).is_file():
+    if concept.startswith("models:/") or concept.endswith(".safetensors") or Path(concept).is_file():
         return Concept.load(concept, base)
     from cones.tracking import look_up
 
     return Concept.load(look_up(concept).uri, base)
+
+
+def _draw(
+    paths: Sequence[Path], found: Sequence[Prediction | Detections], classes: Sequence[str], out: Path
+) -> list[dict[str, str]]:
+    """Draw what was predicted into `out/pictures`; the files by their paths from `out`, as `drawn` each."""
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    files = []
+    for i, (path, one) in enumerate(zip(paths, found)):
+        name = f"pictures/{i:05d}-{path.stem}.jpg"
+        with fresh_file(out / name) as temporary:
+            _drawn(open_picture(path), one, classes).save(temporary, "JPEG", quality=90)
+        files.append({"drawn": name})
+    return files
+
+
+def _drawn(picture: Image.Image, found: Prediction | Detections, classes: Sequence[str]) -> Image.Image:
+    if isinstance(found, Prediction):
+        return captioned(picture, f"{found.label}  {found.score:.2f}")
+    labels = torch.tensor([classes.index(label) for label in found.labels], dtype=torch.long)
+    return draw_instances(picture, Instances(found.boxes, labels, found.masks, found.scores), classes, threshold=0.0)
 
 
 def _pictures(given: Iterable[Path]) -> Iterable[Path]:

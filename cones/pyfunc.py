@@ -1,14 +1,23 @@
 """The Concept as an MLflow pyfunc model: MLflow runs this file (models from code), so nothing is pickled.
 
-Input: a table with a column `path` of picture files. Output: `path`, `label` and `score`, in the same order.
+Input: a table with a column `path` of picture files. Output in classification: `path`, `label` and `score`, a line a
+picture in their order. In detection and segmentation: a line for each box that reaches the Concept's score threshold,
+the best first in each picture, with `path`, `label`, `score`, `x1`, `y1`, `x2`, `y2` in pixels, `height` and `width` of
+the picture, and `mask`, the text of COCO's compressed run lengths, empty in detection. A picture in which nothing is
+found has no line.
 """
+
+from typing import Any
 
 import mlflow
 from mlflow.pyfunc import PythonModel
 
+BOX = ("path", "label", "score", "x1", "y1", "x2", "y2", "height", "width", "mask")
+
 
 class ConceptModel(PythonModel):
-    """Loads the Concept beside it; the base model is found by its name and checked by its hash."""
+    """Loads the Concept beside it, with its fine-tuned weights if it has some; the base model is found by its name and
+    checked by its hash."""
 
     def load_context(self, context):  # no type hints: MLflow would take them for a schema
         from cones.concept import Concept
@@ -19,8 +28,18 @@ class ConceptModel(PythonModel):
         import pandas as pd
 
         paths = [str(p) for p in model_input["path"]]
-        found = self.concept.predict(paths)
-        return pd.DataFrame({"path": paths, "label": [p.label for p in found], "score": [p.score for p in found]})
+        found: list[Any] = self.concept.predict(paths)
+        if self.concept.card.task == "classification":
+            return pd.DataFrame({"path": paths, "label": [p.label for p in found], "score": [p.score for p in found]})
+        lines = [line for path, one in zip(paths, found) for line in self._lines(path, one)]
+        table = pd.DataFrame(lines, columns=list(BOX))
+        return table.astype(dict.fromkeys(("score", "x1", "y1", "x2", "y2"), float) | {"height": int, "width": int})
+
+    @staticmethod
+    def _lines(path, found):
+        masks = found.regions or [""] * len(found)
+        for label, score, box, mask in zip(found.labels, found.scores.tolist(), found.boxes.tolist(), masks):
+            yield (path, label, score, *box, *found.size, mask)
 
 
 mlflow.models.set_model(ConceptModel())

@@ -1,23 +1,27 @@
 """One row of the table: build its method, search, and make the Concept with its metrics and its cost."""
 
+import csv
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cones.card import ConceptCard
 from cones.concept import Concept
-from cones.config import RunConfig, Searched
+from cones.config import CoOp, PromptTuning, RunConfig, Searched, ZeroShot
 from cones.encoded import Encoded
+from cones.errors import DataError
 from cones.files import read_json
-from cones.methods import Start, build, class_means
-from cones.search import SearchResult, scores_of, search, text_of
-from cones.tasks import classification_metrics, mean_loss
+from cones.messages import nearest
+from cones.methods import ImageStart, Start, build, class_means
+from cones.ranking import headline
+from cones.search import SearchResult, predict_all, search, text_of
+from cones.tasks import TASKS, mean_loss
 from cones.types import Backbone, TextEmbeds
 
 if TYPE_CHECKING:
@@ -44,52 +48,70 @@ def search_row(
 ) -> FoundRow:
     """Search one row on an encoded concept; validation chooses, and the test split is not even known here."""
     about, device = encoded.about, accelerator.device
-    names, seed = about["names"], about["seed"]
+    names, seed, task = spoken_names(run, about), about["seed"], TASKS[about["task"]]
     backbone = encoded.backbone(device)
-    method = build(run.method, backbone, _start(encoded, backbone)).to(device)
+    method = build(run.method, backbone, _start(encoded, backbone, names)).to(device)
     trained = sum(p.numel() for p in method.parameters())
     result = SearchResult()
     if isinstance(run.method, Searched):
         result = search(
             method, backbone, names, encoded.train, encoded.val, run.method, seed, accelerator, checkpoint,
-            on_epoch=on_epoch,
+            on_epoch, about["task"],
         )  # fmt: skip
     calls = backbone.text_encoder_calls
-    metrics = classification_metrics(scores_of(method, backbone, names, encoded.val, device), encoded.val.labels)
-    features = read_json(encoded.folder / "cost.json")["feature_seconds"]
-    cost = {
-        "search_seconds": round(features + result.seconds, 3),
-        "feature_seconds": features,
-        "optimise_seconds": round(result.seconds, 3),
-        "steps": result.steps,
-        "steps_to_best": result.steps_to_best,
-        "trained_parameters": trained,
-        "text_encoder_calls": calls,
-        "peak_memory_mb": peak_memory_mb(),
-    }
+    predictions = predict_all(method, backbone, names, encoded.val, device, task.batch)
+    metrics = task.full(predictions, encoded.val, names)
+    cost = cost_of(encoded, result, trained, calls)
     with torch.no_grad():
         text = text_of(method, backbone, names)
     searched = {f"searched.{n}": p.detach() for n, p in method.named_parameters()}
     tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner, **searched}
     card = ConceptCard(
         concept=about["concept"], row=name, task=about["task"], method=run.method.model_dump(),
-        site="text_tokens" if run.method.name == "coop" else "text_embeds", classes=about["classes"], names=names,
+        site="text_tokens" if isinstance(run.method, CoOp | PromptTuning) else "text_embeds",
+        classes=about["classes"], names=names, score_threshold=about.get("score_threshold"), canvas=about.get("canvas"),
         templates=about["templates"], base=encoded.base, preprocessing=about["preprocessing"], shots=about["shots"],
         seed=seed, split_hash=about["split_hash"], trained_parameters=trained, val=metrics, versions=versions(),
     )  # fmt: skip
     return FoundRow(Concept(card, tensors), result, metrics, cost)
 
 
-def _start(encoded: Encoded, backbone: Backbone) -> Start:
-    train, val = encoded.train, encoded.val
-    plain = torch.cat([b.tensors["image"] for b in train.batches(1024)])
-    held = next(val.batches(len(val)))
+def spoken_names(run: RunConfig, about: Mapping[str, Any]) -> list[str]:
+    """What each class is called in a row: as in the concept, or as a zero-shot row says it."""
+    own = run.method.names if isinstance(run.method, ZeroShot) else {}
+    for given in own:
+        if given not in about["classes"]:
+            raise DataError(f"`names` speaks of the class `{given}`, which is none{nearest(given, about['classes'])}")
+    return [own.get(label, name) for label, name in zip(about["classes"], about["names"])]
 
-    def loss_of(embeds: Tensor) -> float:
-        return mean_loss(backbone.predict(held, TextEmbeds.one_per_class(embeds)).scores, val.labels)
 
-    images = class_means(plain, train.labels, len(encoded.about["classes"]))
-    return Start(encoded.about["names"], encoded.text, images, loss_of, encoded.about["seed"])
+def _start(encoded: Encoded, backbone: Backbone, names: Sequence[str]) -> Start:
+    about, train, val = encoded.about, encoded.train, encoded.val
+    images = None
+    if encoded.base.kind == "clip":
+        plain = torch.cat([b.tensors["image"] for b in train.batches(1024)])
+        held = next(val.batches(len(val)))
+
+        def loss_of(embeds: Tensor) -> float:
+            return mean_loss(backbone.predict(held, TextEmbeds.one_per_class(embeds)).scores, val.labels)
+
+        images = ImageStart(class_means(plain, train.labels, len(about["classes"])), loss_of)
+    return Start(names, encoded.text, about["seed"], about["templates"], images)
+
+
+def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_calls: int) -> dict[str, float]:
+    """What a row cost: seconds, steps, numbers trained, memory; the pictures are encoded once for all rows."""
+    features = read_json(encoded.folder / "cost.json")["feature_seconds"]
+    return {
+        "search_seconds": round(features + result.seconds, 3),
+        "feature_seconds": features,
+        "optimise_seconds": round(result.seconds, 3),
+        "steps": result.steps,
+        "steps_to_best": result.steps_to_best,
+        "trained_parameters": trained,
+        "text_encoder_calls": text_encoder_calls,
+        "peak_memory_mb": peak_memory_mb(),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -104,3 +126,14 @@ def peak_memory_mb() -> float:
     import resource
 
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def write_curves(path: Path, task: str, curves: Sequence[Mapping[str, float]]) -> None:
+    """Write the lines of a search as a table; its column `val_score` is the metric that the task is ranked by."""
+    head = f"val_{headline(task)}"
+    names = dict.fromkeys(name for line in curves for name in line)
+    columns = ["epoch", "step", "train_loss", "val_score", *(n for n in names if n.startswith("val_"))]
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows({**line, "val_score": line[head]} for line in curves)

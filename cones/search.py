@@ -14,20 +14,19 @@ from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cones.config import Searched
 from cones.errors import SearchError
 from cones.features import FeatureStore
-from cones.tasks import better, quick_metrics
-from cones.types import Backbone, Features, TextEmbeds
+from cones.ranking import rank
+from cones.tasks import TASKS
+from cones.types import Backbone, Features, Predictions, TextEmbeds
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-VALIDATION_BATCH = 1024
 
 
 @dataclass(frozen=True)
 class SearchResult:
     """What a search did. The method holds the best parameters when it ends.
 
-    `curves` has a line an epoch; `steps_to_best` counts optimiser steps up to the best validation.
+    `curves` has a line a validation; `steps_to_best` counts optimiser steps up to the best validation.
     """
 
     curves: list[dict[str, float]] = field(default_factory=list)
@@ -51,10 +50,12 @@ def text_of(
 
 
 @torch.no_grad()
-def scores_of(method: nn.Module, backbone: Backbone, names: Sequence[str], store: FeatureStore, device: Any) -> Tensor:
-    """Predicted scores (N, C) of all pictures of a store in their plain view."""
-    batches = (b.to(device) for b in store.batches(VALIDATION_BATCH))
-    return torch.cat([backbone.predict(b, text_of(method, backbone, names, b)).scores.cpu() for b in batches])
+def predict_all(
+    method: nn.Module, backbone: Backbone, names: Sequence[str], store: FeatureStore, device: Any, batch: int
+) -> list[Predictions]:
+    """What is predicted for all pictures of a store in their plain view, `batch` pictures at once."""
+    batches = (b.to(device) for b in store.batches(batch))
+    return [backbone.predict(b, text_of(method, backbone, names, b)) for b in batches]
 
 
 def search(
@@ -68,8 +69,9 @@ def search(
     accelerator: "Accelerator",
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda line: None,
+    task: str = "classification",
 ) -> SearchResult:
-    """Search a method's parameters.
+    """Search a method's parameters; the task's metrics on `val` choose the best.
 
     Every random choice comes from (seed, epoch), so a resumed search has the same bits. With `checkpoint` the state is
     written there at most every `checkpoint_seconds`, and a search that finds one goes on from it. Raises
@@ -91,13 +93,16 @@ def search(
     for epoch in range(progress.epoch, settings.epochs):
         losses = train_epoch(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch)
         line = {"epoch": epoch + 1, "step": (epoch + 1) * steps_an_epoch, "train_loss": sum(losses) / len(losses)}
-        scores = scores_of(method, backbone, names, val, accelerator.device)
-        metrics = quick_metrics(scores, val.labels)
+        progress.epoch = epoch + 1
+        if progress.epoch % settings.validate_every and progress.epoch < settings.epochs:
+            on_epoch(line)
+            continue
+        predictions = predict_all(method, backbone, names, val, accelerator.device, TASKS[task].batch)
+        metrics = TASKS[task].quick(predictions, val, names)
         line |= {f"val_{name}": value for name, value in metrics.items()}
         progress.curves.append(line)
         on_epoch(line)
-        progress.epoch = epoch + 1
-        if better(metrics, progress.best_metrics):
+        if progress.best_metrics is None or rank(task, metrics) > rank(task, progress.best_metrics):
             progress.best_metrics, progress.best_epoch = metrics, epoch + 1
             progress.best = {n: t.detach().clone() for n, t in accelerator.unwrap_model(method).state_dict().items()}
         progress.seconds = spent + time.perf_counter() - began

@@ -4,11 +4,11 @@ Axes: B images, C classes, T text tokens, d width of a site, m visual tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 Slot = Literal["before", "around", "after", "name"]
@@ -16,15 +16,36 @@ Slot = Literal["before", "around", "after", "name"]
 
 @dataclass(frozen=True)
 class Instances:
-    """The objects of one view of an image: `boxes` xyxy in absolute pixels of that view, `labels` class indices.
+    """Objects in an image or a view of one: `boxes` xyxy in its absolute pixels, `labels` class indices.
 
-    Predicted ones have `scores` in [0, 1] as well.
+    Predicted ones have `scores` in [0, 1] as well. Truth may have `crowd`, True for a region that is neither counted
+    nor punished, and `crops`: each object's mask cut to its box and resized, which is what a mask head learns.
     """
 
     boxes: Float[Tensor, "n 4"]
     labels: Int[Tensor, " n"]
     masks: Bool[Tensor, "n h w"] | None = None
     scores: Float[Tensor, " n"] | None = None
+    crowd: Bool[Tensor, " n"] | None = None
+    crops: Float[Tensor, "n s s"] | None = None
+
+    def to(self, device: torch.device | str) -> "Instances":
+        """The same on a device."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Instances(**{name: None if t is None else t.to(device) for name, t in held.items()})
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """A picture with phrases about it, to pretrain a detector on: `pixels` uint8, boxes and masks of its things, which
+    things each phrase is true of, and the kinds of each thing (an index for its name, its texture, its colour)."""
+
+    pixels: UInt8[Tensor, "3 h w"]
+    boxes: Float[Tensor, "n 4"]
+    masks: Bool[Tensor, "n h w"]
+    phrases: tuple[str, ...]
+    matches: Bool[Tensor, "n p"]
+    kinds: Int[Tensor, "n k"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +81,7 @@ class Features:
             tensors={name: t.to(device) for name, t in self.tensors.items()},
             views=self.views.to(device),
             labels=None if self.labels is None else self.labels.to(device),
+            instances=None if self.instances is None else tuple(i.to(device) for i in self.instances),
         )
 
 
@@ -75,6 +97,11 @@ class TextEmbeds:
     mask: Bool[Tensor, "b t"]
     owner: Int[Tensor, " t"]
     pooled: Float[Tensor, "b d2"] | None = None
+
+    def to(self, device: torch.device | str) -> "TextEmbeds":
+        """The same on a device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return TextEmbeds(self.embeds.to(device), self.mask.to(device), self.owner.to(device), pooled)
 
     @staticmethod
     def one_per_class(embeds: Float[Tensor, "*b c d"]) -> "TextEmbeds":

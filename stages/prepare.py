@@ -5,14 +5,18 @@ from cones.data import prepare
 from cones.layout import PREPARED
 from cones.process import run_stage
 
+LEFT_OUT = ("unreadable", "duplicates", "not_pictures", "not_listed", "zero_area", "outside", "empty_mask")
+
 
 def main(name: str) -> None:
     config = load_params().entry("data", name)
     report = prepare(config, PREPARED / name)
     counts = ", ".join(f"{n} {split}" for split, n in report["pictures"].items())
-    left_out = {
-        what: len(of) for what, of in report.items() if what in ("unreadable", "duplicates", "not_pictures") and of
-    }
+    objects = report.get("objects")
+    if objects is not None:
+        counts += f"; {objects['kept']} objects, {objects['crowd']} crowds, {len(objects['clipped'])} clipped"
+    lists = {**report, **(objects or {})}
+    left_out = {what: len(lists[what]) for what in LEFT_OUT if lists.get(what)}
     print(f"{name}: {len(report['classes'])} classes, {counts}; left out: {left_out or 'nothing'}")
 
 

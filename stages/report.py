@@ -12,7 +12,7 @@ from cones.results import summarise
 def main() -> None:
     params = load_params()
     summary = summarise(params)
-    missing = sorted(set(params.runs) - {line["row"] for line in summary})
+    missing = sorted(set(params.rows()) - {line["row"] for line in summary})
     if missing:
         raise ConesError(f"{', '.join(missing)} is not searched and evaluated yet; `dvc repro` does both")
     page = report_page(summary)

@@ -1,12 +1,11 @@
 """Search one row: optimise its method on the cached features, write the Concept, its curves, metrics and cost."""
 
-import csv
-
 from cones.config import Searched, load_params
 from cones.console import progress_bar
 from cones.files import content_hash, fresh_folder, write_json
 from cones.layout import CHECKPOINTS, ENCODED, SEARCHED
 from cones.process import lock, run_stage
+from cones.ranking import headline
 
 
 def main(row: str) -> None:
@@ -16,9 +15,10 @@ def main(row: str) -> None:
     from accelerate import Accelerator
 
     from cones.encoded import Encoded
-    from cones.rows import search_row
+    from cones.rows import search_row, write_curves
 
     encoded = Encoded.open(ENCODED / run.concept)
+    head = headline(encoded.about["task"])
     key = content_hash([run.model_dump(), encoded.about])
     checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
@@ -31,20 +31,16 @@ def main(row: str) -> None:
                 done, resumed = int(line["epoch"]) - 1, False
                 print(f"{row}: resuming after epoch {done}", flush=True)
                 advance(done)
-            advance(note=f"val accuracy {line['val_accuracy']:.3f}")
+            advance(note=f"val {head} {line['val_' + head]:.3f}" if "val_" + head in line else "")
 
         found = search_row(row, run, encoded, Accelerator(), checkpoint, show)
         with fresh_folder(SEARCHED / run.concept / row) as out:
             found.concept.save(out / "concept.safetensors")
             write_json(out / "metrics.json", {"val": found.metrics})
             write_json(out / "cost.json", found.cost)
-            columns = ["epoch", "step", "train_loss", "val_accuracy", "val_loss"]
-            with (out / "curves.csv").open("w", newline="") as file:
-                table = csv.DictWriter(file, columns)
-                table.writeheader()
-                table.writerows(found.result.curves)
+            write_curves(out / "curves.csv", encoded.about["task"], found.result.curves)
         checkpoint.unlink(missing_ok=True)
-    print(f"{row}: val accuracy {found.metrics['accuracy']:.3f} in {found.cost['search_seconds']} s")
+    print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from PIL import Image
 
 from cones.backbones import tiny
 from cones.backbones.clip import Clip
-from cones.config import BackboneConfig, ConceptConfig, WorldData
+from cones.config import BackboneConfig, ClassificationConcept, WorldData
 from cones.data import prepare, synthetic
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
@@ -43,6 +43,7 @@ runs:
   few-zero-shot: {concept: few, method: {name: zero_shot}}
   few-coop: {concept: few, method: {name: coop, n_ctx: 2, epochs: 2}}
   few-cones: {concept: few, method: {name: cones, epochs: 5}}
+finetunes: {}
 """
 
 
@@ -71,6 +72,14 @@ def toy_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def toy_glip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real GLIP of 64-pixel pictures with a mask head and random weights."""
+    from toys import toy_glip_config, write_toy_glip
+
+    return write_toy_glip(tmp_path_factory.mktemp("toy-glip") / "glip", toy_glip_config())
+
+
 @pytest.fixture
 def clip(toy_clip: Path) -> Clip:
     return Clip(toy_clip)
@@ -86,7 +95,7 @@ def encoded(toy_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoded
     """Ten glyphs, three shots in two views, encoded by the toy CLIP."""
     folder = tmp_path_factory.mktemp("encoded")
     prepare(WorldData(kind="world", vocabulary="novel", size=32, train=4, val=3, test=2), folder / "prepared")
-    concept = ConceptConfig(task="classification", backbone="toy", data="glyphs", shots=3, views=2)
+    concept = ClassificationConcept(task="classification", backbone="toy", data="glyphs", shots=3, views=2)
     backbone = BackboneConfig(kind="clip", source=str(toy_clip))
     return encode_concept("few", concept, backbone, draw(concept, folder / "prepared"), folder / "few")
 
@@ -114,9 +123,13 @@ class Project:
         (folder / ".dvc").mkdir()
         for name in ("config", ".gitignore"):
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
+        shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
         shutil.copytree(toy_clip, folder / "models/backbones/toy")
-        # The frozen stage's output exists and is committed, as in the shipped project.
-        shutil.copytree(toy_clip, folder / "models/backbones/clip-tiny")
+        for name in (
+            "clip-tiny",
+            "glip-tiny",
+        ):  # outputs of frozen stages: there and committed, as in the shipped project
+            shutil.copytree(toy_clip, folder / "models/backbones" / name)
         self.params(PARAMS)
         for command in (
             ["init", "-q"],

@@ -13,7 +13,8 @@ from cones.cli import app
 from cones.config import load_params
 from cones.doctor import damaged_entries
 from cones.errors import ConesError, DataError, ParamsError
-from cones.newrows import look_at, write_rows
+from cones.newrows import write_rows
+from cones.recognising import look_at
 
 ROOT = Path(__file__).parent.parent
 run = CliRunner()
@@ -46,7 +47,7 @@ def test_new_can_drop_the_demo(here: Path, class_folders: Path) -> None:
     assert done.exit_code == 0, done.output
     params = load_params()
     assert list(params.data) == list(params.concepts) == ["pets"]
-    assert len(params.runs) == 3
+    assert len(params.runs) == len(params.rows()) == 3
     assert "# Every knob of the project." in Path("params.yaml").read_text()
 
 
@@ -59,7 +60,7 @@ def test_new_refuses_and_changes_nothing(here: Path, class_folders: Path) -> Non
         write_rows("pets", found, "clip-tny", 4, {}, False)
     with pytest.raises(ParamsError, match="`my pets` cannot be a name"):
         write_rows("my pets", found, "clip-tiny", 4, {}, False)
-    with pytest.raises(DataError, match="nowhere is no folder, CSV or split_zhou"):
+    with pytest.raises(DataError, match="nowhere is no folder and no list of pictures; give"):
         look_at(Path("nowhere"))
     Path("empty").mkdir()
     with pytest.raises(DataError, match="empty has 0 classes"):
@@ -144,7 +145,7 @@ YAML_LOCK = "stages: {encode@few: {outs: [{path: encoded/few/train, md5: abcdef.
 
 def test_help_teaches() -> None:
     told = run.invoke(app, ["--help"]).output
-    for command in ("new", "check", "doctor", "register", "lookup", "predict"):
+    for command in ("new", "check", "doctor", "register", "lookup", "predict", "join"):
         assert f" {command} " in told
         assert run.invoke(app, [command, "--help"]).exit_code == 0
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cones import config
-from cones.config import METHOD_SITES, MethodConfig, load_params, parse_method, undefined_pair
+from cones.config import METHOD_BACKBONES, MethodConfig, load_params, parse_method, undefined_pair
 from cones.errors import ParamsError
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +30,7 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
 
 def test_shipped_params_are_valid() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert {run.method.name for run in params.runs.values()} == {"zero_shot", "coop", "cones"}
+    assert {run.method.name for run in params.runs.values()} == {"zero_shot", "coop", "prompt_tuning", "cones"}
 
 
 @pytest.mark.parametrize(
@@ -78,17 +77,46 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         load_params(path)
 
 
-def test_a_backbone_without_the_methods_site_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(config.BACKBONE_SITES, "clip", {"text_embeds"})
-    why = undefined_pair({"name": "coop"}, "clip")
-    assert why is not None
-    assert "`coop` is not defined on a `clip` backbone" in why
-    assert undefined_pair({"name": "cones"}, "clip") is None
+@pytest.mark.parametrize(
+    ("method", "kind", "why"),
+    [
+        ({"name": "coop"}, "glip", "the method `coop` is not defined on a `glip` backbone; those that are: cones, "),
+        ({"name": "prompt_tuning"}, "clip", "not defined on a `clip` backbone; those that are: cones, coop, zero_shot"),
+        ({"name": "cones", "n_tokens": 4}, "clip", "hands over one vector a class; set n_tokens to 1 or leave it out"),
+        ({"name": "cones", "init": "image"}, "glip", "set init to text or random"),
+        ({"name": "cones"}, "clip", None),
+        ({"name": "cones", "n_tokens": 4}, "glip", None),
+    ],
+)
+def test_an_undefined_pair_is_refused_by_name(method: dict, kind: str, why: str | None) -> None:
+    told = undefined_pair(method, kind)
+    assert told is None if why is None else why in (told or "")
 
 
-def test_every_method_has_a_site() -> None:
+def test_every_method_names_its_backbones() -> None:
     names = {member.model_fields["name"].annotation.__args__[0] for member in MethodConfig.__args__[0].__args__}
-    assert names == set(METHOD_SITES)
+    assert names == set(METHOD_BACKBONES)
+
+
+FINETUNE = """
+finetunes:
+  a: {concept: few, from: b, kind: head}
+  truth: {concept: other, from: a, kind: heads, step: 1}
+"""
+
+
+def test_finetunes_are_checked_against_the_other_tables(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, SOUND + FINETUNE)
+    for told in (
+        "`a` is a row of `runs` as well",
+        "`b` is not in the table `runs`",
+        "a row cannot be called `truth`",
+        "`other` is not in the table `concepts`",
+        "unknown key `step`; did you mean `steps`? (finetunes.truth.step)",
+        "`kind` must be one of head, lora, full, mask_head, got 'heads' (finetunes.truth.kind)",
+        "fine-tuning a `clip` backbone is not defined",
+    ):
+        assert any(told in f for f in found), (told, found)
 
 
 def test_method_settings_are_strict() -> None:

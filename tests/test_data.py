@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cones.config import BackboneConfig, ConceptConfig, CoOpData, FolderData, TableData, WorldData
+from cones.config import BackboneConfig, ClassificationConcept, CoOpData, FolderData, TableData, WorldData
 from cones.data import Split, draw_shots, open_picture, prepare, random_view
 from cones.data.synthetic import CAPTIONS, NOVEL, SHAPES, picture, scene
 from cones.encoding import draw, encode_concept
@@ -208,7 +208,7 @@ def test_coop_splits_bring_their_pictures_classes_and_sentence(class_folders: Pa
     train = Split.open(tmp_path / "p/train")
     assert train.templates == ("a centered satellite photo of {}.",)
     assert {(r.id.split("/")[0], r.label) for r in train.records} == {("cat", 1), ("dog", 0)}
-    concept = ConceptConfig(task="classification", backbone="toy", data="d", shots=2, views=1)
+    concept = ClassificationConcept(task="classification", backbone="toy", data="d", shots=2, views=1)
     assert draw(concept, tmp_path / "p").names == ["dog", "house cat"]
 
 
@@ -218,7 +218,9 @@ def test_a_concept_says_the_sentence_of_its_data(class_folders: Path, tmp_path: 
     prepare(coop(class_folders, zhou(), "split_zhou_DescribableTextures.json").model_copy(update={"pictures": ""}),
             tmp_path / "p")  # fmt: skip
     for given, said in ((None, own), (["my {}"], ["my {}"])):
-        concept = ConceptConfig(task="classification", backbone="toy", data="d", shots=2, views=1, templates=given)
+        concept = ClassificationConcept(
+            task="classification", backbone="toy", data="d", shots=2, views=1, templates=given
+        )
         encoded = encode_concept("d", concept, backbone, draw(concept, tmp_path / "p"), tmp_path / "e")
         assert encoded.about["templates"] == said
 

@@ -15,9 +15,10 @@ from cones.config import RunConfig, Searched, parse_method
 from cones.encoded import Encoded
 from cones.errors import SearchError
 from cones.methods.concept import BLENDS, Cones, class_means, start_embeddings
-from cones.methods.text import CoOp
+from cones.methods.text import ContextTokens
 from cones.rows import search_row
 from cones.search import learning_rate, search
+from cones.types import TextEmbeds
 
 CONES = {"name": "cones", "lr": 0.01, "epochs": 6, "batch_size": 8, "patience": None, "checkpoint_seconds": 0}
 
@@ -61,7 +62,7 @@ def test_coop_runs_it_at_every_step(encoded: Encoded, accelerator) -> None:
 def test_exactly_the_methods_parameters_move(encoded: Encoded, accelerator, kind: str) -> None:
     backbone = encoded.backbone()
     before = {n: t.clone() for n, t in backbone.model.state_dict().items()}
-    method = Cones(encoded.text[:, None]) if kind == "cones" else CoOp(torch.randn(2, 32))
+    method = Cones(encoded.text) if kind == "cones" else ContextTokens(torch.randn(2, 32))
     start = [p.clone() for p in method.parameters()]
     settings = parse_method({"name": kind, "epochs": 1, "warmup_epochs": 0, "lr": 0.01, "patience": None})
     search(method, backbone, encoded.about["names"], encoded.train, encoded.val, settings, 0, accelerator)
@@ -89,7 +90,7 @@ def test_patience_stops_a_search(encoded: Encoded, accelerator) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(encoded: Encoded, accelerator) -> None:
-    method = Cones(torch.full((10, 1, 24), float("nan")))
+    method = Cones(TextEmbeds.one_per_class(torch.full((10, 24), float("nan"))))
     settings = parse_method(CONES | {"warmup_epochs": 0})
     with pytest.raises(SearchError, match=r"the loss is nan at step 1 with learning rate 0.01; lower `lr`"):
         search(method, encoded.backbone(), encoded.about["names"], encoded.train, encoded.val, settings, 0, accelerator)
@@ -116,7 +117,7 @@ def test_a_stopped_search_resumes_to_the_same_bits(encoded: Encoded, accelerator
         from cones.methods import build
         from cones.rows import _start
 
-        return build(parsed, backbone, _start(encoded, backbone))
+        return build(parsed, backbone, _start(encoded, backbone, names))
 
     common = (backbone, names, encoded.train, encoded.val, parsed, 0, accelerator, checkpoint)
     with pytest.raises(Stopped):
@@ -129,12 +130,12 @@ def test_a_stopped_search_resumes_to_the_same_bits(encoded: Encoded, accelerator
 
 
 def test_a_checkpoint_holds_no_pickle(encoded: Encoded, accelerator, tmp_path: Path) -> None:
-    method = Cones(encoded.text[:, None])
+    method = Cones(encoded.text)
     settings = parse_method(CONES)
     path = tmp_path / "state.safetensors"
     search(method, encoded.backbone(), encoded.about["names"], encoded.train, encoded.val, settings, 0, accelerator,
            path)  # fmt: skip
-    fresh = Cones(torch.zeros_like(encoded.text)[:, None])
+    fresh = Cones(TextEmbeds.one_per_class(torch.zeros_like(encoded.text.embeds)))
     progress = load_checkpoint(path, fresh, torch.optim.AdamW(fresh.parameters()))
     assert progress.epoch == 6
     assert b"pickle" not in path.read_bytes()
@@ -155,7 +156,7 @@ def test_where_cones_starts() -> None:
 
     def start(init):
         wanted = torch.nn.functional.normalize(images, dim=-1)
-        return start_embeddings(init, text, images, lambda e: float((e - wanted).norm()), generator)[:, 0]
+        return start_embeddings(init, text, images, lambda e: float((e - wanted).norm()), generator)
 
     torch.testing.assert_close(start("text"), torch.nn.functional.normalize(text, dim=-1))
     torch.testing.assert_close(start("image"), torch.nn.functional.normalize(images, dim=-1))

@@ -9,6 +9,8 @@ from cones.files import folder_hash
 
 WEIGHTS = ("*.safetensors", "pytorch_model.bin")
 TEXTS = ("*.json", "*.txt", "*.model")
+TEXT_ENCODER = "text_encoder"
+"""The folder in which a GLIP keeps the files of its text encoder."""
 
 
 def locate(source: str, revision: str | None = None) -> Path:
@@ -50,7 +52,8 @@ def _fetch(source: str, revision: str) -> Path:
 
 def base_hash(folder: Path) -> str:
     """What a base model *is*: the SHA-256 over its weights, configuration and vocabulary files."""
-    files = {p for pattern in (*WEIGHTS, *TEXTS) for p in folder.glob(pattern)}
+    roots = (folder, folder / TEXT_ENCODER)
+    files = {p for root in roots for pattern in (*WEIGHTS, *TEXTS) for p in root.glob(pattern)}
     return folder_hash(folder, files)
 
 
@@ -61,5 +64,9 @@ def open_backbone(kind: str, folder: Path, device: Any = "cpu", **known: Any) ->
             from cones.backbones.clip import Clip
 
             return Clip(folder, device, **known)
+        case "glip":
+            from cones.backbones.glip import Glip
+
+            return Glip(folder, device, **known)
         case _:
-            raise BackboneError(f"unknown kind of backbone `{kind}`; there is clip")
+            raise BackboneError(f"unknown kind of backbone `{kind}`; there are clip and glip")

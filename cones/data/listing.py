@@ -1,12 +1,15 @@
-"""Pictures with labels, wherever their list comes from: read, checked, counted and divided by one set of rules."""
+"""Pictures with labels or objects, wherever they are listed: read, checked and divided by one set of rules."""
 
+import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cones.config import PictureData
+from cones.config import ObjectData, PictureData
+from cones.data.objects import Findings, Mark, settle
 from cones.data.pictures import open_picture
 from cones.data.prepared import SPLITS, Record
 from cones.data.splits import divide
@@ -18,12 +21,17 @@ Splits = dict[str, list[tuple[Record, Path]]]
 
 @dataclass(frozen=True)
 class Listed:
-    """A picture as a data set lists it: its name there, its file, its class, and its split where it has one."""
+    """A picture as a data set lists it: its name there, its file, its class, and its split where it has one.
+
+    In data for detection the class is -1, `marks` are its objects, and `size` its (height, width) where that is told.
+    """
 
     id: str
     path: Path
     label: int
     split: str = ""
+    marks: tuple[Mark, ...] | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,20 +47,22 @@ def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
     """The readable pictures by split, and the report with what was left out.
 
     Pictures without a split are divided by the fractions of `config`. Raises `DataError` for a class without pictures
-    in a split, a picture under two classes and, unless `unreadable: skip`, pictures that cannot be read.
+    or objects in a split, a picture with two labels, objects that are refused (cones/data/objects.py) and, unless
+    `unreadable: skip`, pictures that cannot be read. Pictures that show no object are kept.
     """
-    classes = listing.classes
-    if len(classes) < 2:
-        raise DataError(f"{config.source} holds {len(classes)} classes; at least two are needed to tell apart")
+    classes, detection = listing.classes, isinstance(config, ObjectData)
+    if not classes or (len(classes) < 2 and not detection):
+        least = "one is needed to find" if detection else "two are needed to tell apart"
+        raise DataError(f"{config.source} holds {len(classes)} classes; at least {least}")
     report = {**listing.report, "unreadable": [], "duplicates": []}
+    findings = Findings()
     found: Splits = {}
     for picture in listing.pictures:
         try:
-            open_picture(picture.path, picture.id)
+            record = _record(picture, findings)
         except DataError as error:
             report["unreadable"].append(str(error))
             continue
-        record = Record(picture.id, picture.label, file_hash(picture.path))
         found.setdefault(picture.split, []).append((record, picture.path))
     if report["unreadable"] and config.unreadable == "refuse":
         first = "\n".join(f"  - {line}" for line in report["unreadable"][:10])
@@ -60,35 +70,86 @@ def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
             f"{len(report['unreadable'])} pictures of {config.source} cannot be used:\n{first}\n"
             "repair or remove them, or set `unreadable: skip` to leave them out and have them listed in the report"
         )
+    findings.refuse(config.source)
     splits = {s: found.get(s, []) for s in SPLITS}
     if "" in found:
         splits = _divide(_distinct(found[""], report), classes, config)
     for split, pictures in splits.items():
-        counts = Counter(record.label for record, _ in pictures)
+        counts = Counter(label for record, _ in pictures for label in record.labels)
         empty = [name for label, name in enumerate(classes) if not counts[label]]
         if empty:
+            what = "objects" if detection else "pictures"
             raise DataError(
-                f"the class `{empty[0]}` has no pictures in {split} of {config.source}; add some or remove the class"
+                f"the class `{empty[0]}` has no {what} in {split} of {config.source}; add some or remove the class"
             )
+    if detection:
+        report["objects"] = findings.report({s: [r for r, _ in splits[s]] for s in SPLITS}, classes)
     return splits, report
 
 
+def inside(source: Path, name: str, where: str) -> Path:
+    """A file of the data set's folder, which is what DVC watches; a link in it may lead anywhere."""
+    path = source / name
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(source)):
+        raise DataError(
+            f"`{name}` in {where} lies outside {source}; only that folder is watched for changes: move the picture "
+            "into it, or give a folder above both as `source`"
+        )
+    return path
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; `DataError` if it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text in UTF-8: {error}") from None
+
+
+def refuse_repeats(pictures: Iterable[Listed], source: str) -> None:
+    """Raise `DataError` when a picture is listed twice in one split, by its name."""
+    counts = Counter((picture.split, picture.id) for picture in pictures)
+    for (split, name), count in counts.items():
+        if count > 1:
+            where = f"{split} of {source}" if split else source
+            raise DataError(f"the picture `{name}` is listed {count} times in {where}; each stands there once")
+
+
+def _record(picture: Listed, findings: Findings) -> Record:
+    """What is kept of a picture; `DataError` if it cannot be read, or is not the picture that was annotated."""
+    image = open_picture(picture.path, picture.id)
+    sha256 = file_hash(picture.path)
+    if picture.marks is None:
+        return Record(picture.id, picture.label, sha256)
+    size = (image.height, image.width)
+    if picture.size not in (None, size):
+        raise DataError(
+            f"{picture.id} has {size[1]} x {size[0]} pixels, turned as its EXIF orientation says, and its annotation "
+            f"is for {picture.size[1]} x {picture.size[0]}"
+        )
+    return Record(picture.id, -1, sha256, objects=settle(picture.id, picture.marks, size, findings), size=size)
+
+
 def _distinct(pictures: list[tuple[Record, Path]], report: dict) -> list[tuple[Record, Path]]:
-    """Each picture once, so that copies of one cannot fall into two splits; two classes for one picture are refused."""
+    """Each picture once, so that copies of one cannot fall into two splits; two labels for one picture are refused."""
     first: dict[str, tuple[Record, Path]] = {}
     for record, path in pictures:
         kept = first.setdefault(record.sha256, (record, path))[0]
-        if kept.label != record.label:
-            raise DataError(f"{kept.id} and {record.id} are the same picture under two classes; remove one")
+        if (kept.label, kept.objects) != (record.label, record.objects):
+            under = "under two classes" if record.objects is None else "with different objects"
+            raise DataError(f"{kept.id} and {record.id} are the same picture {under}; remove one")
         if kept is not record:
             report["duplicates"].append(f"{record.id} is a copy of {kept.id}")
     return list(first.values())
 
 
 def _divide(pictures: list[tuple[Record, Path]], classes: list[str], config: PictureData) -> Splits:
+    """Divide the pictures of each class, and those of no class; a picture of several goes with its rarest."""
     splits: Splits = {s: [] for s in SPLITS}
-    for label in range(len(classes)):
-        of_class = [p for p in pictures if p[0].label == label]
+    counts = Counter(label for record, _ in pictures for label in record.labels)
+    rarest = [min(r.labels, key=lambda label: (counts[label], label), default=len(classes)) for r, _ in pictures]
+    for label in range(len(classes) + 1):
+        of_class = [picture for picture, of in zip(pictures, rarest) if of == label]
         rng = np.random.default_rng([config.seed, label])
         for picture, split in zip(of_class, divide(len(of_class), config.val_fraction, config.test_fraction, rng)):
             splits[split].append(picture)

@@ -17,16 +17,38 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
+class Object:
+    """One object of a picture: its class (an index), and its box as xyxy in absolute pixels of `Split.picture`.
+
+    `mask` is text, the `counts` of COCO's compressed run-length encoding for the picture's height x width; `crowd`
+    marks a region that is neither counted as an object nor punished when it is found (COCO's iscrowd, VOC's difficult).
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    mask: str | None = None
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
 class Record:
     """One picture: where it came from, what it shows (an index into the classes), and the hash of its content.
 
     Its pixels are in `file`, relative to the split's folder, or, when that is empty, in a row of `images.npy`.
+    In data for detection `label` is -1, `objects` is what the picture shows and `size` its (height, width) in pixels.
     """
 
     id: str
     label: int
     sha256: str
     file: str = ""
+    objects: tuple[Object, ...] | None = None
+    size: tuple[int, int] | None = None
+
+    @property
+    def labels(self) -> set[int]:
+        """The classes it shows, crowds aside."""
+        return {self.label} if self.objects is None else {o.label for o in self.objects if not o.crowd}
 
 
 @dataclass(frozen=True)
@@ -45,7 +67,7 @@ class Split:
         if not manifest.exists():
             raise DataError(f"{folder} is not prepared; run `dvc repro` to prepare it")
         content = read_json(manifest)
-        records = tuple(Record(**r) for r in content["records"])
+        records = tuple(_record(r) for r in content["records"])
         return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
 
     def picture(self, index: int) -> Image.Image:
@@ -64,10 +86,22 @@ class Split:
 
 def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record], templates: Sequence[str] = ()) -> None:
     """Write a split's manifest beside its pictures."""
-    content = {"classes": list(classes), "templates": list(templates), "records": [asdict(r) for r in records]}
+    content = {"classes": list(classes), "templates": list(templates), "records": [_content(r) for r in records]}
     write_json(folder / "manifest.json", content)
 
 
 def records_hash(records: Sequence[Record]) -> str:
-    """The hash of a set of labelled pictures; their order counts."""
-    return content_hash([(r.sha256, r.label) for r in records])
+    """The hash of a set of pictures with their labels or objects; their order counts."""
+    return content_hash([(r.sha256, r.label, *map(asdict, r.objects or ())) for r in records])
+
+
+def _content(record: Record) -> dict:
+    """A record as the manifest holds it: without the fields that its kind of data does not have."""
+    return {key: value for key, value in asdict(record).items() if value is not None}
+
+
+def _record(content: dict) -> Record:
+    if "objects" in content:
+        content["objects"] = tuple(Object(**{**o, "box": tuple(o["box"])}) for o in content["objects"])
+        content["size"] = tuple(content["size"])
+    return Record(**content)

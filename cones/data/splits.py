@@ -1,5 +1,6 @@
 """Which pictures go where: nested few-shot draws, splits of unsplit data, and the check that splits do not overlap."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,6 +29,37 @@ def draw_shots(split: Split, shots: int, seed: int, at_most: bool = False) -> li
             f"{shots} shots were asked of {split.folder}, and {', '.join(short)} pictures; lower `shots`, or add some"
         )
     return chosen
+
+
+def draw_pictures(split: Split, shots: int | None, seed: int, at_most: bool = False) -> list[int]:
+    """The indices of pictures that show each class, crowds aside, in at least `shots` of them; None: all pictures.
+
+    In rounds, each round one shot more: class by class, the rarest first, the next picture of one seeded permutation
+    that shows the class is taken while the class lacks one. So a picture of several classes counts for each of them,
+    and the draw of a smaller number is the beginning of a larger one. `DataError` for a class that is shown in fewer
+    pictures, unless `at_most` says that all of those will do.
+    """
+    if shots is None:
+        return list(range(len(split.records)))
+    shown = [record.labels for record in split.records]
+    order = np.random.default_rng(seed).permutation(len(shown)).tolist()
+    showing = [[i for i in order if label in shown[i]] for label in range(len(split.classes))]
+    short = [f"`{c}` is shown in {len(those)}" for c, those in zip(split.classes, showing) if len(those) < shots]
+    if short and not at_most:
+        raise DataError(
+            f"{shots} shots were asked of {split.folder}, and {', '.join(short)} pictures; lower `shots`, or add some"
+        )
+    rarest_first = sorted(range(len(showing)), key=lambda label: len(showing[label]))
+    left = [iter(those) for those in showing]
+    counts: Counter[int] = Counter()
+    chosen: dict[int, None] = {}  # in the order of the draw
+    for wanted in range(1, shots + 1):
+        for label in rarest_first:
+            while counts[label] < min(wanted, len(showing[label])):
+                picture = next(i for i in left[label] if i not in chosen)
+                chosen[picture] = None
+                counts.update(shown[picture])
+    return list(chosen)
 
 
 def divide(count: int, val_fraction: float, test_fraction: float, rng: np.random.Generator) -> list[str]:

@@ -5,12 +5,14 @@ textures and made-up names that pretraining never shows: a search is judged on t
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from cones.data.drawing import background, coverage, outline, texture
+from cones.errors import DataError
 
 SHAPES = (
     "circle",
@@ -42,10 +44,18 @@ NOVEL = {
 }  # fmt: skip
 CAPTIONS = ("a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}", "{}", "this is {}", "there is {}")
 
+STREAMS = ("train", "val", "test", "pretrain")
+LEAST_SHARE = 0.25
+LEAST_PIXELS = 16
+MOST_DRAWS = 1000
+
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene. `box` is xyxy in absolute pixels; `mask` (H, W) bool shows what is not hidden."""
+    """One object of a scene. `box` is xyxy in absolute pixels; `mask` (H, W) bool shows what is not hidden.
+
+    `pixels` counts those of its mask before anything was drawn over it.
+    """
 
     name: str
     shape: str
@@ -54,6 +64,7 @@ class Thing:
     size: str
     box: tuple[float, float, float, float]
     mask: np.ndarray
+    pixels: int
 
     def phrase(self, rng: np.random.Generator) -> str:
         """A noun phrase that tells each attribute or not; a glyph's name says its shape and texture already."""
@@ -125,7 +136,7 @@ def _draw(canvas: np.ndarray, name: str, colour: str, alone: bool, rng: np.rando
 
     mask = np.zeros(canvas.shape[:2], dtype=bool)
     mask[top : top + height, left : left + width] = alpha > 0.5
-    return Thing(name, shape, pattern, colour, size, _box(mask), mask)
+    return Thing(name, shape, pattern, colour, size, _box(mask), mask, int(mask.sum()))
 
 
 def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
@@ -139,7 +150,7 @@ def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
 def _behind(thing: Thing, front: np.ndarray) -> Thing:
     """The thing with what `front` hides taken away."""
     mask = thing.mask & ~front
-    return Thing(thing.name, thing.shape, thing.texture, thing.colour, thing.size, _box(mask), mask)
+    return replace(thing, box=_box(mask), mask=mask)
 
 
 def _degrade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -156,5 +167,26 @@ def _degrade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def picture(seed: int, split: str, index: int, size: int, name: str) -> Scene:
     """The `index`-th one-object scene of a split: the same one whatever else is drawn."""
-    stream = ("train", "val", "test", "pretrain").index(split)
-    return scene(np.random.default_rng([seed, stream, index]), size, [name])
+    return scene(np.random.default_rng([seed, STREAMS.index(split), index]), size, [name])
+
+
+def scenes_picture(seed: int, split: str, index: int, size: int, names: Sequence[str], objects: int) -> Scene:
+    """The `index`-th scene of a split with one to `objects` things, the same one whatever else is drawn.
+
+    The classes take turns, and the others in a scene are drawn at random, each at any depth. Every thing can be seen,
+    so that the boxes and masks are the whole truth: a scene in which one shows less than LEAST_SHARE of itself, or
+    fewer than LEAST_PIXELS pixels, is drawn again from the next stream. `DataError` after MOST_DRAWS of them.
+    """
+    stream = len(STREAMS) + STREAMS.index(split)  # apart from those of `picture`
+    rng = np.random.default_rng([seed, stream, index])
+    others = rng.choice(names, rng.integers(0, objects))
+    shown = rng.permutation([names[index % len(names)], *others]).tolist()
+    for draw in range(1, MOST_DRAWS + 1):
+        drawn = scene(np.random.default_rng([seed, stream, index, draw]), size, shown)
+        seen = [(thing.mask.sum(), thing.pixels) for thing in drawn.things]
+        if all(pixels >= LEAST_PIXELS and pixels >= LEAST_SHARE * of for pixels, of in seen):
+            return drawn
+    raise DataError(
+        f"{len(shown)} objects do not fit into {size} x {size} pixels so that each can be seen; lower `objects` or "
+        "raise `size`"
+    )

@@ -1,14 +1,13 @@
 """Lists of pictures in one file: a CSV table, or the JSON splits that CoOp and its successors share."""
 
 import csv
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from cones.config import CoOpData, TableData
-from cones.data.listing import Listed, Listing
+from cones.data.listing import Listed, Listing, inside
 from cones.data.prepared import SPLITS
 from cones.errors import DataError
 from cones.messages import nearest
@@ -38,7 +37,7 @@ KNOWN_SETS = {
 def list_table(config: TableData) -> Listing:
     """The classes and pictures of a CSV with the columns `path`, `label` and, if wanted, `split`."""
     source = Path(config.source)
-    lines = _lines(_inside(source, config.table, "`table`"))
+    lines = _lines(inside(source, config.table, "`table`"))
     classes = sorted({line["label"] for _, line in lines})
     label_of = {name: label for label, name in enumerate(classes)}
     listed: dict[str, Listed] = {}
@@ -50,7 +49,7 @@ def list_table(config: TableData) -> Listing:
                 f"the split in {where} must be one of {', '.join(SPLITS)}, got {split!r}; without the column `split` "
                 "the pictures are divided at random"
             )
-        path = _inside(source, line["path"], where)
+        path = inside(source, line["path"], where)
         if line["path"] in listed:
             raise DataError(f"{where} names `{line['path']}` once more; each picture stands in the table once")
         listed[line["path"]] = Listed(line["path"], path, label_of[line["label"]], split)
@@ -102,9 +101,9 @@ def list_coop(config: CoOpData) -> Listing:
         raise DataError(f"{path} must number its classes from 0 without gaps; it has {sorted(names)[:10]}")
     known = known_set(path)
     folder = config.pictures if config.pictures is not None else known.pictures if known else ""
-    pictures = _inside(source, folder, "`pictures`")
+    pictures = inside(source, folder, "`pictures`")
     listed = [
-        Listed(file, _inside(pictures, file, path.name), label, split)
+        Listed(file, inside(pictures, file, path.name), label, split)
         for split in SPLITS
         for file, label, _ in content[split]
     ]
@@ -126,14 +125,3 @@ def coop_split(source: Path, name: str | None = None) -> Path:
 def known_set(path: Path) -> KnownSet | None:
     """What is known of the data set that a split file belongs to."""
     return KNOWN_SETS.get(path.stem.removeprefix("split_zhou_"))
-
-
-def _inside(source: Path, name: str, where: str) -> Path:
-    """A file of the data set's folder, which is what DVC watches; a link in it may lead anywhere."""
-    path = source / name
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(source)):
-        raise DataError(
-            f"`{name}` in {where} lies outside {source}; only that folder is watched for changes: move the picture "
-            "into it, or give a folder above both as `source`"
-        )
-    return path

@@ -9,41 +9,81 @@ from torch import Tensor, nn
 
 from cones.config import Cones as ConesSettings
 from cones.config import CoOp as CoOpSettings
+from cones.config import LanguagePrompt as LanguagePromptSettings
+from cones.config import MethodSettings
+from cones.config import PromptTuning as PromptTuningSettings
 from cones.config import ZeroShot as ZeroShotSettings
-from cones.methods.concept import Cones, class_means, start_embeddings
-from cones.methods.text import CoOp, ZeroShot, random_context
-from cones.types import Backbone, Slot
+from cones.methods.concept import (
+    Cones,
+    LanguagePrompt,
+    class_means,
+    random_tokens,
+    start_embeddings,
+    with_tokens,
+)
+from cones.methods.text import ContextTokens, ZeroShot, random_context
+from cones.types import Backbone, Slot, TextEmbeds
 
-__all__ = ["Start", "build", "class_means"]
+__all__ = ["ImageStart", "Start", "build", "class_means"]
 
+RANDOM_TOKENS = 4
+"""Tokens a class that start from noise, where their number is left open."""
 SLOTS: dict[str, Slot] = {"end": "before", "middle": "around", "front": "after"}
 
 
 @dataclass(frozen=True)
+class ImageStart:
+    """What the pictures say of classes before a search on CLIP: the mean feature of each class's training pictures
+    (C, d), and the validation loss of class embeddings (C, d)."""
+
+    means: Float[Tensor, "c d"]
+    loss_of: Callable[[Tensor], float]
+
+
+@dataclass(frozen=True)
 class Start:
-    """What a search may start from: the text encoder's word for each class (C, d), the mean image feature of each
-    class's training pictures (C, d), and the validation loss of class embeddings."""
+    """What a search may start from: the text encoder's output for the class names in templates, and for CLIP the
+    pictures."""
 
     names: Sequence[str]
-    text: Float[Tensor, "c d"]
-    images: Float[Tensor, "c d"]
-    loss_of: Callable[[Tensor], float]
+    text: TextEmbeds
     seed: int
+    templates: Sequence[str] = ("{}",)
+    images: ImageStart | None = None
 
 
-def build(settings: ZeroShotSettings | CoOpSettings | ConesSettings, backbone: Backbone, start: Start) -> nn.Module:
+def build(settings: MethodSettings, backbone: Backbone, start: Start) -> nn.Module:
     """A method ready to search; its parameters are exactly what is searched."""
     generator = torch.Generator().manual_seed(start.seed)
     match settings:
         case ZeroShotSettings():
-            return ZeroShot(start.text)
+            own_names = backbone.embed_text(start.names, templates=start.templates) if settings.names else None
+            return ZeroShot(own_names or start.text)
         case CoOpSettings():
-            return CoOp(_context(settings, backbone, len(start.names), generator), SLOTS[settings.class_token_position])
+            slot = SLOTS[settings.class_token_position]
+            return ContextTokens(_context(settings, backbone, len(start.names), generator), slot)
+        case PromptTuningSettings():
+            return ContextTokens(_context(settings, backbone, len(start.names), generator))
+        case LanguagePromptSettings():
+            return LanguagePrompt(start.text)
         case ConesSettings():
-            return Cones(start_embeddings(settings.init, start.text, start.images, start.loss_of, generator))
+            return Cones(_cones_start(settings, start, backbone, generator))
 
 
-def _context(settings: CoOpSettings, backbone: Backbone, classes: int, generator: torch.Generator) -> Tensor:
+def _cones_start(settings: ConesSettings, start: Start, backbone: Backbone, generator: torch.Generator) -> TextEmbeds:
+    if start.images is not None:
+        text = start.text.embeds[0]
+        embeds = start_embeddings(settings.init, text, start.images.means, start.images.loss_of, generator)
+        return TextEmbeds.one_per_class(embeds)
+    if settings.init == "random":
+        width = backbone.sites["text_embeds"].width
+        return random_tokens(len(start.names), settings.n_tokens or RANDOM_TOKENS, width, generator)
+    return with_tokens(start.text, settings.n_tokens, generator)
+
+
+def _context(
+    settings: CoOpSettings | PromptTuningSettings, backbone: Backbone, classes: int, generator: torch.Generator
+) -> Tensor:
     if settings.ctx_init is not None:
         words = backbone.word_vectors(settings.ctx_init)
         return words.expand(classes, -1, -1) if settings.class_specific else words

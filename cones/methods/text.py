@@ -10,20 +10,22 @@ from cones.types import Features, Prompts, Slot, TextEmbeds, TextTokens
 
 
 class ZeroShot(nn.Module):
-    """The class names in templates, as the text encoder embeds them (Radford et al. 2021). Nothing is searched."""
+    """The class names as the text encoder embeds them (Radford et al. 2021). Nothing is searched."""
 
-    def __init__(self, embeds: Float[Tensor, "c d"]) -> None:
+    def __init__(self, text: TextEmbeds) -> None:
         super().__init__()
-        self.register_buffer("embeds", embeds)
+        self.register_buffer("embeds", text.embeds)
+        self.register_buffer("mask", text.mask)
+        self.register_buffer("owner", text.owner)
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        return Prompts(text_embeds=TextEmbeds.one_per_class(self.embeds))
+        return Prompts(text_embeds=TextEmbeds(self.embeds, self.mask, self.owner))
 
 
-class CoOp(nn.Module):
-    """Context Optimization (Zhou et al. 2022): context tokens shared by all classes, or a set for each.
+class ContextTokens(nn.Module):
+    """Context tokens shared by all classes, or a set for each: CoOp (Zhou et al. 2022), and prompt tuning on GLIP.
 
     `context` (n, d), or (classes, n, d), is what is searched; the text encoder runs at every step.
     """

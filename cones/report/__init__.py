@@ -10,11 +10,17 @@ from typing import Any
 from cones.card import CARD_KEY
 from cones.config import method_summaries
 from cones.layout import EVALUATED, SEARCHED
+from cones.ranking import rank
 from cones.report.charts import line_chart
 from cones.report.classification import CLASSIFICATION
+from cones.report.detection import DETECTION, SEGMENTATION
 from cones.report.parts import Chart, Part, TaskReport
 
-TASKS: dict[str, TaskReport] = {"classification": CLASSIFICATION}
+TASKS: dict[str, TaskReport] = {
+    "classification": CLASSIFICATION,
+    "detection": DETECTION,
+    "segmentation": SEGMENTATION,
+}
 COSTS = {
     "pictures encoded": "seconds to encode the concept's pictures and names, once; all its rows share it",
     "searched in": "seconds of the search itself, with its validation, without the start of the program",
@@ -71,15 +77,16 @@ def report_page(summary: list[dict[str, Any]]) -> str:
 
 def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
     cards = {x["row"]: _card(name, x["row"]) for x in lines}
-    task = TASKS[next(iter(cards.values()))["task"]]
-    first = max(lines, key=lambda x: (x["val"][task.headline], -x["val"].get("loss", 0.0)))
+    kind = next(iter(cards.values()))["task"]
+    task = TASKS[kind]
+    first = max(lines, key=lambda x: rank(kind, x["val"]))
     rows = [Row(x["row"], x["method"], x["val"], x["test"], x["cost"], cards[x["row"]], x is first) for x in lines]
     curves = {row.name: _curve(SEARCHED / name / row.name / "curves.csv", task.curve) for row in rows}
     drawn = {row: curve for row, curve in curves.items() if curve[0]}
     parts: list[Part] = []
     if drawn:
         what = task.curve.removeprefix("val_").replace("_", " ")
-        note = f"Validation {what} after each epoch, over the optimiser steps so far; the best epoch is the one kept."
+        note = f"Validation {what} while searching, over the optimiser steps so far; the best is the one kept."
         parts.append(Chart("How the searches went", line_chart(drawn, "optimiser step", f"validation {what}"), note))
     return ConceptReport(name, rows, task, parts + task.parts(EVALUATED / name, [r.name for r in rows], first["row"]))
 
@@ -99,7 +106,7 @@ def _curve(path: Path, column: str) -> tuple[list[float], list[float]]:
 
 def _figure(value: float, name: str) -> str:
     """A number as people read it: shares as percent, counts whole, seconds and losses short."""
-    if name in ("accuracy", "macro_f1"):
+    if name in ("accuracy", "macro_f1") or name.startswith(("box_ap", "mask_ap")):
         return f"{100 * value:.1f} %"
     if name.endswith("seconds"):
         return f"{value:.1f} s"

@@ -37,11 +37,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures with what is said about them."""
+    """Pictures with what is said about them; `wide` ones need room for what is drawn into them."""
 
     title: str
     cards: Sequence[Card]
     note: str
+    wide: bool = False
     kind: str = "gallery"
 
 

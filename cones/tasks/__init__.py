@@ -1,6 +1,93 @@
-"""The only door to tasks: what predictions are worth."""
+"""The only door to tasks: what predictions are worth, and how they are shown."""
 
-from cones.tasks.classification import better, classification_metrics, mean_loss, quick_metrics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from cones.tasks.classification import classification_metrics, mean_loss, quick_metrics
+from cones.tasks.detection import (
+    Evaluated,
+    coco_results,
+    coco_truth,
+    detection_metrics,
+    evaluate_detection,
+    quick_detection_metrics,
+)
+from cones.tasks.drawing import beside, draw_instances
 from cones.tasks.pictures import captioned, contact_sheet
+from cones.types import Instances, Predictions
 
-__all__ = ["better", "captioned", "classification_metrics", "contact_sheet", "mean_loss", "quick_metrics"]
+__all__ = [
+    "TASKS",
+    "Evaluated",
+    "Task",
+    "Truth",
+    "beside",
+    "captioned",
+    "classification_metrics",
+    "coco_results",
+    "coco_truth",
+    "contact_sheet",
+    "draw_instances",
+    "evaluate_detection",
+    "mean_loss",
+]
+
+
+@runtime_checkable
+class Truth(Protocol):
+    """What pictures show: a class each, or objects in pictures of some sizes (height, width)."""
+
+    labels: Tensor
+
+    @property
+    def truths(self) -> Sequence[Instances]: ...
+
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]: ...
+
+
+Metrics = dict[str, float]
+Measure = Callable[[Sequence[Predictions], Truth, Sequence[str]], Metrics]
+
+
+@dataclass(frozen=True)
+class Task:
+    """How predictions of a task are measured against the truth, given the classes: `quick` while searching, `full` at
+    its end. `batch` pictures are predicted at once."""
+
+    quick: Measure
+    full: Measure
+    batch: int
+
+
+def _scores(predictions: Sequence[Predictions]) -> Tensor:
+    return torch.cat([p.scores.cpu() for p in predictions])
+
+
+def _found(predictions: Sequence[Predictions]) -> list[Instances]:
+    return [one.to("cpu") for p in predictions for one in p.instances or ()]
+
+
+def _detection(masks: bool) -> Task:
+    def quick(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Metrics:
+        return quick_detection_metrics(_found(predictions), truth.truths, truth.sizes, classes, masks)
+
+    def full(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Metrics:
+        return detection_metrics(_found(predictions), truth.truths, truth.sizes, classes, masks)
+
+    return Task(quick, full, 16)
+
+
+TASKS = {
+    "classification": Task(
+        lambda p, truth, classes: quick_metrics(_scores(p), truth.labels),
+        lambda p, truth, classes: classification_metrics(_scores(p), truth.labels),
+        1024,
+    ),
+    "detection": _detection(masks=False),
+    "segmentation": _detection(masks=True),
+}

@@ -36,11 +36,6 @@ def quick_metrics(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> di
     return {"accuracy": (scores.argmax(1) == labels).double().mean().item(), "loss": mean_loss(scores, labels)}
 
 
-def better(new: dict[str, float], old: dict[str, float] | None) -> bool:
-    """Whether validation metrics beat others: the accuracy decides, then the loss."""
-    return old is None or (new["accuracy"], -new["loss"]) > (old["accuracy"], -old["loss"])
-
-
 def mean_loss(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
     picked = scores.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
     return float(-picked.log().mean())

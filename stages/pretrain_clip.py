@@ -1,4 +1,4 @@
-"""Pretrain a built-in backbone on the generated world's base concepts (`make pretrain`)."""
+"""Pretrain `clip-tiny` on the generated world's base concepts (`make pretrain`)."""
 
 import time
 
@@ -8,7 +8,6 @@ import torch
 from cones.backbones.tiny import IMAGE_SIZE, PATCH, Pool, clip_model, save_half, train_clip, train_tokenizer
 from cones.console import progress_bar
 from cones.data.synthetic import SHAPES, picture, scene
-from cones.errors import ConesError
 from cones.files import fresh_folder
 from cones.layout import BACKBONES
 from cones.process import run_stage
@@ -16,9 +15,7 @@ from cones.process import run_stage
 PICTURES, STEPS, HELD_OUT, SEED = 40_000, 2_000, 1_200, 1
 
 
-def main(name: str) -> None:
-    if name != "clip":
-        raise ConesError(f"there is no built-in backbone `{name}`; there is clip")
+def main() -> None:
     from transformers import CLIPTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 

@@ -1,0 +1,176 @@
+"""What the cache and the dropped text encoder save in detection: seconds of a step and to the best validation AP.
+
+    python bench/glip_search.py        writes bench/results/glip_search.json
+
+All run the same loop on the same pictures in one process, turn about. Without the cache a step reads its pictures,
+fits them to the model and runs the image encoder, as the public recipes do. The floor is the frozen head alone:
+forward, loss and backward to the embeddings of a batch that is already in memory.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from common import WORK, write_results
+from torch import nn
+
+from cones.config import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig, SceneData, parse_method
+from cones.data import Split, prepare
+from cones.encoded import Encoded
+from cones.encoding import draw, encode_concept
+from cones.finetuning import finetune_row
+from cones.live import LivePictures
+from cones.methods.concept import Cones, LanguagePrompt
+from cones.methods.text import ContextTokens
+from cones.rows import peak_memory_mb, search_row
+from cones.search import optimiser_for, text_of, train_epoch
+from cones.types import Prompts, TextEmbeds
+
+ROUNDS, STEPS, BATCH = 5, 8, 16
+SEARCHES = {
+    "prompt_tuning": {"name": "prompt_tuning", "lr": 0.02},
+    "language_prompt": {"name": "language_prompt", "lr": 0.05},
+    "cones": {"name": "cones", "lr": 0.05},
+}
+SCHEDULE = {"epochs": 60, "batch_size": BATCH, "validate_every": 5, "patience": None}
+FULL = {"concept": "bench", "from": "bench", "kind": "full", "steps": 200, "validate_every": 20, "lr": 3e-4}
+
+
+class EncodedTable(nn.Module):
+    """GLIP's language prompt as published: the text encoder runs at every step, the table is added to its output."""
+
+    def __init__(self, backbone: Any, text: TextEmbeds) -> None:
+        super().__init__()
+        self.backbone, self.inner = [backbone], LanguagePrompt(text)  # in a list, so that it is no part of the method
+
+    def forward(self, names: Sequence[str], features: Any = None, generator: Any = None) -> Prompts:
+        found = self.backbone[0].embed_text(names)
+        return Prompts(text_embeds=TextEmbeds(found.embeds + self.inner.table, found.mask, found.owner))
+
+
+def encoded_concept(work: Path, train: int, shots: int | None) -> tuple[Encoded, list[int], float]:
+    """Novel scenes through the built-in GLIP: the features, where their pictures stand, seconds."""
+    data = SceneData(kind="scenes", vocabulary="novel", train=train, val=60, test=10)
+    prepare(data, work / "prepared")
+    concept = DetectionConcept(task="segmentation", backbone="glip-tiny", data="scenes", shots=shots, val_shots=10)
+    drawn = draw(concept, work / "prepared")
+    began = time.perf_counter()
+    backbone = BackboneConfig(kind="glip", source="models/backbones/glip-tiny")
+    encoded = encode_concept("bench", concept, backbone, drawn, work / "encoded")
+    return encoded, drawn.shown, time.perf_counter() - began
+
+
+def steps(encoded: Encoded, rows: list[int], work: Path) -> dict[str, Callable[[], Any]]:
+    """Each contender's epoch of `STEPS` steps."""
+    accelerator, names = Accelerator(), encoded.about["names"]
+    backbone: Any = encoded.backbone()
+    canvas = encoded.about["canvas"]
+    live = LivePictures(encoded.train, Split.open(work / "prepared/train"), rows, backbone, (canvas[0], canvas[1]))
+    settings = parse_method({"name": "cones", **SCHEDULE})
+
+    def epoch(method: nn.Module, pictures: Any) -> Callable[[], Any]:
+        optimiser = optimiser_for(method, settings)
+        return lambda: train_epoch(method, backbone, names, pictures, settings, optimiser, accelerator, 0, 1)
+
+    context = torch.randn(4, backbone.sites["text_tokens"].width) * 0.02
+    return {
+        "prompt_tuning": epoch(ContextTokens(context), live),
+        "prompt_tuning_cached": epoch(ContextTokens(context), encoded.train),
+        "language_prompt": epoch(EncodedTable(backbone, encoded.text), live),
+        "language_prompt_cached": epoch(LanguagePrompt(encoded.text), encoded.train),
+        "cones": epoch(Cones(encoded.text), live),
+        "cones_cached": epoch(Cones(encoded.text), encoded.train),
+        "floor": floor(encoded, backbone, names),
+    }
+
+
+def floor(encoded: Encoded, backbone: Any, names: list[str]) -> Callable[[], None]:
+    """Forward, loss and backward of the frozen head to the embeddings, on batches in memory."""
+    method = Cones(encoded.text)
+    batches = [encoded.train.batch(torch.arange(i * BATCH, (i + 1) * BATCH)) for i in range(STEPS)]
+
+    def run() -> None:
+        for batch in batches:
+            backbone.loss(batch, text_of(method, backbone, names)).backward()
+            method.embeds.grad = None
+
+    return run
+
+
+def seconds_of(contenders: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+    """Seconds a step of each contender in each round, after one that warms up."""
+    found: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(ROUNDS + 1):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            run()
+            if turn:
+                found[name].append((time.perf_counter() - began) / STEPS)
+        print(f"round {turn}", flush=True)
+    return found
+
+
+def main() -> None:
+    encoded, rows, _ = encoded_concept(WORK / "glip-steps", BATCH * STEPS, None)
+    each = seconds_of(steps(encoded, rows, WORK / "glip-steps"))
+    step = {name: round(median(values), 4) for name, values in each.items()}
+
+    work = WORK / "glip-ten"
+    encoded, _, _ = encoded_concept(work, 200, 10)
+    accelerator, best = Accelerator(), {}
+    for name, settings in SEARCHES.items():
+        row = search_row(
+            "bench", RunConfig(concept="bench", method=parse_method(settings | SCHEDULE)), encoded, accelerator
+        )
+        best[name] = {"steps": row.result.steps_to_best, "val_mask_ap": row.metrics["mask_ap"]}
+    named = search_row(
+        "bench", RunConfig(concept="bench", method=parse_method({"name": "zero_shot"})), encoded, accelerator
+    )
+    full = finetune_row(
+        "bench", FinetuneConfig.model_validate(FULL), named.concept, encoded, accelerator, work / "prepared"
+    )
+    validated = len(full.result.curves) * 1.0
+    ratios = [a / b for a, b in zip(each["prompt_tuning"], each["cones_cached"])]
+    results = {
+        "seconds_per_step": step,
+        "step_ratio_prompt_tuning_over_cones": round(median(ratios), 2),
+        "ratios": [round(r, 2) for r in ratios],
+        "floor_ratio": round(median(a / b for a, b in zip(each["cones_cached"], each["floor"])), 3),
+        "to_best_validation_ap": {
+            name: best[name.removesuffix("_cached")]
+            | {"seconds": round(best[name.removesuffix("_cached")]["steps"] * step[name], 2)}
+            for name in step
+            if name != "floor"
+        }
+        | {
+            "full": {
+                "steps": full.result.steps_to_best,
+                "val_mask_ap": full.metrics["mask_ap"],
+                "seconds_with_validation": round(full.result.seconds, 1),
+                "validations": validated,
+            }
+        },
+        "by_pictures": {},
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    for count in (100, 300, 1000):
+        grown, _, encoding = encoded_concept(WORK / f"glip-{count}", count, None)
+        run = steps(grown, list(range(count)), WORK / f"glip-{count}")["cones_cached"]
+        run()
+        began = time.perf_counter()
+        run()
+        size = sum(f.stat().st_size for f in (grown.folder / "train").glob("p*.npy"))
+        results["by_pictures"][count] = {
+            "encode_seconds": round(encoding, 2),
+            "epoch_seconds": round(time.perf_counter() - began, 2),
+            "cache_kb_a_picture_and_view": round(size / count / grown.train.views / 1024, 1),
+        }
+    write_results("glip_search", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The settings of data sets: one class a layout."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("each_once", "must name each class once")
+    return names
+
+
+def _path_or_splits(value: Any) -> Any:
+    """Checked here, as a union would report each of its members at a path that the file does not have."""
+    by_split = isinstance(value, dict) and set(value) == {"train", "val", "test"}
+    if not isinstance(value, str) and not (by_split and all(isinstance(v, str) for v in value.values())):
+        raise PydanticCustomError("path_or_splits", "must be one path, or a path for each of train, val and test")
+    return value
+
+
+PathOrSplits = Annotated[str | dict[str, str], BeforeValidator(_path_or_splits)]
+
+
+class WorldData(Strict):
+    """Pictures of the generated world, one object each."""
+
+    kind: Literal["world"]
+    source: Literal["cones/data/synthetic.py"] = "cones/data/synthetic.py"
+    """The code that draws it: DVC watches this path."""
+    vocabulary: Literal["base", "novel"]
+    size: int = Field(64, ge=32, le=512)
+    """Side of a picture in pixels."""
+    train: int = Field(64, ge=1, le=100_000)
+    """Training pictures a class, of which a concept draws its shots."""
+    val: int = Field(32, ge=1, le=100_000)
+    test: int = Field(100, ge=1, le=100_000)
+    seed: int = Field(0, ge=0)
+
+
+class PictureData(Strict):
+    """Your own pictures, in a folder that DVC watches."""
+
+    source: str
+    val_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of each class that goes to validation, where the data has no splits of its own."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+    """Of that split."""
+    unreadable: Literal["refuse", "skip"] = "refuse"
+    """A picture that cannot be read stops the stage, or is left out and counted in the report."""
+
+
+class FolderData(PictureData):
+    """A folder of class folders of pictures, or of `train`, `val` and `test`, each with class folders."""
+
+    kind: Literal["folder"]
+
+
+class TableData(PictureData):
+    """A folder with a CSV table of its pictures: columns `path` (from the folder), `label` and, if wanted, `split`."""
+
+    kind: Literal["csv"]
+    table: str = "labels.csv"
+    """The CSV, by its path from `source`."""
+
+
+class CoOpData(PictureData):
+    """A data set as CoOp and its successors lay it out, with its `split_zhou_<name>.json`."""
+
+    kind: Literal["coop"]
+    split: str | None = None
+    """The split file, by its path from `source`; None: the only one there."""
+    pictures: str | None = None
+    """The folder of the pictures, by its path from `source`; None: as CoOp has it for this data set."""
+
+
+class SceneData(Strict):
+    """Pictures of the generated world with several objects each, their boxes and masks."""
+
+    kind: Literal["scenes"]
+    source: Literal["cones/data/synthetic.py"] = "cones/data/synthetic.py"
+    """The code that draws them: DVC watches this path."""
+    vocabulary: Literal["base", "novel"]
+    size: int = Field(128, ge=32, le=512)
+    """Side of a picture in pixels."""
+    objects: int = Field(4, ge=1, le=8)
+    """Most objects in a picture; each picture has one to this many."""
+    train: int = Field(200, ge=1, le=100_000)
+    """Training pictures in all, of which a concept draws its shots."""
+    val: int = Field(50, ge=1, le=100_000)
+    test: int = Field(100, ge=1, le=100_000)
+    seed: int = Field(0, ge=0)
+
+
+class ObjectData(PictureData):
+    """Your own pictures with a box, and where the format has it a mask, around each object."""
+
+    classes: Annotated[list[str], Field(min_length=1), AfterValidator(_each_once)] | None = None
+    """The classes in this order, any other being an error; None: all that the annotations name."""
+
+
+class CocoData(ObjectData):
+    """A folder of pictures with COCO annotations, for all of them in one JSON or one a split."""
+
+    kind: Literal["coco"]
+    annotations: PathOrSplits
+    """The JSON by its path from `source`, its pictures then being divided, or one for each of train, val and test."""
+    pictures: PathOrSplits = ""
+    """The folder that each `file_name` starts from, by its path from `source`; or one for each split."""
+
+    @model_validator(mode="after")
+    def _pictures_as_annotations(self) -> "CocoData":
+        if isinstance(self.pictures, dict) and isinstance(self.annotations, str):
+            raise PydanticCustomError("pictures", "`pictures` by split needs `annotations` by split")
+        return self
+
+
+class VocData(ObjectData):
+    """A folder in Pascal VOC's layout: Annotations, JPEGImages and, if wanted, ImageSets/Main."""
+
+    kind: Literal["voc"]
+
+
+class YoloData(ObjectData):
+    """A folder with the `data.yaml` and the label files of YOLO, as Ultralytics lays them out."""
+
+    kind: Literal["yolo"]
+    table: str = "data.yaml"
+    """The YAML that names the classes and the splits, by its path from `source`."""
+
+
+DataConfig = Annotated[
+    WorldData | SceneData | FolderData | TableData | CoOpData | CocoData | VocData | YoloData,
+    Field(discriminator="kind"),
+]

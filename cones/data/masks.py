@@ -1,0 +1,102 @@
+"""Masks as the text of COCO's compressed run-length encoding, a few hundred bytes an object."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cones.data.prepared import Object
+from cones.errors import DataError
+
+Size = tuple[int, int]
+Polygons = list[list[float]]
+"""Each one x1, y1, x2, y2, ... in pixels; together they are one object."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """COCO's run-length encoding: lengths of runs of 0 and 1 by turns, down the columns; text is the compressed form.
+
+    `size` is (height, width) in pixels.
+    """
+
+    counts: list[int] | str
+    size: Size
+
+
+def encode_mask(mask: np.ndarray) -> str:
+    """The compressed run lengths of a bool (H, W) array."""
+    from pycocotools import mask as coco
+
+    return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
+
+
+def object_mask(shown: Object, size: Size) -> np.ndarray:
+    """The mask of an object of a picture of `size` (height, width): bool (H, W). `DataError` if it has none."""
+    if shown.mask is None:
+        raise DataError("the object has a box and no mask; data with masks is needed here")
+    try:
+        lengths = _run_lengths(shown.mask)
+        _refuse_wrong_sum(lengths, size)
+    except ValueError as error:
+        raise DataError(f"the mask of the object at {shown.box} cannot be used: {error}") from None
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return np.ascontiguousarray(columns.reshape(size, order="F"))
+
+
+def outline_mask(outline: Polygons | Runs, size: Size) -> str:
+    """The compressed run lengths of an outline, for a picture of `size` (height, width).
+
+    A pixel of any polygon is a pixel of the mask. `ValueError` says what makes an outline no mask of this picture.
+    """
+    from pycocotools import mask as coco
+
+    if isinstance(outline, Runs):
+        if outline.size != size:
+            raise ValueError(f"its mask is {_text(outline.size)} pixels, and its picture {_text(size)}")
+        lengths = _run_lengths(outline.counts) if isinstance(outline.counts, str) else outline.counts
+        _refuse_wrong_sum(lengths, size)
+        if isinstance(outline.counts, str):
+            return outline.counts
+        return coco.frPyObjects({"counts": lengths, "size": list(size)}, *size)["counts"].decode("ascii")
+    for polygon in outline:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(f"a polygon of {len(polygon)} numbers; it takes x and y of at least three points")
+        xy = np.array(polygon).reshape(-1, 2)
+        # Far points are a slip of units, and would have every pixel on the way to them drawn.
+        if not (abs(xy / (size[1], size[0]) - 0.5) <= 1.5).all():
+            raise ValueError("a polygon has a point that is not finite, or further out than the picture is large")
+    return coco.merge(coco.frPyObjects(outline, *size))["counts"].decode("ascii")
+
+
+def mask_area(counts: str) -> int:
+    """The number of pixels of a mask."""
+    return sum(_run_lengths(counts)[1::2])
+
+
+def _run_lengths(counts: str) -> list[int]:
+    """The run lengths in a compressed text (`rleFrString` of COCO's maskApi.c), with what that does not check."""
+    lengths: list[int] = []
+    value = shift = 0
+    for character in counts:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise ValueError(f"{character!r} does not occur in compressed run lengths")
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            value -= (bits & 0x10) << (shift - 4)  # the highest bit is the sign
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("its run lengths end in the middle of a number")
+    return lengths
+
+
+def _refuse_wrong_sum(lengths: list[int], size: Size) -> None:
+    if min(lengths, default=-1) < 0 or sum(lengths) != math.prod(size):
+        raise ValueError(f"its run lengths do not add up to the {_text(size)} pixels of its picture")
+
+
+def _text(size: Size) -> str:
+    return f"{size[1]} x {size[0]}"

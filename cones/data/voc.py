@@ -1,0 +1,140 @@
+"""Pascal VOC's layout: an XML of boxes for each picture, and lists of the pictures of each split."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers.expat import ExpatError, ParserCreate
+
+from cones.config import VocData
+from cones.data.listing import Listed, Listing, inside, read_lines, refuse_repeats
+from cones.data.objects import Mark, label_of
+from cones.data.pictures import SUFFIXES
+from cones.data.prepared import SPLITS
+from cones.errors import DataError
+
+
+def list_voc(config: VocData) -> Listing:
+    """The classes, sorted, and the pictures that have an XML, by the lists of ImageSets/Main where these are.
+
+    The picture of Annotations/<id>.xml is the one of that name in JPEGImages, in whatever format. Other lists than
+    train.txt, val.txt and test.txt are not read, nor are VOC's masks. `DataError` for an XML that is missing, is not
+    as VOC has it or declares entities. What is in the folders and in no list is reported as `not_listed`.
+    """
+    source = Path(config.source)
+    for name in ("Annotations", "JPEGImages"):
+        if not (source / name).is_dir():
+            raise DataError(f"{source} has no folder {name}; VOC's layout is Annotations/*.xml and JPEGImages/*.jpg")
+    pictures = _pictures(source / "JPEGImages")
+    annotations = {path.stem: path for path in sorted((source / "Annotations").glob("*.xml"))}
+    splits = _lists(source) or {"": list(annotations)}
+    trees: dict[str, Element] = {}
+    for split, names in splits.items():
+        for name in names:
+            where = f"ImageSets/Main/{split}.txt"
+            path = inside(source / "Annotations", f"{name}.xml", where)
+            if not path.is_file():
+                raise DataError(f"{path} does not exist, and {where} names it; a picture of nothing has an XML too")
+            trees[name] = _read(path)
+    classes = config.classes or sorted({_text(o, "name", k) for k, tree in trees.items() for o in tree.iter("object")})
+    listed = [
+        Listed(
+            name,
+            pictures.get(name, source / f"JPEGImages/{name}.jpg"),
+            -1,
+            split,
+            tuple(_marks(trees[name], name, classes)),
+            _size(trees[name], name),
+        )
+        for split, names in splits.items()
+        for name in names
+    ]
+    refuse_repeats(listed, config.source)
+    return Listing(classes, listed, {"not_listed": sorted({*annotations, *pictures} - set(trees))})
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The pictures of a folder by their names without the suffix."""
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."):
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(f"{other} and {path.name} have one name, and one XML for both; rename one")
+    return found
+
+
+def _lists(source: Path) -> dict[str, list[str]]:
+    """The names of the pictures of each split; nothing where no list is."""
+    folder = source / "ImageSets/Main"
+    given = [s for s in SPLITS if (folder / f"{s}.txt").is_file()]
+    if given and len(given) < len(SPLITS):
+        lacking = ", ".join(f"{s}.txt" for s in SPLITS if s not in given)
+        raise DataError(
+            f"{folder} has {', '.join(f'{s}.txt' for s in given)} but not {lacking}; give all three or none"
+        )
+    lines = {s: read_lines(folder / f"{s}.txt") for s in given}
+    return {split: [line.strip() for line in of if line.strip()] for split, of in lines.items()}
+
+
+def _read(path: Path) -> Element:
+    """The root of an XML. Entities are refused: annotations need none, and theirs can grow without end."""
+    parser, builder = ParserCreate(), TreeBuilder()
+
+    def refuse(name: str, *_: object) -> NoReturn:
+        raise DataError(f"{path} declares the entity `{name}`; an annotation needs none: write what it stands for")
+
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(path.read_bytes(), True)
+    except ExpatError as error:
+        raise DataError(f"{path} cannot be read as XML: {error}") from None
+    return builder.close()
+
+
+def _marks(tree: Element, name: str, classes: list[str]) -> Iterator[Mark]:
+    for number, shown in enumerate(tree.iter("object"), start=1):
+        where = f"object {number} of {name}.xml"
+        category = _text(shown, "name", name)
+        xmin, ymin, xmax, ymax = (_number(shown, f"bndbox/{k}", where) for k in ("xmin", "ymin", "xmax", "ymax"))
+        # VOC counts pixels from 1 and both corners belong to the box. Corners that coincide were a click without a
+        # drag rather than an object of one pixel, so such a box stays without area.
+        first = 1 if xmax > xmin and ymax > ymin else 0
+        difficult = (shown.findtext("difficult") or "0").strip()
+        if difficult not in ("0", "1"):
+            raise DataError(f"`difficult` of {where} must be 0 or 1, got {difficult!r}")
+        yield Mark(
+            f"object {number} ({category})",
+            label_of(category, classes, where),
+            (xmin - first, ymin - first, xmax, ymax),
+            crowd=difficult == "1",
+        )
+
+
+def _size(tree: Element, name: str) -> tuple[int, int] | None:
+    """(height, width) as the XML tells it; None where it tells none, or 0 as some tools write."""
+    if tree.find("size") is None:
+        return None
+    height, width = (int(_number(tree, f"size/{side}", f"{name}.xml")) for side in ("height", "width"))
+    return (height, width) if height and width else None
+
+
+def _text(element: Element, path: str, name: str) -> str:
+    text = (element.findtext(path) or "").strip()
+    if not text:
+        raise DataError(f"{name}.xml has no `{path}` in one of its objects; fill it in")
+    return text
+
+
+def _number(element: Element, path: str, where: str) -> float:
+    text = (element.findtext(path) or "").strip()
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"`{path}` of {where} must be a finite number, got {text!r}")
+    return number

@@ -1,0 +1,60 @@
+"""Data sets of the generated world: one object a picture for classification, scenes of several for detection."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cones.config import SceneData, WorldData
+from cones.data import synthetic
+from cones.data.masks import encode_mask
+from cones.data.objects import Findings
+from cones.data.prepared import SPLITS, Object, Record
+from cones.errors import DataError
+
+Generated = tuple[tuple[str, ...], dict[str, list[Record]], dict]
+
+
+def generate_pictures(config: WorldData, folder: Path) -> Generated:
+    """Draw the pictures of each class into one array a split; the classes, the records by split and the report."""
+    classes = synthetic.classes(config.vocabulary)
+    splits: dict[str, list[Record]] = {}
+    for split, per_class in zip(SPLITS, (config.train, config.val, config.test)):
+
+        def draw(index: int, split: str = split) -> tuple[np.ndarray, dict]:
+            label = index % len(classes)
+            return synthetic.picture(config.seed, split, index, config.size, classes[label]).image, {"label": label}
+
+        splits[split] = _write(folder / split, per_class * len(classes), config.size, draw)
+    return classes, splits, {}
+
+
+def generate_scenes(config: SceneData, folder: Path) -> Generated:
+    """Draw scenes with their boxes and masks, likewise; `DataError` for a split too small to show each class."""
+    classes = synthetic.classes(config.vocabulary)
+    splits: dict[str, list[Record]] = {}
+    for split, count in zip(SPLITS, (config.train, config.val, config.test)):
+        if count < len(classes):
+            raise DataError(f"`{split}` must be at least {len(classes)}, a scene for each class, got {count}")
+
+        def draw(index: int, split: str = split) -> tuple[np.ndarray, dict]:
+            scene = synthetic.scenes_picture(config.seed, split, index, config.size, classes, config.objects)
+            objects = tuple(Object(classes.index(t.name), t.box, encode_mask(t.mask)) for t in scene.things)
+            return scene.image, {"label": -1, "objects": objects, "size": (config.size, config.size)}
+
+        splits[split] = _write(folder / split, count, config.size, draw)
+    return classes, splits, {"objects": Findings().report(splits, classes)}
+
+
+def _write(folder: Path, count: int, size: int, draw: Callable[[int], tuple[np.ndarray, dict]]) -> list[Record]:
+    """Draw a split's pictures into one array; `draw` gives a picture and the fields of its record."""
+    folder.mkdir()
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, size, size, 3))
+    records = []
+    for index in range(count):
+        images[index], fields = draw(index)
+        digest = hashlib.sha256(images[index].tobytes()).hexdigest()
+        records.append(Record(f"{folder.name}-{index:05d}", sha256=digest, **fields))
+    images.flush()
+    return records

@@ -1,0 +1,105 @@
+"""What the evaluate stage leaves for people: predictions, plots and pictures, by task."""
+
+import csv
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from cones.data import Split
+from cones.evaluation import Evaluation
+from cones.files import write_json
+from cones.tasks import beside, coco_results, coco_truth, contact_sheet, draw_instances, evaluate_detection
+
+SHOWN = {"classification": 40, "detection": 6, "segmentation": 6}
+"""Test pictures that are shown, the same for every row."""
+SIDE = 160
+"""The longer side of a shown picture in classification, in pixels, if it is larger."""
+WIDEST = 480
+"""The same in detection, where what was found is drawn into it."""
+
+
+def write_evaluation(
+    out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.3
+) -> None:
+    """Fill an `evaluated` folder beside its metrics: `rows/` with what each row said of each picture, `pictures/`, and
+    `plot.csv`, to be plotted: what the best row takes for what, or the rows' precision over recall."""
+    (out / "rows").mkdir()
+    (out / "pictures").mkdir()
+    if task == "classification":
+        _classification(out, found, split, best)
+    else:
+        _detection(out, task, found, split, threshold)
+
+
+def shown_pictures(split: Split, most: int, side: int) -> dict[int, Image.Image]:
+    """Some pictures of a split drawn at random, always the same, by their index; none larger than `side`."""
+    count = len(split.records)
+    pictures = {i: split.picture(i) for i in sorted(random.Random(0).sample(range(count), min(most, count)))}
+    for picture in pictures.values():
+        picture.thumbnail((side, side))
+    return pictures
+
+
+def _classification(out: Path, found: Mapping[str, Evaluation], split: Split, best: str) -> None:
+    shown = shown_pictures(split, SHOWN["classification"], SIDE)
+    for index, picture in shown.items():
+        picture.save(out / "pictures" / f"{index}.jpg", quality=85)
+    for row, evaluation in found.items():
+        lines = _labels(evaluation, split.classes)
+        with (out / "rows" / f"{row}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("picture", "actual", "predicted", "score"), *lines])
+        sheet = contact_sheet(list(shown.values()), [lines[i][1:3] for i in shown])
+        sheet.save(out / "rows" / f"{row}.jpg", quality=85)
+    (out / "plot.csv").write_bytes((out / "rows" / f"{best}.csv").read_bytes())
+
+
+def _labels(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, str, float]]:
+    """Picture, actual and predicted class, and the score, of each test picture."""
+    best = torch.cat([p.scores.cpu() for p in evaluation.predictions]).max(1)
+    store = evaluation.store
+    rows = zip(store.ids, store.labels.tolist(), best.indices.tolist(), best.values.tolist())
+    return [(i, classes[truth], classes[guess], round(score, 6)) for i, truth, guess, score in rows]
+
+
+def _detection(out: Path, task: str, found: Mapping[str, Evaluation], split: Split, threshold: float) -> None:
+    store = next(iter(found.values())).store
+    shown = shown_pictures(split, SHOWN[task], 10**6)
+    per_class, curves, drawn = {}, [], {}
+    for i, picture in shown.items():
+        drawn[i] = draw_instances(picture, store.truths[i], split.classes)
+        _save(drawn[i], out / "pictures" / f"{i}-truth.jpg")
+    write_json(out / "rows" / "truth.json", coco_truth(store.ids, store.truths, store.sizes, split.classes))
+    for row, evaluation in found.items():
+        instances = [one.to("cpu") for p in evaluation.predictions for one in p.instances or ()]
+        judged = evaluate_detection(instances, store.truths, store.sizes, split.classes, task == "segmentation")
+        per_class[row] = judged.per_class
+        curves += [(kind, row, *point) for kind, *point in judged.curves]
+        write_json(out / "rows" / f"{row}.json", coco_results(instances), indent=None)
+        pairs = []
+        for i, picture in shown.items():
+            mine = draw_instances(picture, instances[i], split.classes, threshold)
+            _save(mine, out / "pictures" / f"{i}-{row}.jpg")
+            pairs.append(beside(drawn[i], mine, ("truth", row)))
+        _save(_stacked(pairs), out / "rows" / f"{row}.jpg", 2 * WIDEST)
+    write_json(out / "rows" / "per_class.json", per_class)
+    with (out / "plot.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("kind", "row", "class", "recall", "precision"), *curves])
+
+
+def _save(picture: Image.Image, path: Path, widest: int = WIDEST) -> None:
+    copy = picture.copy()
+    copy.thumbnail((widest, 10**6))
+    copy.save(path, quality=80)
+
+
+def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures one under the other."""
+    sheet = Image.new("RGB", (max(p.width for p in pictures), sum(p.height for p in pictures)), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    return sheet

@@ -1,0 +1,20 @@
+"""Which of two validation scores is better, for each task: the one rule for searches, reports and the registry."""
+
+from collections.abc import Mapping
+
+RANKED_BY: dict[str, tuple[tuple[str, int], ...]] = {
+    "classification": (("accuracy", 1), ("loss", -1)),
+    "detection": (("box_ap", 1), ("box_ap50", 1)),
+    "segmentation": (("mask_ap", 1), ("box_ap", 1)),
+}
+"""By task: the metrics that decide, one after the other, with 1 where more is better and -1 where less is."""
+
+
+def headline(task: str) -> str:
+    """The metric a task's rows are compared by first."""
+    return RANKED_BY[task][0][0]
+
+
+def rank(task: str, metrics: Mapping[str, float]) -> tuple[float, ...]:
+    """A key that sorts metrics of a task from worst to best."""
+    return tuple(sign * metrics[name] for name, sign in RANKED_BY[task])

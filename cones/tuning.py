@@ -1,0 +1,136 @@
+"""The loop of a fine-tuning: steps on weights and embeddings, validation, the best kept, stop and resume."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cones.config import FinetuneConfig
+from cones.errors import SearchError
+from cones.live import Pictures
+from cones.methods.weights import Trained
+from cones.ranking import rank
+from cones.search import SearchResult
+from cones.types import Features
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LARGEST_GRADIENT = 1.0
+"""Norm that the gradient of all that trains is clipped to."""
+WARMUP_STEPS, WARMUP_SHARE = 5, 0.1
+Metrics = dict[str, float]
+OnStep = Callable[[dict[str, float]], None]
+
+
+def finetune(
+    trained: Trained,
+    loss_of: Callable[[Features], Tensor],
+    metrics_of: Callable[[], Metrics],
+    train: Pictures,
+    settings: FinetuneConfig,
+    seed: int,
+    accelerator: "Accelerator",
+    task: str,
+    checkpoint: Path | None = None,
+    on_step: OnStep = lambda line: None,
+) -> SearchResult:
+    """Train what trains; the best by `metrics_of`, the start among them, is what it holds when this ends.
+
+    Every random choice comes from (seed, step), so a resumed run has the same bits. With `checkpoint` the state is
+    written there at most every `checkpoint_seconds`, and a run that finds one goes on from it; its `Progress` counts
+    steps where that of a search counts epochs.
+    """
+    began = saved_at = time.perf_counter()
+    optimiser, progress = optimiser_for(trained, settings), Progress()
+    if checkpoint is not None and checkpoint.exists():
+        progress = load_checkpoint(checkpoint, trained, optimiser)
+    if accelerator.scaler is not None:
+        optimiser = accelerator.prepare(optimiser)
+    spent = progress.seconds
+    if not progress.curves:
+        on_step(_validate(progress, trained, metrics_of(), task, {"step": 0}))
+    for step in range(progress.epoch, settings.steps):
+        loss = train_step(trained, loss_of, train, settings, optimiser, accelerator, seed, step)
+        trained.losses[step % settings.validate_every] = loss
+        progress.epoch = step + 1
+        line: dict[str, float] = {"step": step + 1}
+        if not progress.epoch % settings.validate_every or progress.epoch == settings.steps:
+            mean = trained.losses[: step % settings.validate_every + 1].mean().item()
+            epochs = (step + 1) * min(settings.batch_size, len(train)) / len(train)
+            line |= {"epoch": round(epochs, 2), "train_loss": mean}
+            line = _validate(progress, trained, metrics_of(), task, line)
+        on_step(line)
+        progress.seconds = spent + time.perf_counter() - began
+        if checkpoint is not None and time.perf_counter() - saved_at >= settings.checkpoint_seconds:
+            save_checkpoint(checkpoint, progress, trained, optimiser)
+            saved_at = time.perf_counter()
+    trained.restore(progress.best)
+    return SearchResult(progress.curves, progress.epoch, progress.best_epoch, spent + time.perf_counter() - began)
+
+
+def _validate(
+    progress: Progress, trained: Trained, metrics: Metrics, task: str, line: dict[str, float]
+) -> dict[str, float]:
+    """Write a validation down, and keep what trains if it is the best so far; returns its line of the curves."""
+    line = line | {f"val_{name}": value for name, value in metrics.items()}
+    progress.curves.append(line)
+    if progress.best_metrics is None or rank(task, metrics) > rank(task, progress.best_metrics):
+        progress.best_metrics, progress.best_epoch, progress.best = metrics, progress.epoch, trained.copy()
+    return line
+
+
+def train_step(
+    trained: Trained,
+    loss_of: Callable[[Features], Tensor],
+    train: Pictures,
+    settings: FinetuneConfig,
+    optimiser: Any,
+    accelerator: "Accelerator",
+    seed: int,
+    step: int,
+) -> float:
+    """One step on pictures drawn at random, each in a random view; the loss before it."""
+    generator = torch.Generator().manual_seed((seed << 32) + step)
+    rows = torch.randperm(len(train), generator=generator)[: settings.batch_size]
+    views = torch.randint(train.views, (len(rows),), generator=generator)
+    share = rate_share(step, settings.steps)
+    for group in optimiser.param_groups:
+        group["lr"] = group["initial_lr"] * share
+    features = train.batch(rows, views).to(accelerator.device)
+    with accelerator.autocast():
+        loss = loss_of(features)
+    if not math.isfinite(value := loss.item()):
+        rates = f"{settings.lr * share:.3g} for weights and {settings.prompt_lr * share:.3g} for embeddings"
+        raise SearchError(
+            f"the loss is {value} at step {step + 1} with learning rates {rates}; lower `lr` or `prompt_lr`"
+        )
+    if loss.requires_grad:  # pictures without objects teach a mask head nothing
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(trained.parameters(), LARGEST_GRADIENT)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return value
+
+
+def rate_share(step: int, steps: int) -> float:
+    """The share of both learning rates at a step: a tenth for the first 5 steps, or for the first tenth of all steps
+    where that is shorter; then (1 + cos(pi step / steps)) / 2, which ends at zero."""
+    if step < min(WARMUP_STEPS, steps // 10):
+        return WARMUP_SHARE
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def optimiser_for(trained: Trained, settings: FinetuneConfig) -> torch.optim.Optimizer:
+    """AdamW of the weights, and of the embeddings at their own rate and without decay."""
+    groups: list[dict[str, Any]] = [
+        {"params": list(trained.weights), "initial_lr": settings.lr, "weight_decay": settings.weight_decay}
+    ]
+    if trained.embeds is not None:
+        groups.append({"params": [trained.embeds], "initial_lr": settings.prompt_lr, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, settings.lr, fused=True)

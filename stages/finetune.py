@@ -1,0 +1,55 @@
+"""Fine-tune one row: weights of the base model train on from it; write the Concept with them and what they cost."""
+
+from cones.config import load_params
+from cones.console import progress_bar
+from cones.files import content_hash, file_hash, fresh_folder, write_json
+from cones.layout import CHECKPOINTS, ENCODED, PREPARED, SEARCHED
+from cones.process import lock, run_stage
+from cones.ranking import headline
+
+
+def main(row: str) -> None:
+    params = load_params()
+    settings = params.entry("finetunes", row)
+
+    from accelerate import Accelerator
+
+    from cones.concept import WEIGHTS_FILE, Concept
+    from cones.encoded import Encoded
+    from cones.finetuning import finetune_row, judged_as
+    from cones.rows import write_curves
+
+    encoded = Encoded.open(ENCODED / settings.concept)
+    first = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"
+    start = Concept.load(first)
+    key = content_hash([settings.model_dump(), encoded.about, file_hash(first)])
+    checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
+    data = PREPARED / params.entry("concepts", settings.concept).data
+    task = judged_as(settings, encoded)
+    head = headline(task)
+    steps = settings.steps
+    with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"fine-tuning {row}", steps) as advance:
+        resumed = checkpoint.exists()
+
+        def show(line: dict[str, float]) -> None:
+            nonlocal resumed
+            if resumed:
+                done, resumed = int(line["step"]) - 1, False
+                print(f"{row}: resuming after step {done}", flush=True)
+                advance(done)
+            note = f"val {head} {line['val_' + head]:.3f}" if "val_" + head in line else ""
+            advance(min(int(line["step"]), 1), note)
+
+        found = finetune_row(row, settings, start, encoded, Accelerator(), data, checkpoint, show)
+        with fresh_folder(SEARCHED / settings.concept / row) as out:
+            found.concept.save(out / "concept.safetensors")
+            (out / WEIGHTS_FILE).write_bytes(found.weights)
+            write_json(out / "metrics.json", {"val": found.metrics})
+            write_json(out / "cost.json", found.cost)
+            write_curves(out / "curves.csv", task, found.result.curves)
+        checkpoint.unlink(missing_ok=True)
+    print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,134 @@
+"""Detection through the stages, DVC's graph, the report and the registry, for real, at toy size."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from safetensors import safe_open
+
+from cones.report import report_page
+
+PARAMS = """
+backbones:
+  toy: {kind: glip, source: models/backbones/toy-glip}
+data:
+  scenes: {kind: scenes, source: cones/data/synthetic.py, vocabulary: novel, size: 64, train: 20, val: 12, test: 12}
+concepts:
+  things: {task: segmentation, backbone: toy, data: scenes, shots: 1, seed: 0}
+runs:
+  things-zero-shot: {concept: things, method: {name: zero_shot}}
+  things-tuned: {concept: things, method: {name: prompt_tuning, epochs: 2, n_ctx: 2}}
+  things-cones: {concept: things, method: {name: cones, epochs: 4, validate_every: 2}}
+finetunes:
+  things-head: {concept: things, from: things-cones, kind: head, steps: 3, validate_every: 2, batch_size: 4}
+"""
+ROWS = ["things-zero-shot", "things-tuned", "things-cones", "things-head"]
+
+
+@pytest.fixture(scope="module")
+def detected(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path, toy_glip: Path) -> Project:
+    """A project whose graph has run."""
+    folder = tmp_path_factory.mktemp("detected") / "project"
+    folder.mkdir()
+    made = Project(folder, toy_clip)
+    shutil.copytree(toy_glip, folder / "models/backbones/toy-glip")
+    made.params(PARAMS)
+    done = made.run("dvc", "repro")
+    assert done.returncode == 0, done.stdout
+    return made
+
+
+def test_every_row_is_evaluated_with_boxes_and_masks(detected: Project) -> None:
+    summary = json.loads((detected.folder / "results/summary.json").read_text())
+    assert [line["row"] for line in summary] == ROWS
+    assert [line["finetune"] for line in summary] == [None, None, None, "head"]
+    assert summary[3]["method"] == "cones"
+    assert {"box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50"} <= set(summary[0]["test"])
+    assert summary[2]["cost"]["text_encoder_calls"] == 0
+    assert summary[1]["cost"]["text_encoder_calls"] > 0
+    evaluated = detected.folder / "evaluated/things"
+    truth = json.loads((evaluated / "rows/truth.json").read_text())
+    assert len(truth["images"]) == 12
+    for row in ROWS:
+        assert isinstance(json.loads((evaluated / f"rows/{row}.json").read_text()), list)
+    with (evaluated / "plot.csv").open() as file:
+        assert {line["row"] for line in csv.DictReader(file)} == set(ROWS)
+
+
+def test_a_search_and_a_fine_tuning_leave_their_files(detected: Project) -> None:
+    searched = detected.folder / "searched/things"
+    with (searched / "things-cones/curves.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [line["epoch"] for line in lines] == ["2", "4"]
+    assert all(line["val_score"] == line["val_mask_ap"] for line in lines)
+    assert (searched / "things-head/weights.safetensors").exists()
+    with safe_open(searched / "things-head/concept.safetensors", "pt") as file:
+        card = json.loads(file.metadata()["cones_concept"])
+    assert card["finetune"]["kind"] == "head"
+    assert card["finetune"]["from"] == "things-cones"
+
+
+def test_nothing_is_left_to_do_and_one_edit_runs_one_row(detected: Project, tmp_path: Path) -> None:
+    project = detected.copy(tmp_path / "project")
+    assert "Running stage" not in project.run("dvc", "repro").stdout
+    project.params(PARAMS.replace("steps: 3", "steps: 2"))
+    edited = project.run("dvc", "repro").stdout
+    ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
+    assert ran == ["finetune@things-head", "evaluate@things", "report"]
+    assert project.run("dvc", "plots", "show", "--out", "plots").returncode == 0
+    assert "things-head" in (project.folder / "plots/index.html").read_text()
+
+
+def test_the_report_shows_what_was_found(detected: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(detected.folder)
+    page = report_page(json.loads(Path("results/summary.json").read_text()))
+    assert "mask ap50" in page
+    assert page.count('class="gallery wide"') == 1
+    for row in ROWS:
+        assert row in page
+
+
+def test_searching_never_opens_the_test_split(detected: Project, tmp_path: Path) -> None:
+    project = detected.copy(tmp_path / "project")
+    for made in ("encoded", "searched", "evaluated", "cache"):
+        shutil.rmtree(project.folder / made)
+    shutil.rmtree(project.folder / "data/prepared/scenes/test")
+    for stage, target in (("encode", "things"), ("search", "things-cones"), ("finetune", "things-head")):
+        done = project.stage(stage, target)
+        assert done.returncode == 0, done.stdout
+    assert "data/prepared/scenes/test is not prepared" in project.stage("evaluate", "things").stdout
+
+
+def test_the_same_seed_gives_the_same_metrics(detected: Project, tmp_path: Path) -> None:
+    project = detected.copy(tmp_path / "project")
+    for stage, row in (("search", "things-cones"), ("finetune", "things-head")):
+        before = (project.folder / f"searched/things/{row}/metrics.json").read_bytes()
+        shutil.rmtree(project.folder / f"searched/things/{row}")
+        assert project.stage(stage, row).returncode == 0
+        assert (project.folder / f"searched/things/{row}/metrics.json").read_bytes() == before
+
+
+def test_data_of_another_task_is_refused(detected: Project, tmp_path: Path) -> None:
+    project = detected.copy(tmp_path / "project")
+    project.params(PARAMS.replace("data: scenes, shots: 1", "data: flat, shots: 1").replace(
+        "data:\n", "data:\n  flat: {kind: world, source: cones/data/synthetic.py, vocabulary: novel, size: 32, train: 2, val: 2, test: 2}\n", 1
+    ))  # fmt: skip
+    assert project.stage("prepare", "flat").returncode == 0
+    refused = project.stage("encode", "things")
+    assert refused.returncode == 1
+    assert (
+        "the data `flat` has a class a picture, for classification; the concept's task is segmentation"
+        in refused.stdout
+    )
+
+
+def test_registered_and_looked_up(detected: Project, tmp_path: Path) -> None:
+    project = detected.copy(tmp_path / "project")
+    first = project.run("cones", "register")
+    assert first.returncode == 0, first.stdout
+    assert first.stdout.count("new") == len(ROWS)
+    assert project.run("cones", "register").stdout.count("new") == 0
+    assert "models:/things@champion" in project.run("cones", "lookup", "things").stdout

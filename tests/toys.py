@@ -1,0 +1,42 @@
+"""Toy base models: the real classes at toy width with random weights, in their own layouts."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+WIDTH = 32
+"""Channels of the pyramid: 16 groups of one channel would leave GroupNorm nothing to normalise on a 1 x 1 level."""
+
+
+def toy_glip_config(**changes: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of `glip-tiny` for 64-pixel pictures, `WIDTH` channels wide; `changes` go into its parts."""
+    from cones.backbones import glip_tiny
+
+    config = copy.deepcopy(glip_tiny.CONFIG)
+    toy: dict[str, dict[str, Any]] = {
+        "preprocessing": {"scale": [64, 64]},
+        "backbone": {"base_channels": 8},
+        "neck": {"in_channels": [64], "out_channels": WIDTH},
+        "bbox_head": {"in_channels": WIDTH, "feat_channels": WIDTH, "fusion_width": 32, "fusion_heads": 2},
+        "mask_head": {"channels": WIDTH, "width": 8},
+        "test_cfg": {"score_thr": 0.0, "max_per_img": 12},
+    }
+    for part, settings in [*toy.items(), *changes.items()]:
+        config[part] |= settings
+    return config
+
+
+def write_toy_glip(folder: Path, config: dict[str, Any]) -> Path:
+    """A GLIP with random weights, which sees objects everywhere; without `mask_head` in `config` it has no masks."""
+    from cones.backbones import glip_tiny
+    from cones.backbones.glip_parts import PARTS, build_part
+
+    folder.mkdir(parents=True)
+    glip_tiny.write_text_encoder(["red ring", "blue star"], folder / "text_encoder")
+    torch.manual_seed(0)
+    names = [name for name in PARTS if name in {*config, "language_model"}]
+    glip_tiny.write_glip(nn.ModuleDict({n: build_part(n, config, folder) for n in names}), folder, config)
+    return folder
