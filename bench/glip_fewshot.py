@@ -19,7 +19,7 @@ from cones.data import prepare
 
 SEEDS = (1, 2, 3)
 SCHEDULE = {"batch_size": 16, "validate_every": 5, "patience": None}
-EPOCHS = {10: 60, None: 15}
+EPOCHS = {10: 40, None: 12}
 """By shots; all pictures make more steps an epoch."""
 METHODS: dict[str, tuple[dict, tuple]] = {
     "zero_shot": ({"name": "zero_shot"}, (None,)),
@@ -31,8 +31,8 @@ METHODS: dict[str, tuple[dict, tuple]] = {
     "cones, from noise": ({"name": "cones", "init": "random", "n_tokens": 4}, (0.02, 0.05, 0.15)),
 }
 FINETUNES = {"full, from the name": "zero_shot", "full, after cones": "cones, from text"}
-FINETUNE: dict[str, Any] = {"concept": "bench", "from": "bench", "kind": "full", "steps": 200, "validate_every": 20}
-FINETUNE_RATES = (1e-4, 3e-4, 1e-3)
+FINETUNE: dict[str, Any] = {"concept": "bench", "from": "bench", "kind": "full", "steps": 120, "validate_every": 20}
+FINETUNE_RATES = (1e-4, 5e-4)
 CELLS = {"RBC": "red blood cell", "WBC": "white blood cell", "Platelets": "platelet"}
 
 

@@ -112,8 +112,8 @@ def _methods(name: str, task: str) -> dict[str, dict[str, Any]]:
         rivals: dict[str, dict[str, Any]] = {"coop": {"name": "coop"}, "cones": {"name": "cones", "init": "blend"}}
     else:
         rivals = {
-            "prompt-tuning": {"name": "prompt_tuning", "lr": 0.02, **SCHEDULE},
-            "cones": {"name": "cones", "lr": 0.01, **SCHEDULE},
+            "prompt-tuning": {"name": "prompt_tuning", "class_specific": True, "lr": 0.05, **SCHEDULE},
+            "cones": {"name": "cones", "lr": 0.1, **SCHEDULE},
         }
     return {f"{name}-{row}": method for row, method in {"zero-shot": {"name": "zero_shot"}, **rivals}.items()}
 

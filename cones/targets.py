@@ -72,7 +72,7 @@ class Targets:
         labels = whole.labels[keep]
         mirrored = torch.stack([w - boxes[:, 2], boxes[:, 1], w - boxes[:, 0], boxes[:, 3]], 1)
         flipped = None if crops is None else crops.flip(-1)
-        return Instances(boxes, labels, crops=crops), Instances(mirrored, labels, crops=flipped)
+        return Instances(boxes, labels, crops=crops), Instances(mirrored, labels.clone(), crops=flipped)
 
     @cached_property
     def truths(self) -> list[Instances]:

@@ -113,9 +113,9 @@ def test_the_same_seed_gives_the_same_metrics(detected: Project, tmp_path: Path)
 
 def test_data_of_another_task_is_refused(detected: Project, tmp_path: Path) -> None:
     project = detected.copy(tmp_path / "project")
-    project.params(PARAMS.replace("data: scenes, shots: 1", "data: flat, shots: 1").replace(
-        "data:\n", "data:\n  flat: {kind: world, source: cones/data/synthetic.py, vocabulary: novel, size: 32, train: 2, val: 2, test: 2}\n", 1
-    ))  # fmt: skip
+    flat = "kind: world, source: cones/data/synthetic.py, vocabulary: novel, size: 32, train: 2, val: 2, test: 2"
+    wrong = PARAMS.replace("data:\n", f"data:\n  flat: {{{flat}}}\n", 1)
+    project.params(wrong.replace("data: scenes, shots: 1", "data: flat, shots: 1"))
     assert project.stage("prepare", "flat").returncode == 0
     refused = project.stage("encode", "things")
     assert refused.returncode == 1

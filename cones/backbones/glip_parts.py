@@ -116,6 +116,8 @@ def sample_of(geometry: Geometry, owners: dict[int, list[int]], instances: Insta
             of_class[label - 1, places] = 1
         last_pixel = instances.boxes.new_tensor([0, 0, w / width, h / height])
         sample.gt_instances = InstanceData(
-            bboxes=instances.boxes - last_pixel, labels=instances.labels, positive_maps=of_class[instances.labels]
+            bboxes=instances.boxes - last_pixel,
+            labels=instances.labels,
+            positive_maps=of_class[instances.labels],
         )
     return sample
