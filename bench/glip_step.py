@@ -33,7 +33,7 @@ VARIANT = "glip_atss_swin-t_b_fpn_dyhead_pretrain_obj365"
 HEIGHT, WIDTH, TOKENS, CONTEXT = 800, 1333, 80, 4
 NAMES = [f"w{i} w{i + 1} w{i + 2}" for i in range(9)] + ["w8 w9"]
 """With four context tokens each, ten names fill a caption of 80 tokens."""
-THREADS, STEPS = 2, 1
+THREADS, STEPS = 2, 3
 KINDS = {
     "cones_cached": "ConES on a cached pyramid",
     "cones_encoding": "ConES, the picture encoded at each step",
@@ -131,7 +131,7 @@ def main() -> None:
             seconds["prompt_tuning_encoding"] / seconds["cones_cached"], 2
         ),
     }
-    print(json.dumps(results))
+    write_results("glip_step", results)
 
 
 if __name__ == "__main__":
