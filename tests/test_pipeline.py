@@ -64,7 +64,9 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{project.folder}/mlflow.db"}
     served = project.run("mlflow", "models", "predict", "-m", "models:/few@champion", "-i", "in.csv", "-t", "csv",
                          "--env-manager", "local", **store)  # fmt: skip
-    answer = json.loads(served.stdout.strip().splitlines()[-1])["predictions"]
+    told = [line for line in served.stdout.splitlines() if line.startswith('{"predictions"')]
+    assert len(told) == 1, served.stdout
+    answer = json.loads(told[0])["predictions"]
     code = (
         "import cones; c = cones.load('models:/few@champion'); "
         f"p = c.predict(['{project.folder}/a.png'])[0]; print(c.card.row, p.label)"
