@@ -17,6 +17,12 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     return f"; it holds {', '.join(names)}" if names else "; it is empty"
 
 
+def first_mistake(error: ValidationError) -> str:
+    """Where a file from outside is first not as it should be, and how."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
 def pydantic_mistakes(error: ValidationError, model: type[BaseModel], raw: Any, under: tuple = ()) -> list[str]:
     """One line a mistake: what is wrong, what came and the path, as a reader of the YAML knows it."""
     return [_mistake(e, model, raw, under) for e in error.errors(include_url=False)]

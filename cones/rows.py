@@ -16,7 +16,7 @@ from cones.concept import Concept
 from cones.config import CoOp, PromptTuning, RunConfig, Searched, ZeroShot
 from cones.encoded import Encoded
 from cones.errors import DataError
-from cones.files import read_json
+from cones.files import read_json, write_json
 from cones.messages import nearest
 from cones.methods import ImageStart, Start, build, class_means
 from cones.ranking import headline
@@ -126,6 +126,14 @@ def peak_memory_mb() -> float:
     import resource
 
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+def write_row(folder: Path, task: str, found: FoundRow) -> None:
+    """Fill the folder of a row: its Concept, validation metrics, cost and curves."""
+    found.concept.save(folder / "concept.safetensors")
+    write_json(folder / "metrics.json", {"val": found.metrics})
+    write_json(folder / "cost.json", found.cost)
+    write_curves(folder / "curves.csv", task, found.result.curves)
 
 
 def write_curves(path: Path, task: str, curves: Sequence[Mapping[str, float]]) -> None:

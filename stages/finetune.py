@@ -2,7 +2,7 @@
 
 from cones.config import load_params
 from cones.console import progress_bar
-from cones.files import content_hash, file_hash, fresh_folder, write_json
+from cones.files import content_hash, file_hash, fresh_folder
 from cones.layout import CHECKPOINTS, ENCODED, PREPARED, SEARCHED
 from cones.process import lock, run_stage
 from cones.ranking import headline
@@ -17,7 +17,7 @@ def main(row: str) -> None:
     from cones.concept import WEIGHTS_FILE, Concept
     from cones.encoded import Encoded
     from cones.finetuning import finetune_row, judged_as
-    from cones.rows import write_curves
+    from cones.rows import write_row
 
     encoded = Encoded.open(ENCODED / settings.concept)
     first = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"
@@ -42,11 +42,8 @@ def main(row: str) -> None:
 
         found = finetune_row(row, settings, start, encoded, Accelerator(), data, checkpoint, show)
         with fresh_folder(SEARCHED / settings.concept / row) as out:
-            found.concept.save(out / "concept.safetensors")
+            write_row(out, task, found)
             (out / WEIGHTS_FILE).write_bytes(found.weights)
-            write_json(out / "metrics.json", {"val": found.metrics})
-            write_json(out / "cost.json", found.cost)
-            write_curves(out / "curves.csv", task, found.result.curves)
         checkpoint.unlink(missing_ok=True)
     print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
 

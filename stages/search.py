@@ -2,7 +2,7 @@
 
 from cones.config import Searched, load_params
 from cones.console import progress_bar
-from cones.files import content_hash, fresh_folder, write_json
+from cones.files import content_hash, fresh_folder
 from cones.layout import CHECKPOINTS, ENCODED, SEARCHED
 from cones.process import lock, run_stage
 from cones.ranking import headline
@@ -15,7 +15,7 @@ def main(row: str) -> None:
     from accelerate import Accelerator
 
     from cones.encoded import Encoded
-    from cones.rows import search_row, write_curves
+    from cones.rows import search_row, write_row
 
     encoded = Encoded.open(ENCODED / run.concept)
     head = headline(encoded.about["task"])
@@ -35,10 +35,7 @@ def main(row: str) -> None:
 
         found = search_row(row, run, encoded, Accelerator(), checkpoint, show)
         with fresh_folder(SEARCHED / run.concept / row) as out:
-            found.concept.save(out / "concept.safetensors")
-            write_json(out / "metrics.json", {"val": found.metrics})
-            write_json(out / "cost.json", found.cost)
-            write_curves(out / "curves.csv", encoded.about["task"], found.result.curves)
+            write_row(out, encoded.about["task"], found)
         checkpoint.unlink(missing_ok=True)
     print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
 

@@ -12,6 +12,7 @@ from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons, Runs
 from cones.data.objects import Mark, label_of
 from cones.errors import DataError
+from cones.messages import first_mistake
 
 Identity = int | str
 
@@ -42,6 +43,7 @@ class Annotation(Part):
     """x, y, width and height in pixels."""
     segmentation: Polygons | Runs | None = None
     iscrowd: Annotated[bool, Field(strict=False)] = False
+    """COCO writes it as 0 or 1, which a strict bool is not."""
 
 
 class Table(Part):
@@ -76,10 +78,8 @@ def _read(path: Path) -> Table:
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"there is no file {path}; `annotations` names COCO's JSON in the folder `source`") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
         raise DataError(
-            f"{path} is not a COCO file of objects, {{images, annotations, categories}}: "
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            f"{path} is not a COCO file of objects, {{images, annotations, categories}}: {first_mistake(error)}"
         ) from None
 
 

@@ -10,7 +10,7 @@ from cones.config import CoOpData, TableData
 from cones.data.listing import Listed, Listing, inside
 from cones.data.prepared import SPLITS
 from cones.errors import DataError
-from cones.messages import nearest
+from cones.messages import first_mistake, nearest
 
 
 class KnownSet(NamedTuple):
@@ -86,10 +86,8 @@ def list_coop(config: CoOpData) -> Listing:
     try:
         content = TypeAdapter(dict[str, list[tuple[str, int, str]]]).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
         raise DataError(
-            f"{path} is not one of CoOp's splits, {{split: [[path, label, class], ...]}}: "
-            f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            f"{path} is not one of CoOp's splits, {{split: [[path, label, class], ...]}}: {first_mistake(error)}"
         ) from None
     if set(content) != set(SPLITS):
         raise DataError(f"{path} has the splits {', '.join(content)}; it must have {', '.join(SPLITS)}")

@@ -15,6 +15,7 @@ from cones.data.objects import Mark, label_of
 from cones.data.pictures import SUFFIXES
 from cones.data.prepared import SPLITS
 from cones.errors import DataError
+from cones.messages import first_mistake
 
 LARGEST_SHARE = 2
 """A number beyond this is in pixels: a box that sticks out of its picture does not stick out so far."""
@@ -76,9 +77,7 @@ def _read(path: Path) -> Table:
     except (YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path} is not YOLO's YAML of names, train, val and test: {where}: {first['msg']}") from None
+        raise DataError(f"{path} is not YOLO's YAML of names, train, val and test: {first_mistake(error)}") from None
     names = list(table.numbered.values())
     if len(set(names)) < len(names):
         raise DataError(f"{path} names the class `{max(names, key=names.count)}` twice; give each number its own name")
