@@ -22,6 +22,9 @@ check: .venv/ready
 bench: .venv/ready
 	python bench/fewshot.py glyphs
 	python bench/clip_search.py
+	python bench/glip_fewshot.py scenes
+	python bench/glip_search.py
+	python bench/glip_step.py
 	python bench/flow.py
 	python bench/readme_tables.py
 

@@ -1,6 +1,7 @@
 """A search's state on disk: safetensors and JSON of our own, so that reading it never unpickles."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cones.files import fresh_file
+from cones.ranking import rank
 
 KEY = "cones_checkpoint"
 
@@ -23,6 +25,20 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     text_encoder_calls: int = 0
+
+    def validated(
+        self,
+        line: dict[str, float],
+        metrics: dict[str, float],
+        task: str,
+        state: Callable[[], dict[str, Tensor]],
+    ) -> dict[str, float]:
+        """Write a validation down, and keep `state()` if it is the best so far; returns its line of the curves."""
+        line = line | {f"val_{name}": value for name, value in metrics.items()}
+        self.curves.append(line)
+        if self.best_metrics is None or rank(task, metrics) > rank(task, self.best_metrics):
+            self.best_metrics, self.best_epoch, self.best = metrics, self.epoch, state()
+        return line
 
 
 def save_checkpoint(path: Path, progress: Progress, method: nn.Module, optimiser: torch.optim.Optimizer) -> None:

@@ -30,6 +30,24 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
         yield advance
 
 
+def row_progress(
+    row: str, unit: str, head: str, advance: Callable[..., None], resumed: bool
+) -> Callable[[dict[str, float]], None]:
+    """What moves a bar by the lines of a row's curves, which count `unit` ("epoch" or "step"), and shows the validation
+    score `head`; the first line of a row that is resumed says where it goes on."""
+
+    def show(line: dict[str, float]) -> None:
+        nonlocal resumed
+        if resumed:
+            done, resumed = int(line[unit]) - 1, False
+            print(f"{row}: resuming after {unit} {done}", flush=True)
+            advance(done)
+        score = line.get(f"val_{head}")
+        advance(min(int(line[unit]), 1), "" if score is None else f"val {head} {score:.3f}")
+
+    return show
+
+
 def _lines(what: str, total: int, every: float = 10.0) -> Callable[..., None]:
     done, told = 0, time.monotonic()
 

@@ -11,7 +11,7 @@ from cones.encoding import encode_objects, encode_split
 from cones.errors import ConceptError
 from cones.features import FeatureStore
 from cones.files import content_hash, folder_hash
-from cones.tasks import TASKS
+from cones.tasks import TASKS, Evaluated
 from cones.types import Predictions
 
 ENCODING_CODE = (
@@ -28,11 +28,15 @@ ENCODING_CODE = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A row's test metrics, and what it predicted for the pictures of `store`, in their order."""
+    """What a row is worth on test pictures, and what it predicted for the pictures of `store`, in their order."""
 
-    metrics: dict[str, float]
+    judged: Evaluated
     predictions: list[Predictions]
     store: FeatureStore
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.judged.metrics
 
 
 def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu") -> dict[str, Evaluation]:

@@ -11,7 +11,7 @@ from PIL import Image
 from cones.data import Split
 from cones.evaluation import Evaluation
 from cones.files import write_json
-from cones.tasks import beside, coco_results, coco_truth, contact_sheet, draw_instances, evaluate_detection
+from cones.tasks import beside, coco_results, coco_truth, contact_sheet, draw_instances
 
 SHOWN = {"classification": 40, "detection": 6, "segmentation": 6}
 """Test pictures that are shown, the same for every row."""
@@ -74,9 +74,8 @@ def _detection(out: Path, task: str, found: Mapping[str, Evaluation], split: Spl
     write_json(out / "rows" / "truth.json", coco_truth(store.ids, store.truths, store.sizes, split.classes))
     for row, evaluation in found.items():
         instances = [one.to("cpu") for p in evaluation.predictions for one in p.instances or ()]
-        judged = evaluate_detection(instances, store.truths, store.sizes, split.classes, task == "segmentation")
-        per_class[row] = judged.per_class
-        curves += [(kind, row, *point) for kind, *point in judged.curves]
+        per_class[row] = evaluation.judged.per_class
+        curves += [(kind, row, *point) for kind, *point in evaluation.judged.curves]
         write_json(out / "rows" / f"{row}.json", coco_results(instances), indent=None)
         pairs = []
         for i, picture in shown.items():

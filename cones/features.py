@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ class FeatureStore:
         self.views: int = about["views"]
         self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["tensors"]}
         self.labels = torch.tensor(about["labels"], dtype=torch.long)
-        self.targets: Targets | None = read_targets(folder)
+        self._folder = folder
         self._tensors = {
             n: torch.from_numpy(a.astype(np.float32)) for n, a in self.arrays.items() if a.nbytes <= IN_MEMORY
         }
@@ -56,6 +57,11 @@ class FeatureStore:
             return Features(tensors, views, self.labels[rows])
         instances, geometry = self.targets.batch(rows.tolist(), views.tolist())
         return Features(tensors, views, instances=instances, geometry=geometry)
+
+    @cached_property
+    def targets(self) -> Targets | None:
+        """The pictures' objects, read when they are asked for."""
+        return read_targets(self._folder)
 
     @property
     def truths(self) -> list[Instances]:

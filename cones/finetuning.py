@@ -21,9 +21,9 @@ from cones.live import LivePictures, Pictures
 from cones.methods.concept import Cones
 from cones.methods.weights import KIND_PARTS, LORA_SCALE, Trained, add_lora, parameters_of
 from cones.rows import FoundRow, cost_of, versions
-from cones.tasks import TASKS, Measure
+from cones.tasks import TASKS
 from cones.tuning import Metrics, OnStep, finetune
-from cones.types import Features
+from cones.types import Features, Predictions
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,20 +66,22 @@ def finetune_row(
         return (backbone.mask_loss if masks_only else backbone.loss)(features, prompts(about["names"]).text_embeds)
 
     @torch.no_grad()
-    def measured(measure: Measure, model: Any, pictures: Pictures) -> Metrics:
+    def found_by(model: Any, pictures: Pictures) -> list[Predictions]:
         text = prompts(about["names"]).text_embeds
-        predictions = [model.predict(batch.to(device), text) for batch in pictures.batches(TASKS[task].batch)]
-        return measure(predictions, encoded.val, about["names"])
+        return [model.predict(batch.to(device), text) for batch in pictures.batches(TASKS[task].batch)]
+
+    def metrics_of() -> Metrics:
+        return TASKS[task].quick(found_by(backbone, val), encoded.val, about["names"])
 
     train, val = _pictures(settings, encoded, data, backbone)
     result = finetune(
-        trained, loss_of, lambda: measured(TASKS[task].quick, backbone, val), train, settings, about["seed"],
-        accelerator, task, checkpoint, on_step,
-    )  # fmt: skip
+        trained, loss_of, metrics_of, train, settings, about["seed"], accelerator, task, checkpoint, on_step
+    )
     # Judged is what the file makes of the base model, where LoRA's additions are merged into the weights.
     judged: Any = encoded.backbone(device)
     judged.use_weights(trained.tensors(), built)
-    metrics = measured(TASKS[task].full, judged, _pictures(settings, encoded, data, judged)[1])
+    found = found_by(judged, _pictures(settings, encoded, data, judged)[1])
+    metrics = TASKS[task].full(found, encoded.val, about["names"]).metrics
     text = prompts(about["names"]).text_embeds.embeds[0].detach()
     concept, content = _concept(name, settings, start, task, trained, built, text, metrics)
     cost = cost_of(encoded, result, trained.count, backbone.text_encoder_calls)

@@ -60,7 +60,7 @@ def search_row(
         )  # fmt: skip
     calls = backbone.text_encoder_calls
     predictions = predict_all(method, backbone, names, encoded.val, device, task.batch)
-    metrics = task.full(predictions, encoded.val, names)
+    metrics = task.full(predictions, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
     with torch.no_grad():
         text = text_of(method, backbone, names)

@@ -14,7 +14,6 @@ from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cones.config import Searched
 from cones.errors import SearchError
 from cones.features import FeatureStore
-from cones.ranking import rank
 from cones.tasks import TASKS
 from cones.types import Backbone, Features, Predictions, TextEmbeds
 
@@ -87,6 +86,11 @@ def search(
     method = accelerator.prepare(method)
     if accelerator.scaler is not None:  # otherwise the wrapper adds nothing, and costs as much as a step on CLIP
         optimiser = accelerator.prepare(optimiser)
+    bare: nn.Module = accelerator.unwrap_model(method)
+
+    def copy() -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in bare.state_dict().items()}
+
     saved_at, spent = began, progress.seconds
     steps_an_epoch = math.ceil(len(train) / settings.batch_size)
 
@@ -99,21 +103,16 @@ def search(
             continue
         predictions = predict_all(method, backbone, names, val, accelerator.device, TASKS[task].batch)
         metrics = TASKS[task].quick(predictions, val, names)
-        line |= {f"val_{name}": value for name, value in metrics.items()}
-        progress.curves.append(line)
-        on_epoch(line)
-        if progress.best_metrics is None or rank(task, metrics) > rank(task, progress.best_metrics):
-            progress.best_metrics, progress.best_epoch = metrics, epoch + 1
-            progress.best = {n: t.detach().clone() for n, t in accelerator.unwrap_model(method).state_dict().items()}
+        on_epoch(progress.validated(line, metrics, task, copy))
         progress.seconds = spent + time.perf_counter() - began
         progress.text_encoder_calls = backbone.text_encoder_calls
         if settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience:
             break
         if checkpoint is not None and time.perf_counter() - saved_at >= settings.checkpoint_seconds:
-            save_checkpoint(checkpoint, progress, accelerator.unwrap_model(method), optimiser)
+            save_checkpoint(checkpoint, progress, bare, optimiser)
             saved_at = time.perf_counter()
 
-    accelerator.unwrap_model(method).load_state_dict(progress.best)
+    bare.load_state_dict(progress.best)
     return SearchResult(
         progress.curves,
         progress.epoch * steps_an_epoch,

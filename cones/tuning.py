@@ -14,7 +14,6 @@ from cones.config import FinetuneConfig
 from cones.errors import SearchError
 from cones.live import Pictures
 from cones.methods.weights import Trained
-from cones.ranking import rank
 from cones.search import SearchResult
 from cones.types import Features
 
@@ -54,7 +53,7 @@ def finetune(
         optimiser = accelerator.prepare(optimiser)
     spent = progress.seconds
     if not progress.curves:
-        on_step(_validate(progress, trained, metrics_of(), task, {"step": 0}))
+        on_step(progress.validated({"step": 0}, metrics_of(), task, trained.copy))
     for step in range(progress.epoch, settings.steps):
         loss = train_step(trained, loss_of, train, settings, optimiser, accelerator, seed, step)
         trained.losses[step % settings.validate_every] = loss
@@ -64,7 +63,7 @@ def finetune(
             mean = trained.losses[: step % settings.validate_every + 1].mean().item()
             epochs = (step + 1) * min(settings.batch_size, len(train)) / len(train)
             line |= {"epoch": round(epochs, 2), "train_loss": mean}
-            line = _validate(progress, trained, metrics_of(), task, line)
+            line = progress.validated(line, metrics_of(), task, trained.copy)
         on_step(line)
         progress.seconds = spent + time.perf_counter() - began
         if checkpoint is not None and time.perf_counter() - saved_at >= settings.checkpoint_seconds:
@@ -72,17 +71,6 @@ def finetune(
             saved_at = time.perf_counter()
     trained.restore(progress.best)
     return SearchResult(progress.curves, progress.epoch, progress.best_epoch, spent + time.perf_counter() - began)
-
-
-def _validate(
-    progress: Progress, trained: Trained, metrics: Metrics, task: str, line: dict[str, float]
-) -> dict[str, float]:
-    """Write a validation down, and keep what trains if it is the best so far; returns its line of the curves."""
-    line = line | {f"val_{name}": value for name, value in metrics.items()}
-    progress.curves.append(line)
-    if progress.best_metrics is None or rank(task, metrics) > rank(task, progress.best_metrics):
-        progress.best_metrics, progress.best_epoch, progress.best = metrics, progress.epoch, trained.copy()
-    return line
 
 
 def train_step(

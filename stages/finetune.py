@@ -1,7 +1,7 @@
 """Fine-tune one row: weights of the base model train on from it; write the Concept with them and what they cost."""
 
 from cones.config import load_params
-from cones.console import progress_bar
+from cones.console import progress_bar, row_progress
 from cones.files import content_hash, file_hash, fresh_folder
 from cones.layout import CHECKPOINTS, ENCODED, PREPARED, SEARCHED
 from cones.process import lock, run_stage
@@ -29,17 +29,7 @@ def main(row: str) -> None:
     head = headline(task)
     steps = settings.steps
     with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"fine-tuning {row}", steps) as advance:
-        resumed = checkpoint.exists()
-
-        def show(line: dict[str, float]) -> None:
-            nonlocal resumed
-            if resumed:
-                done, resumed = int(line["step"]) - 1, False
-                print(f"{row}: resuming after step {done}", flush=True)
-                advance(done)
-            note = f"val {head} {line['val_' + head]:.3f}" if "val_" + head in line else ""
-            advance(min(int(line["step"]), 1), note)
-
+        show = row_progress(row, "step", head, advance, checkpoint.exists())
         found = finetune_row(row, settings, start, encoded, Accelerator(), data, checkpoint, show)
         with fresh_folder(SEARCHED / settings.concept / row) as out:
             write_row(out, task, found)

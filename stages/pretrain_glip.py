@@ -21,7 +21,7 @@ from cones.process import cores, run_stage
 from cones.tasks import evaluate_detection
 from cones.types import Features, Instances
 
-PICTURES, OBJECTS, STEPS, BATCH, HELD_OUT, SEED = 16_000, 5, 2_000, 16, 300, 1
+PICTURES, OBJECTS, STEPS, BATCH, HELD_OUT, SEED = 16_000, 5, 2_500, 16, 300, 1
 
 
 def main() -> None:

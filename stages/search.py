@@ -1,7 +1,7 @@
 """Search one row: optimise its method on the cached features, write the Concept, its curves, metrics and cost."""
 
 from cones.config import Searched, load_params
-from cones.console import progress_bar
+from cones.console import progress_bar, row_progress
 from cones.files import content_hash, fresh_folder
 from cones.layout import CHECKPOINTS, ENCODED, SEARCHED
 from cones.process import lock, run_stage
@@ -23,16 +23,7 @@ def main(row: str) -> None:
     checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
-        resumed = checkpoint.exists()
-
-        def show(line: dict[str, float]) -> None:
-            nonlocal resumed
-            if resumed:
-                done, resumed = int(line["epoch"]) - 1, False
-                print(f"{row}: resuming after epoch {done}", flush=True)
-                advance(done)
-            advance(note=f"val {head} {line['val_' + head]:.3f}" if "val_" + head in line else "")
-
+        show = row_progress(row, "epoch", head, advance, checkpoint.exists())
         found = search_row(row, run, encoded, Accelerator(), checkpoint, show)
         with fresh_folder(SEARCHED / run.concept / row) as out:
             write_row(out, encoded.about["task"], found)

@@ -80,6 +80,14 @@ def toy_glip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_glip(tmp_path_factory.mktemp("toy-glip") / "glip", toy_glip_config())
 
 
+@pytest.fixture(scope="session", params=[False, True], ids=["late", "early"])
+def official_glip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One as official ones are: without masks, with late fusion as GLIP-T (a) or early fusion as the others."""
+    from glips import write_toy
+
+    return write_toy(tmp_path_factory.mktemp("toy-glip") / "official", early_fuse=request.param, masks=False)
+
+
 @pytest.fixture
 def clip(toy_clip: Path) -> Clip:
     return Clip(toy_clip)

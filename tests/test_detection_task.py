@@ -22,7 +22,6 @@ from cones.tasks.detection import (
     AREAS,
     coco_results,
     coco_truth,
-    detection_metrics,
     evaluate_detection,
     quick_detection_metrics,
 )
@@ -54,7 +53,7 @@ def nothing() -> Instances:
 
 
 def judged(predictions: list[Instances], truths: list[Instances], masks: bool = False) -> dict[str, float]:
-    return detection_metrics(predictions, truths, [(SIDE, SIDE)] * len(truths), CLASSES, masks)
+    return evaluate_detection(predictions, truths, [(SIDE, SIDE)] * len(truths), CLASSES, masks).metrics
 
 
 def crowded_scene() -> tuple[list[Instances], list[Instances]]:

@@ -18,7 +18,7 @@ def toy_glip_config(**changes: dict[str, Any]) -> dict[str, Any]:
     config = copy.deepcopy(glip_tiny.CONFIG)
     toy: dict[str, dict[str, Any]] = {
         "preprocessing": {"scale": [64, 64]},
-        "backbone": {"base_channels": 8},
+        "backbone": {"depth": 18, "base_channels": 8},
         "neck": {"in_channels": [64], "out_channels": WIDTH},
         "bbox_head": {"in_channels": WIDTH, "feat_channels": WIDTH, "fusion_width": 32, "fusion_heads": 2},
         "mask_head": {"channels": WIDTH, "width": 8},

@@ -31,8 +31,8 @@ CONFIG: dict[str, Any] = {
     },
     "backbone": {
         "type": "ResNet",
-        "depth": 18,
-        "base_channels": 32,
+        "depth": 34,
+        "base_channels": 24,
         "num_stages": 4,
         "strides": [1, 1, 1, 2],
         "out_indices": [3],
@@ -41,7 +41,7 @@ CONFIG: dict[str, Any] = {
     },
     "neck": {
         "type": "FPN",
-        "in_channels": [256],
+        "in_channels": [192],
         "out_channels": WIDTH,
         "start_level": 0,
         "relu_before_extra_convs": True,

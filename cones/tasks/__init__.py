@@ -12,7 +12,6 @@ from cones.tasks.detection import (
     Evaluated,
     coco_results,
     coco_truth,
-    detection_metrics,
     evaluate_detection,
     quick_detection_metrics,
 )
@@ -51,7 +50,8 @@ class Truth(Protocol):
 
 
 Metrics = dict[str, float]
-Measure = Callable[[Sequence[Predictions], Truth, Sequence[str]], Metrics]
+Quick = Callable[[Sequence[Predictions], Truth, Sequence[str]], Metrics]
+Full = Callable[[Sequence[Predictions], Truth, Sequence[str]], Evaluated]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Task:
     """How predictions of a task are measured against the truth, given the classes: `quick` while searching, `full` at
     its end. `batch` pictures are predicted at once."""
 
-    quick: Measure
-    full: Measure
+    quick: Quick
+    full: Full
     batch: int
 
 
@@ -76,8 +76,8 @@ def _detection(masks: bool) -> Task:
     def quick(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Metrics:
         return quick_detection_metrics(_found(predictions), truth.truths, truth.sizes, classes, masks)
 
-    def full(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Metrics:
-        return detection_metrics(_found(predictions), truth.truths, truth.sizes, classes, masks)
+    def full(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Evaluated:
+        return evaluate_detection(_found(predictions), truth.truths, truth.sizes, classes, masks)
 
     return Task(quick, full, 16)
 
@@ -85,7 +85,7 @@ def _detection(masks: bool) -> Task:
 TASKS = {
     "classification": Task(
         lambda p, truth, classes: quick_metrics(_scores(p), truth.labels),
-        lambda p, truth, classes: classification_metrics(_scores(p), truth.labels),
+        lambda p, truth, classes: Evaluated(classification_metrics(_scores(p), truth.labels)),
         1024,
     ),
     "detection": _detection(masks=False),

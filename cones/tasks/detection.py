@@ -6,7 +6,7 @@ Pictures and classes are counted from 0 here and from 1 in COCO's files, both in
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,17 @@ THIN = 5
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What predictions are worth, in [0, 1] and rounded to six places.
+    """What predictions are worth.
 
-    `metrics` by name, `per_class` the AP and AP50 of each class by its name. `curves` has a (kind, class, recall,
-    precision) a point, at IoU 0.5; kind is "box" or "mask", and the mean over classes is called `ALL_CLASSES`. What
-    has no truth (a class, a size) has no value and is left out.
+    `metrics` by name. Those of detection are in [0, 1] and rounded to six places, and it has more: `per_class` is the
+    AP and AP50 of each class by its name, `curves` a (kind, class, recall, precision) a point, at IoU 0.5; kind is
+    "box" or "mask", and the mean over classes is called `ALL_CLASSES`. What has no truth (a class, a size) has no value
+    and is left out.
     """
 
     metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    curves: list[tuple[str, str, float, float]]
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    curves: list[tuple[str, str, float, float]] = field(default_factory=list)
 
 
 def evaluate_detection(
@@ -50,6 +51,8 @@ def evaluate_detection(
     masks: bool,
 ) -> Evaluated:
     """All of COCO's figures for boxes and, where asked, for masks; `sizes` are (height, width) of the pictures.
+
+    The metrics are `box_ap`, `box_ap50`, `box_ap75`, `box_ap_small` and so on; `mask_ap` likewise.
 
     Raises:
         ValueError: predictions, truths and sizes do not fit together, or labels are none of the classes.
@@ -68,20 +71,6 @@ def evaluate_detection(
             per_class[name] |= _means({f"{kind}_ap": everywhere[..., i], f"{kind}_ap50": everywhere[IOU_50, :, i]})
         curves += _curves(kind, everywhere[IOU_50], classes)
     return Evaluated(metrics, per_class, curves)
-
-
-def detection_metrics(
-    predictions: Sequence[Instances],
-    truths: Sequence[Instances],
-    sizes: Sequence[tuple[int, int]],
-    classes: Sequence[str],
-    masks: bool,
-) -> dict[str, float]:
-    """`box_ap`, `box_ap50`, `box_ap75`, `box_ap_small` and so on; `mask_ap` likewise where asked.
-
-    Raises as `evaluate_detection` does.
-    """
-    return evaluate_detection(predictions, truths, sizes, classes, masks).metrics
 
 
 def quick_detection_metrics(
