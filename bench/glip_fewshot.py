@@ -4,6 +4,7 @@ python bench/glip_fewshot.py scenes            the generated novel classes, boxe
 python bench/glip_fewshot.py cells FOLDER      blood cells in Pascal VOC's layout (BCCD), boxes
 """
 
+import math
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -16,20 +17,22 @@ from common import WORK, spread, write_results
 
 from cones.config import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig, SceneData, VocData, parse_method
 from cones.data import prepare
+from cones.files import content_hash, read_json, write_json
 from cones.process import cores
 
 SEEDS = (1, 2, 3)
-SCHEDULE = {"batch_size": 16, "validate_every": 5, "patience": None}
-EPOCHS = {10: 40, None: 12}
-"""By shots; all pictures make more steps an epoch."""
+BATCH = 16
+STEPS = {"scenes": 120, "cells": 160}
+"""Of each search, in whole epochs; it validates eight times or a little more."""
+RATES = (0.01, 0.05, 0.25)
 METHODS: dict[str, tuple[dict, tuple]] = {
     "zero_shot": ({"name": "zero_shot"}, (None,)),
-    "prompt_tuning": ({"name": "prompt_tuning"}, (0.02, 0.05, 0.15)),
-    "prompt_tuning, class-specific": ({"name": "prompt_tuning", "class_specific": True}, (0.02, 0.05, 0.15)),
-    "language_prompt": ({"name": "language_prompt"}, (0.03, 0.1, 0.3)),
-    "cones, from text": ({"name": "cones"}, (0.03, 0.1, 0.3)),
-    "cones, 4 tokens": ({"name": "cones", "n_tokens": 4}, (0.03, 0.1, 0.3)),
-    "cones, from noise": ({"name": "cones", "init": "random", "n_tokens": 4}, (0.03, 0.1, 0.3)),
+    "prompt_tuning": ({"name": "prompt_tuning"}, RATES),
+    "prompt_tuning, class-specific": ({"name": "prompt_tuning", "class_specific": True}, RATES),
+    "language_prompt": ({"name": "language_prompt"}, RATES),
+    "cones, from text": ({"name": "cones"}, RATES),
+    "cones, 4 tokens": ({"name": "cones", "n_tokens": 4}, RATES),
+    "cones, from noise": ({"name": "cones", "init": "random", "n_tokens": 4}, RATES),
 }
 FINETUNES = {"full, from the name": "zero_shot", "full, after cones": "cones, from text"}
 FINETUNE: dict[str, Any] = {"concept": "bench", "from": "bench", "kind": "full", "steps": 80, "validate_every": 16}
@@ -38,12 +41,15 @@ CELLS = {"RBC": "red blood cell", "WBC": "white blood cell", "Platelets": "plate
 
 
 def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, dict]]:
-    """Every method at its best learning rate, for one draw of pictures: the split's hash and a line a method."""
+    """Every method at its best learning rate, for one draw of pictures: the split's hash and a line a method.
+
+    A draw that was measured with these settings on this base model is not measured again.
+    """
     from accelerate import Accelerator
 
     from cones.encoding import draw, encode_concept
     from cones.finetuning import finetune_row
-    from cones.ranking import rank
+    from cones.ranking import headline, rank
     from cones.rows import search_row
 
     task = "segmentation" if name == "scenes" else "detection"
@@ -54,11 +60,17 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
     drawn = draw(concept, WORK / name / "prepared")
     backbone = BackboneConfig(kind="glip", source="models/backbones/glip-tiny")
     encoded = encode_concept("bench", concept, backbone, drawn, work / "encoded", accelerator.device)
+    epochs = math.ceil(STEPS[name] / math.ceil(len(encoded.train) / BATCH))
+    schedule = {"epochs": epochs, "batch_size": BATCH, "validate_every": max(1, epochs // 8), "patience": None}
+    settings_hash = content_hash([METHODS, STEPS, FINETUNES, FINETUNE, FINETUNE_RATES, encoded.base.sha256])
+    measured = work / f"{settings_hash[:16]}.json"
+    if measured.exists():
+        return encoded.about["split_hash"][:12], read_json(measured)
     starts, lines = {}, {}
     for label, (settings, rates) in METHODS.items():
         found = []
         for rate in rates:
-            chosen = settings | ({} if rate is None else {"lr": rate, "epochs": EPOCHS[shots], **SCHEDULE})
+            chosen = settings | ({} if rate is None else {"lr": rate, **schedule})
             run = RunConfig(concept="bench", method=parse_method(chosen))
             found.append((search_row("bench", run, encoded, accelerator), rate))
         row, rate = max(found, key=lambda f: rank(task, f[0].metrics))
@@ -73,12 +85,10 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
             found.append((tuned, rate))
         tuned, rate = max(found, key=lambda f: rank(task, f[0].metrics))
         lines[label] = _line(tuned, rate, tuned.concept, tuned.weights, work, name)
-        lines[label]["curve"] = [(c["step"], round(c[f"val_{HEAD[task]}"], 4)) for c in tuned.result.curves]
+        lines[label]["curve"] = [(c["step"], round(c[f"val_{headline(task)}"], 4)) for c in tuned.result.curves]
         print(f"{shots} shots, seed {seed}, {label}: {lines[label]}", flush=True)
+    write_json(measured, lines)
     return encoded.about["split_hash"][:12], lines
-
-
-HEAD = {"segmentation": "mask_ap", "detection": "box_ap"}
 
 
 def _line(row: Any, rate: float | None, concept: Any, weights: bytes | None, work: Path, name: str) -> dict[str, Any]:

@@ -73,11 +73,9 @@ def steps(encoded: Encoded, rows: list[int], work: Path) -> dict[str, Callable[[
     backbone: Any = encoded.backbone()
     canvas = encoded.about["canvas"]
     live = LivePictures(encoded.train, Split.open(work / "prepared/train"), rows, backbone, (canvas[0], canvas[1]))
-    settings = parse_method({"name": "cones", **SCHEDULE})
 
     def epoch(method: nn.Module, pictures: Any) -> Callable[[], Any]:
-        optimiser = optimiser_for(method, settings)
-        return lambda: train_epoch(method, backbone, names, pictures, settings, optimiser, accelerator, 0, 1)
+        return epoch_of(method, pictures, backbone, names, accelerator)
 
     context = torch.randn(len(names), 4, backbone.sites["text_tokens"].width) * 0.02
     return {
@@ -90,6 +88,15 @@ def steps(encoded: Encoded, rows: list[int], work: Path) -> dict[str, Callable[[
         "cones_cached": epoch(Cones(encoded.text), encoded.train),
         "floor": floor(encoded, backbone, names),
     }
+
+
+def epoch_of(
+    method: nn.Module, pictures: Any, backbone: Any, names: list[str], accelerator: Accelerator
+) -> Callable[[], Any]:
+    """An epoch of a method on pictures, which the search loop makes."""
+    settings = parse_method({"name": "cones", **SCHEDULE})
+    optimiser = optimiser_for(method, settings)
+    return lambda: train_epoch(method, backbone, names, pictures, settings, optimiser, accelerator, 0, 1)
 
 
 def full_steps(encoded: Encoded, rows: list[int], work: Path, accelerator: Accelerator) -> Callable[[], None]:
@@ -176,7 +183,7 @@ def main() -> None:
     }
     for count in (100, 300, 1000):
         grown, _, encoding = encoded_concept(WORK / f"glip-{count}", count, None)
-        run = steps(grown, list(range(count)), WORK / f"glip-{count}")["cones_cached"]
+        run = epoch_of(Cones(grown.text), grown.train, grown.backbone(), grown.about["names"], accelerator)
         run()
         began = time.perf_counter()
         run()

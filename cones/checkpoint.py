@@ -4,11 +4,13 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cones.files import fresh_file
+from cones.files import content_hash, folder_hash, fresh_file
+from cones.layout import CHECKPOINTS
 from cones.ranking import rank
 
 KEY = "cones_checkpoint"
@@ -39,6 +41,13 @@ class Progress:
         if self.best_metrics is None or rank(task, metrics) > rank(task, self.best_metrics):
             self.best_metrics, self.best_epoch, self.best = metrics, self.epoch, state()
         return line
+
+
+def checkpoint_path(*facts: Any) -> Path:
+    """Where the state of a search goes, by all that decides it: its settings, what it works on, and this code."""
+    package = Path(__file__).parent
+    code = folder_hash(package, package.rglob("*.py"))
+    return CHECKPOINTS / content_hash([*facts, code])[:16] / "state.safetensors"
 
 
 def save_checkpoint(path: Path, progress: Progress, method: nn.Module, optimiser: torch.optim.Optimizer) -> None:

@@ -99,7 +99,8 @@ class Concept:
         """The base model that the embeddings belong to, with the fine-tuned weights where there are any."""
         from cones.backbones import open_backbone
 
-        backbone = open_backbone(self.card.base.kind, self.locate_base(), device)
+        known = {"draws_masks": False} if self.card.task == "detection" else {}
+        backbone = open_backbone(self.card.base.kind, self.locate_base(), device, **known)
         if self.card.weights_sha256 is not None:
             backbone.use_weights(*self.weights())
         return backbone

@@ -75,8 +75,8 @@ Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
 
 BACKBONE_TASKS = {"clip": {"classification"}, "glip": {"detection", "segmentation"}}
 """Which tasks a kind of backbone does."""
-TRUTH = "truth"
-"""Not the name of a row: pictures of the truth stand beside those of the rows."""
+RESERVED = ("truth", "per_class")
+"""No names of rows: such files stand beside those of the rows."""
 
 
 class BackboneConfig(Strict):
@@ -247,8 +247,8 @@ def _cross_mistakes(raw: dict) -> list[str]:
                 mistakes.append(
                     f"`{wanted}` is not in the table `concepts`{nearest(wanted, concepts)} ({table}.{row}.concept)"
                 )
-            if row == TRUTH:
-                mistakes.append(f"a row cannot be called `{TRUTH}`; choose another name ({table}.{row})")
+            if row in RESERVED or str(row).endswith("-truth"):
+                mistakes.append(f"a row cannot be called `{row}`; choose another name ({table}.{row})")
     for row, run in runs.items():
         mistake = undefined_pair(run.get("method"), _kind(run, concepts, backbones))
         if mistake:

@@ -45,8 +45,10 @@ class Encoded:
     def base(self) -> BaseModelCard:
         return BaseModelCard.model_validate(self.about["base"])
 
-    def backbone(self, device: Any = "cpu") -> Backbone:
-        """The base model; its encoders load only when they are used."""
+    def backbone(self, device: Any = "cpu", task: str | None = None) -> Backbone:
+        """The base model for a task, if none is given the concept's; its encoders load only when they are used."""
         folder = locate(self.base.source, self.base.revision)
         known = {"logit_scale": self.about["logit_scale"]} if "logit_scale" in self.about else {}
+        if (task or self.about["task"]) == "detection":
+            known["draws_masks"] = False
         return open_backbone(self.base.kind, folder, device, **known)

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from cones.concept import Concept
 from cones.data import Split, records_hash
 from cones.encoding import encode_objects, encode_split
 from cones.errors import ConceptError
 from cones.features import FeatureStore
 from cones.files import content_hash, folder_hash
+from cones.search import predict_all
 from cones.tasks import TASKS, Evaluated
 from cones.types import Predictions
 
@@ -54,10 +57,10 @@ def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device:
         key = (concept.locate_base(), card.weights_sha256)
         if key not in opened:
             opened[key] = concept.open_backbone(device)
-        backbone, task = opened[key], TASKS[card.task]
+        backbone = opened[key]
         store = _test_features(concept, backbone, split, cache)
-        batches = (b.to(device) for b in store.batches(task.batch))
-        predictions = [backbone.predict(b, concept.text.to(device)) for b in batches]
+        text, task = concept.text.to(device), TASKS[card.task]
+        predictions = predict_all(backbone, store.batches(task.batch), lambda batch, text=text: text, task, device)
         found[row] = Evaluation(task.full(predictions, store, card.classes), predictions, store)
     return found
 
@@ -69,10 +72,12 @@ def _test_features(concept: Concept, backbone: Any, split: Split, cache: Path) -
     vision = card.weights_sha256 if card.finetune and card.finetune["kind"] == "full" else None
     key = content_hash([code, card.base.sha256, vision, card.preprocessing, card.canvas, records_hash(split.records)])
     folder, rows = cache / "test-features" / key[:16], list(range(len(split.records)))
-    if folder.exists():
-        return FeatureStore(folder)
-    if card.canvas is None:
-        return encode_split(backbone, split, rows, 1, 1.0, 0, folder)
-    sizes = [r.size for r in split.records if r.size]
-    canvas = tuple(map(max, backbone.canvas(sizes), card.canvas))
-    return encode_objects(backbone, split, rows, 1, (canvas[0], canvas[1]), folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # another concept may be evaluated on the same pictures
+        if folder.exists():
+            return FeatureStore(folder)
+        if card.canvas is None:
+            return encode_split(backbone, split, rows, 1, 1.0, 0, folder)
+        sizes = [r.size for r in split.records if r.size]
+        canvas = tuple(map(max, backbone.canvas(sizes), card.canvas))
+        return encode_objects(backbone, split, rows, 1, (canvas[0], canvas[1]), folder)

@@ -22,10 +22,11 @@ WIDEST = 480
 
 
 def write_evaluation(
-    out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.3
+    out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.0
 ) -> None:
     """Fill an `evaluated` folder beside its metrics: `rows/` with what each row said of each picture, `pictures/`, and
-    `plot.csv`, to be plotted: what the best row takes for what, or the rows' precision over recall."""
+    `plot.csv`, to be plotted: what the best row takes for what, or the rows' precision over recall. Boxes below
+    `threshold` are not drawn."""
     (out / "rows").mkdir()
     (out / "pictures").mkdir()
     if task == "classification":
@@ -58,7 +59,7 @@ def _classification(out: Path, found: Mapping[str, Evaluation], split: Split, be
 
 def _labels(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, str, float]]:
     """Picture, actual and predicted class, and the score, of each test picture."""
-    best = torch.cat([p.scores.cpu() for p in evaluation.predictions]).max(1)
+    best = torch.cat([p.scores for p in evaluation.predictions]).max(1)
     store = evaluation.store
     rows = zip(store.ids, store.labels.tolist(), best.indices.tolist(), best.values.tolist())
     return [(i, classes[truth], classes[guess], round(score, 6)) for i, truth, guess, score in rows]
@@ -73,7 +74,7 @@ def _detection(out: Path, task: str, found: Mapping[str, Evaluation], split: Spl
         _save(drawn[i], out / "pictures" / f"{i}-truth.jpg")
     write_json(out / "rows" / "truth.json", coco_truth(store.ids, store.truths, store.sizes, split.classes))
     for row, evaluation in found.items():
-        instances = [one.to("cpu") for p in evaluation.predictions for one in p.instances or ()]
+        instances = [one for p in evaluation.predictions for one in p.instances or ()]
         per_class[row] = evaluation.judged.per_class
         curves += [(kind, row, *point) for kind, *point in evaluation.judged.curves]
         write_json(out / "rows" / f"{row}.json", coco_results(instances), indent=None)

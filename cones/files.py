@@ -12,9 +12,14 @@ from typing import Any
 
 @contextmanager
 def fresh_folder(target: Path) -> Iterator[Path]:
-    """A temporary sibling to fill; it takes `target`'s place when the block ends well, else it is removed."""
+    """A temporary sibling to fill; it takes `target`'s place when the block ends well, else it is removed.
+
+    Those that killed processes left are removed, too.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in target.parent.glob(f".{target.name}.*.tmp"):
+        if left == temporary or not _is_running(left.suffixes[-2][1:]):
+            shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -23,6 +28,12 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_running(pid: str) -> bool:
+    import psutil
+
+    return pid.isdecimal() and psutil.pid_exists(int(pid))
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from cones.concept import WEIGHTS_KEY, Concept
@@ -21,6 +20,7 @@ from cones.live import LivePictures, Pictures
 from cones.methods.concept import Cones
 from cones.methods.weights import KIND_PARTS, LORA_SCALE, Trained, add_lora, parameters_of
 from cones.rows import FoundRow, cost_of, versions
+from cones.search import predict_all
 from cones.tasks import TASKS
 from cones.tuning import Metrics, OnStep, finetune
 from cones.types import Features, Predictions
@@ -56,7 +56,7 @@ def finetune_row(
     """
     about, task, device = encoded.about, judged_as(settings, encoded), accelerator.device
     masks_only = settings.kind == "mask_head"
-    backbone: Any = encoded.backbone(device)
+    backbone: Any = encoded.backbone(device, task)
     _refuse(name, settings, start, encoded, backbone.has_masks)
     prompts = Cones(start.text).to(device).requires_grad_(False)
     weights, built = _what_trains(settings, encoded, backbone)
@@ -65,10 +65,9 @@ def finetune_row(
     def loss_of(features: Features) -> Tensor:
         return (backbone.mask_loss if masks_only else backbone.loss)(features, prompts(about["names"]).text_embeds)
 
-    @torch.no_grad()
     def found_by(model: Any, pictures: Pictures) -> list[Predictions]:
         text = prompts(about["names"]).text_embeds
-        return [model.predict(batch.to(device), text) for batch in pictures.batches(TASKS[task].batch)]
+        return predict_all(model, pictures.batches(TASKS[task].batch), lambda batch: text, TASKS[task], device)
 
     def metrics_of() -> Metrics:
         return TASKS[task].quick(found_by(backbone, val), encoded.val, about["names"])
@@ -78,7 +77,7 @@ def finetune_row(
         trained, loss_of, metrics_of, train, settings, about["seed"], accelerator, task, checkpoint, on_step
     )
     # Judged is what the file makes of the base model, where LoRA's additions are merged into the weights.
-    judged: Any = encoded.backbone(device)
+    judged: Any = encoded.backbone(device, task)
     judged.use_weights(trained.tensors(), built)
     found = found_by(judged, _pictures(settings, encoded, data, judged)[1])
     metrics = TASKS[task].full(found, encoded.val, about["names"]).metrics
@@ -133,7 +132,7 @@ def _refuse(name: str, settings: FinetuneConfig, start: Concept, encoded: Encode
             "now; run `dvc repro` to search it again"
         )
     if settings.kind == "mask_head":
-        if not (_learns_masks(encoded.train) and all(t.masks is not None for t in encoded.val.truths)):
+        if not (_learns_masks(encoded.train) and all(t.regions is not None for t in encoded.val.truths)):
             raise DataError(
                 f"`kind: mask_head` learns masks, and pictures of `{about['concept']}` have objects without one; use "
                 f"data with a mask for each object, or another kind (finetunes.{name}.kind)"

@@ -27,7 +27,7 @@ def default_backbone(found: Found) -> str:
 
 
 def default_shots(found: Found) -> int | None:
-    """Training pictures a class that the data surely has, at most `MOST_SHOTS`; None, for all, where that is unsure."""
+    """Training pictures a class that the data has, at most `MOST_SHOTS`; None, for all, where that is not known."""
     return min(MOST_SHOTS, found.fewest) or None
 
 

@@ -34,7 +34,7 @@ class Found:
     """What lies in a folder: the entry of the table `data` that reads it, its classes and pictures.
 
     `counts` are the pictures of each class, in data for detection its objects. `fewest` is the number of training
-    pictures that each class has for sure after the division into splits; 0 where only the division can tell.
+    pictures that each class has after the division into splits, if none is left out; 0 where only that can tell.
     """
 
     entry: dict[str, Any]

@@ -4,6 +4,7 @@ import csv
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,17 +60,20 @@ def search_row(
             on_epoch, about["task"],
         )  # fmt: skip
     calls = backbone.text_encoder_calls
-    predictions = predict_all(method, backbone, names, encoded.val, device, task.batch)
-    metrics = task.full(predictions, encoded.val, names).metrics
+    spoken = partial(text_of, method, backbone, names)
+    found = predict_all(backbone, encoded.val.batches(task.batch), spoken, task, device)
+    metrics = task.full(found, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
     with torch.no_grad():
         text = text_of(method, backbone, names)
-    searched = {f"searched.{n}": p.detach() for n, p in method.named_parameters()}
-    tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner, **searched}
+    site = "text_tokens" if isinstance(run.method, CoOp | PromptTuning) else "text_embeds"
+    tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner}
+    if site == "text_tokens":
+        tensors |= {f"searched.{n}": p.detach() for n, p in method.named_parameters()}
     card = ConceptCard(
         concept=about["concept"], row=name, task=about["task"], method=run.method.model_dump(),
-        site="text_tokens" if isinstance(run.method, CoOp | PromptTuning) else "text_embeds",
-        classes=about["classes"], names=names, score_threshold=about.get("score_threshold"), canvas=about.get("canvas"),
+        site=site, classes=about["classes"], names=names, score_threshold=about.get("score_threshold"),
+        canvas=about.get("canvas"),
         templates=about["templates"], base=encoded.base, preprocessing=about["preprocessing"], shots=about["shots"],
         seed=seed, split_hash=about["split_hash"], trained_parameters=trained, val=metrics, versions=versions(),
     )  # fmt: skip

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cones.config import Searched
 from cones.errors import SearchError
 from cones.features import FeatureStore
-from cones.tasks import TASKS
+from cones.tasks import TASKS, Task
 from cones.types import Backbone, Features, Predictions, TextEmbeds
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def text_of(
 
 @torch.no_grad()
 def predict_all(
-    method: nn.Module, backbone: Backbone, names: Sequence[str], store: FeatureStore, device: Any, batch: int
+    backbone: Backbone, batches: Iterable[Features], text: Callable[[Features], TextEmbeds], task: Task, device: Any
 ) -> list[Predictions]:
-    """What is predicted for all pictures of a store in their plain view, `batch` pictures at once."""
-    batches = (b.to(device) for b in store.batches(batch))
-    return [backbone.predict(b, text_of(method, backbone, names, b)) for b in batches]
+    """What is predicted for batches of pictures, as the task keeps it; `text` is that of a batch."""
+    placed = (batch.to(device) for batch in batches)
+    return [task.keep(backbone.predict(batch, text(batch))) for batch in placed]
 
 
 def search(
@@ -101,8 +102,9 @@ def search(
         if progress.epoch % settings.validate_every and progress.epoch < settings.epochs:
             on_epoch(line)
             continue
-        predictions = predict_all(method, backbone, names, val, accelerator.device, TASKS[task].batch)
-        metrics = TASKS[task].quick(predictions, val, names)
+        batches, text = val.batches(TASKS[task].batch), partial(text_of, method, backbone, names)
+        found = predict_all(backbone, batches, text, TASKS[task], accelerator.device)
+        metrics = TASKS[task].quick(found, val, names)
         on_epoch(progress.validated(line, metrics, task, copy))
         progress.seconds = spent + time.perf_counter() - began
         progress.text_encoder_calls = backbone.text_encoder_calls

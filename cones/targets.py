@@ -32,23 +32,24 @@ class Picture:
         return all(m is not None for m in self.masks)
 
     def truth(self) -> Instances:
-        """All of its objects, crowds too, in the picture's own pixels, with masks (n, h, w) where each has one."""
+        """All of its objects, crowds too, in the picture's own pixels, with the regions of masks if each has one."""
         return Instances(
             torch.tensor(self.boxes, dtype=torch.float32).reshape(-1, 4),
             torch.tensor(self.labels, dtype=torch.long),
-            self.bitmaps() if self.has_masks else None,
             crowd=torch.tensor(self.crowd, dtype=torch.bool),
+            regions=self._regions() if self.has_masks else None,
         )
+
+    def _regions(self) -> tuple[dict[str, Any], ...]:
+        return tuple({"size": list(self.geometry.original), "counts": str(m)} for m in self.masks)
 
     def bitmaps(self) -> Tensor:
         """The masks as (n, h, w) bool."""
         from pycocotools import mask as coco
 
-        size = self.geometry.original
-        counts = [{"size": list(size), "counts": str(m).encode()} for m in self.masks]
-        if not counts:
-            return torch.zeros(0, *size, dtype=torch.bool)
-        return torch.from_numpy(np.ascontiguousarray(coco.decode(counts).transpose(2, 0, 1))).bool()
+        if not self.masks:
+            return torch.zeros(0, *self.geometry.original, dtype=torch.bool)
+        return torch.from_numpy(np.ascontiguousarray(coco.decode(list(self._regions())).transpose(2, 0, 1))).bool()
 
 
 class Targets:

@@ -277,13 +277,18 @@ def _promote(client: Any, name: str) -> int:
 
 def look_up(name: str) -> Registered:
     """The champion of a registered concept; `TrackingError` with the nearest name if there is none."""
+    from mlflow.exceptions import MlflowException
+
     with _client() as client:
-        names = [m.name for m in client.search_registered_models()]
-        if name not in names:
+        try:
+            version = _champion(client, name)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            names = [m.name for m in client.search_registered_models()]
             raise TrackingError(
                 f"`{name}` is not registered{nearest(name, names)} (`cones register` registers finished rows)"
-            )
-        version = _champion(client, name)
+            ) from None
         if version is None:
             raise TrackingError(f"`{name}` is registered but has no champion; run `cones register`")
         row = version.tags["cones.row"]

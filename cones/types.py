@@ -5,7 +5,7 @@ Axes: B images, C classes, T text tokens, d width of a site, m visual tokens.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -20,6 +20,7 @@ class Instances:
 
     Predicted ones have `scores` in [0, 1] as well. Truth may have `crowd`, True for a region that is neither counted
     nor punished, and `crops`: each object's mask cut to its box and resized, which is what a mask head learns.
+    `regions` are masks as COCO's compressed run lengths, which take a hundredth of the room.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -28,11 +29,12 @@ class Instances:
     scores: Float[Tensor, " n"] | None = None
     crowd: Bool[Tensor, " n"] | None = None
     crops: Float[Tensor, "n s s"] | None = None
+    regions: tuple[dict[str, Any], ...] | None = None
 
     def to(self, device: torch.device | str) -> "Instances":
         """The same on a device."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Instances(**{name: None if t is None else t.to(device) for name, t in held.items()})
+        return Instances(**{name: t.to(device) if isinstance(t, Tensor) else t for name, t in held.items()})
 
 
 @dataclass(frozen=True)

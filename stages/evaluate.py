@@ -1,6 +1,6 @@
 """Evaluate a concept: every row's Concept on the test split, which no other stage opens."""
 
-from cones.config import load_params
+from cones.config import DetectionConcept, load_params
 from cones.errors import ConesError
 from cones.files import fresh_folder, read_json, write_json
 from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED
@@ -11,7 +11,8 @@ from cones.ranking import headline, rank
 def main(name: str) -> None:
     params = load_params()
     concept, rows = params.entry("concepts", name), params.rows(name)
-    stray = sorted(p.name for p in (SEARCHED / name).iterdir() if p.is_dir() and p.name not in rows)
+    folders = (p.name for p in (SEARCHED / name).iterdir() if p.is_dir() and not p.name.startswith("."))
+    stray = sorted(set(folders) - set(rows))
     if stray:
         folder = SEARCHED / name / stray[0]
         raise ConesError(f"{folder} belongs to no row of params.yaml; put the row back, or remove the folder")
@@ -29,7 +30,8 @@ def main(name: str) -> None:
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)
-        write_evaluation(out, concept.task, found, Split.open(test), best)
+        threshold = concept.score_threshold if isinstance(concept, DetectionConcept) else 0.0
+        write_evaluation(out, concept.task, found, Split.open(test), best, threshold)
     head = headline(concept.task)
     for row, scores in metrics.items():
         print(f"{row}: test {head.replace('_', ' ')} {scores['test'][head]:.3f}")

@@ -2,7 +2,7 @@
 
 from cones.config import load_params
 from cones.console import progress_bar, row_progress
-from cones.files import content_hash, file_hash, fresh_folder
+from cones.files import file_hash, fresh_folder
 from cones.layout import CHECKPOINTS, ENCODED, PREPARED, SEARCHED
 from cones.process import lock, run_stage
 from cones.ranking import headline
@@ -14,6 +14,7 @@ def main(row: str) -> None:
 
     from accelerate import Accelerator
 
+    from cones.checkpoint import checkpoint_path
     from cones.concept import WEIGHTS_FILE, Concept
     from cones.encoded import Encoded
     from cones.finetuning import finetune_row, judged_as
@@ -22,8 +23,7 @@ def main(row: str) -> None:
     encoded = Encoded.open(ENCODED / settings.concept)
     first = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"
     start = Concept.load(first)
-    key = content_hash([settings.model_dump(), encoded.about, file_hash(first)])
-    checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
+    checkpoint = checkpoint_path(settings.model_dump(), encoded.about, file_hash(first))
     data = PREPARED / params.entry("concepts", settings.concept).data
     task = judged_as(settings, encoded)
     head = headline(task)

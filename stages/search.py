@@ -2,7 +2,7 @@
 
 from cones.config import Searched, load_params
 from cones.console import progress_bar, row_progress
-from cones.files import content_hash, fresh_folder
+from cones.files import fresh_folder
 from cones.layout import CHECKPOINTS, ENCODED, SEARCHED
 from cones.process import lock, run_stage
 from cones.ranking import headline
@@ -14,13 +14,13 @@ def main(row: str) -> None:
 
     from accelerate import Accelerator
 
+    from cones.checkpoint import checkpoint_path
     from cones.encoded import Encoded
     from cones.rows import search_row, write_row
 
     encoded = Encoded.open(ENCODED / run.concept)
     head = headline(encoded.about["task"])
-    key = content_hash([run.model_dump(), encoded.about])
-    checkpoint = CHECKPOINTS / key[:16] / "state.safetensors"
+    checkpoint = checkpoint_path(run.model_dump(), encoded.about)
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
         show = row_progress(row, "epoch", head, advance, checkpoint.exists())

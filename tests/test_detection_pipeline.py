@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -99,16 +100,24 @@ def test_searching_never_opens_the_test_split(detected: Project, tmp_path: Path)
     for stage, target in (("encode", "things"), ("search", "things-cones"), ("finetune", "things-head")):
         done = project.stage(stage, target)
         assert done.returncode == 0, done.stdout
+    (project.folder / "searched/things/.things-cones.1.tmp").mkdir()  # of a stage that was killed
     assert "data/prepared/scenes/test is not prepared" in project.stage("evaluate", "things").stdout
 
 
-def test_the_same_seed_gives_the_same_metrics(detected: Project, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_row(detected: Project, tmp_path: Path) -> None:
+    """Also where a killed stage left half a row, which is cleared away."""
     project = detected.copy(tmp_path / "project")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
     for stage, row in (("search", "things-cones"), ("finetune", "things-head")):
-        before = (project.folder / f"searched/things/{row}/metrics.json").read_bytes()
-        shutil.rmtree(project.folder / f"searched/things/{row}")
+        folder = project.folder / f"searched/things/{row}"
+        before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "cost.json"}  # it holds times
+        assert {"concept.safetensors", "curves.csv", "metrics.json"} <= set(before)
+        left = folder.with_name(f".{row}.{dead.pid}.tmp")
+        folder.rename(left)
         assert project.stage(stage, row).returncode == 0
-        assert (project.folder / f"searched/things/{row}/metrics.json").read_bytes() == before
+        assert not left.exists()
+        assert {name: (folder / name).read_bytes() for name in before} == before
 
 
 def test_data_of_another_task_is_refused(detected: Project, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from cones.backbones.glip import Glip
 from cones.backbones.glip_fusion import FusedTextLayer
 from cones.errors import BackboneError
+from cones.files import read_json, write_json
 from cones.types import Backbone, Features, Instances, TextEmbeds, TextTokens
 
 
@@ -94,21 +95,39 @@ def test_only_the_prompt_gets_a_gradient(glip: Glip) -> None:
 
 def test_masks_move_the_prompt_too(glip: Glip) -> None:
     features = features_of(glip, PICTURES[:1], OBJECTS[:1])
-    plain = glip.loss(features, glip.embed_text(NAMES))
     crops = (torch.arange(28 * 28).view(28, 28) % 3 == 0).float().expand(2, -1, -1)
     objects = tuple(Instances(i.boxes, i.labels, crops=crops) for i in features.instances or ())
     text = glip.embed_text(NAMES)
     embeds = text.embeds.clone().requires_grad_(True)
     whole = Features(features.tensors, features.views, instances=objects, geometry=features.geometry)
-    masks = glip.loss(whole, TextEmbeds(embeds, text.mask, text.owner)) - plain
-    masks.backward()
-    assert masks > 0
-    assert embeds.grad is not None
-    assert embeds.grad.abs().sum() > 0
+    searched = TextEmbeds(embeds, text.mask, text.owner)
+    (of_both,) = torch.autograd.grad(glip.loss(whole, searched), embeds)
+    (of_boxes,) = torch.autograd.grad(glip.loss(features, searched), embeds)
+    assert not torch.allclose(of_both, of_boxes, rtol=0.01)
+    assert glip.loss(whole, text) > glip.loss(features, text)
     found = glip.predict(features, text).instances
     assert found is not None
     assert found[0].masks is not None
     assert found[0].masks.shape == (20, 50, 70)
+    boxes = Glip(glip.folder, draws_masks=False).predict(features, text).instances
+    assert boxes is not None
+    assert boxes[0].masks is None
+    torch.testing.assert_close(boxes[0].boxes, found[0].boxes)
+
+
+def test_a_configuration_that_asks_for_other_code_is_refused(toy_glip: Path, tmp_path: Path) -> None:
+    config = read_json(toy_glip / "config.json")
+    for part, settings in {
+        "backbone": {"type": "os.mkdir", "path": str(tmp_path / "ran")},
+        "neck": {**config["neck"], "norm_cfg": {"type": "pathlib.Path.touch"}},
+        "test_cfg": {**config["test_cfg"], "nms": [{"type": "subprocess.run"}]},
+    }.items():
+        folder = tmp_path / part
+        shutil.copytree(toy_glip, folder)
+        write_json(folder / "config.json", {**config, part: settings})
+        with pytest.raises(BackboneError, match="of which no GLIP is made; take its"):
+            Glip(folder).encode(torch.zeros(1, 3, 64, 64))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_mirrored_view_learns_what_the_mirrored_picture_does(glip: Glip) -> None:

@@ -38,10 +38,13 @@ NEW_MASK_HEAD_CONVS, NEW_MASK_HEAD_LEVELS = 4, 4
 
 
 class Glip:
-    """A frozen GLIP. Features are the levels of its pyramid; text is the tokens of one caption."""
+    """A frozen GLIP. Features are the levels of its pyramid; text is the tokens of one caption.
 
-    def __init__(self, folder: Path, device: torch.device | str = "cpu", **known: Any) -> None:
-        self.folder, self.device = folder, torch.device(device)
+    Without `draws_masks` it predicts boxes only, even if it has a mask head.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | str = "cpu", draws_masks: bool = True) -> None:
+        self.folder, self.device, self.draws_masks = folder, torch.device(device), draws_masks
         self.text_encoder_calls = 0
         self._tuned: dict[str, Tensor] = {}
         self._lora_scale = 1.0
@@ -234,7 +237,7 @@ class Glip:
 
     @torch.no_grad()
     def predict(self, features: Features, text: TextEmbeds) -> Predictions:
-        """Boxes, scores, labels and, with a mask head, masks, in the pixels of the original pictures."""
+        """Boxes, scores, labels and perhaps masks, in the pixels of the original pictures."""
         assert features.geometry is not None, "these features do not say where they came from"
         lang, owners = self._language(text, len(features.views))
         from cones.backbones.glip_parts import sample_of
@@ -242,7 +245,7 @@ class Glip:
         samples = [sample_of(g, owners, None, len(text.owner)) for g in features.geometry]
         found = self.head.predict(tuple(features.tensors.values()), lang, samples)
         instances, masks = [], None
-        if self.has_masks:
+        if self.has_masks and self.draws_masks:
             seen = [one.bboxes * one.bboxes.new_tensor(s.scale_factor).repeat(2) for one, s in zip(found, samples)]
             masks = self.mask_head.predict(self.head.head.fused, seen)
         for i, (one, geometry) in enumerate(zip(found, features.geometry)):

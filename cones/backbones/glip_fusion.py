@@ -17,8 +17,8 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-MOST_MATCHED = 2048
-"""Pictures in a view whose matched anchors are kept; about 10 kB each at 128 pixels, half a MB at 800 x 1333."""
+MATCHES_ROOM = 256 * 2**20
+"""Bytes for the matched anchors of pictures that come again: 20 kB each at 128 pixels, 1.3 MB at 800 x 1333."""
 
 
 def _clamped(x: Tensor) -> Tensor:
@@ -165,16 +165,23 @@ class FusionHead(ATSSVLFusionHead):
     def _get_targets_single(
         self, flat_anchors: Tensor, valid_flags: Tensor, levels: list[int], gt: Any, *rest: Any, **more: Any
     ) -> tuple:
-        """mmdet's targets of one picture. Which anchors match which box does not depend on the text, so the match of a
-        picture that comes again is not made again; only what its tokens are is filled in."""
+        """mmdet's targets of one picture. Which anchors match which box does not depend on the text, so on a CPU the
+        match of a picture that comes again is not made again; only what its tokens are is filled in."""
         held = self._matched.get(id(gt.labels))
         if held is None or held[0] is not gt.labels or not torch.equal(held[1], gt.bboxes):
             found = super()._get_targets_single(flat_anchors, valid_flags, levels, gt, *rest, **more)
-            self._matched[id(gt.labels)] = (gt.labels, gt.bboxes, found)
-            while len(self._matched) > MOST_MATCHED:
-                self._matched.popitem(last=False)
+            if gt.labels.device.type == "cpu":  # on a GPU the labels of a batch are always new ones
+                self._keep_match(gt, found)
             return found
-        anchors, labels, *others, positive, negative, sampled = held[2]
-        labels = labels.new_zeros(len(labels), self.feat_channels)
+        anchors, *others, positive, negative, sampled = held[2]
+        labels = anchors.new_zeros(len(anchors), self.feat_channels)
         labels[positive] = gt.positive_maps[sampled.pos_assigned_gt_inds]
         return (anchors, labels, *others, positive, negative, sampled)
+
+    def _keep_match(self, gt: Any, found: tuple) -> None:
+        anchors, _, *rest, sampled = found
+        sampled.neg_priors = sampled.neg_priors[:0]  # as large as all the rest, and not looked at
+        self._matched[id(gt.labels)] = (gt.labels, gt.bboxes, (anchors, *rest, sampled))
+        size = sum(t.numel() * t.element_size() for t in (anchors, *rest))
+        while len(self._matched) * size > MATCHES_ROOM:
+            self._matched.popitem(last=False)

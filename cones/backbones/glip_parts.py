@@ -26,6 +26,11 @@ from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 
 PARTS = ("backbone", "neck", "language_model", "bbox_head", "mask_head")
+TYPES = {
+    "ResNet", "SwinTransformer", "FPN", "FPN_DropBlock", "BN", "SyncBN", "LN", "GN", "AnchorGenerator",
+    "DeltaXYWHBBoxCoderForGLIP", "ATSSAssigner", "BboxOverlaps2D_GLIP", "nms",
+}  # fmt: skip
+"""What a configuration may name: mmengine builds whatever stands under `type`, any function of any module too."""
 LOSS = {
     "loss_cls": {"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0},
     "loss_bbox": {"type": "GIoULoss", "loss_weight": 2.0},
@@ -45,9 +50,17 @@ def _ready() -> None:
 
 
 def build_part(name: str, config: Mapping[str, Any], folder: Path) -> nn.Module:
-    """One of `PARTS` from a GLIP's configuration, with random weights; `folder` holds its text encoder's files."""
+    """One of `PARTS` from a GLIP's configuration, with random weights; `folder` holds its text encoder's files.
+
+    Raises `BackboneError` where the configuration names a type that no GLIP is made of.
+    """
     _ready()
     settings = dict(config.get(name) or {})
+    if strange := _types({part: config.get(part) for part in (*PARTS, "train_cfg", "test_cfg")}) - TYPES:
+        raise BackboneError(
+            f"the configuration in {folder} asks for {', '.join(sorted(strange))}, of which no GLIP is made; take its "
+            "config.json from where the model was published"
+        )
     bert = str(folder / TEXT_ENCODER)
     match name:
         case "language_model":
@@ -58,6 +71,14 @@ def build_part(name: str, config: Mapping[str, Any], folder: Path) -> nn.Module:
         case "mask_head":
             settings["type"] = "MaskHead"
     return MODELS.build(settings)
+
+
+def _types(settings: Any) -> set[str]:
+    """All that stands under `type` in nested settings."""
+    if isinstance(settings, Mapping):
+        own = {str(settings["type"])} if "type" in settings else set()
+        return own.union(*(_types(value) for value in settings.values()))
+    return set().union(*(_types(value) for value in settings)) if isinstance(settings, list | tuple) else set()
 
 
 def empty_parts(names: Iterable[str], config: Mapping[str, Any], folder: Path) -> nn.ModuleDict:

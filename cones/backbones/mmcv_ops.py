@@ -1,4 +1,4 @@
-"""mmdet without compiling: the operators of `mmcv._ext` that GLIP and a mask head call, in plain PyTorch.
+"""mmdet without compiling: the operators of `mmcv._ext` that GLIP, its losses and a mask head use, in plain PyTorch.
 
 `mmcv-lite` has no compiled module, and full mmcv no wheel for today's PyTorch. Call `install()` before mmdet is
 imported. Gradients come from autograd. Places in a picture are computed in float32 or wider, in half precision too.

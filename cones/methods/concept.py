@@ -16,26 +16,22 @@ BLENDS = (1.0, 0.75, 0.5, 0.25, 0.0)
 
 
 class Cones(nn.Module):
-    """Concept Embedding Search (arXiv 2305.18993, section 3): a free embedding for each token of each class.
+    """Concept Embedding Search (arXiv 2305.18993, section 3): free embeddings where the text encoder's output stood.
 
-    `embeds` (n, d) stand where the text encoder's output for the class tokens would. The context between them (GLIP's
-    separators, as the encoder left them) is kept as it is.
+    `embeds` (T, d) are all of it: the tokens of each class, and on GLIP the marks and separators around them, which its
+    fusion layers read as well.
     """
 
     def __init__(self, start: TextEmbeds) -> None:
         super().__init__()
-        searched = start.owner >= 0
-        self.embeds = nn.Parameter(start.embeds[0, searched].clone())
-        self.register_buffer("context", start.embeds[0, ~searched].clone())
+        self.embeds = nn.Parameter(start.embeds[0].clone())
         self.register_buffer("owner", start.owner.clone(), persistent=False)
         self.register_buffer("mask", start.mask.clone(), persistent=False)
-        self.register_buffer("order", torch.argsort(torch.argsort((~searched).long(), stable=True)), persistent=False)
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        embeds = torch.cat([self.embeds, self.context])[self.order] if len(self.context) else self.embeds
-        return Prompts(text_embeds=TextEmbeds(embeds[None], self.mask, self.owner))
+        return Prompts(text_embeds=TextEmbeds(self.embeds[None], self.mask, self.owner))
 
 
 class LanguagePrompt(nn.Module):

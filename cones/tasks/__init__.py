@@ -12,6 +12,7 @@ from cones.tasks.detection import (
     Evaluated,
     coco_results,
     coco_truth,
+    compact,
     evaluate_detection,
     quick_detection_metrics,
 )
@@ -57,19 +58,20 @@ Full = Callable[[Sequence[Predictions], Truth, Sequence[str]], Evaluated]
 @dataclass(frozen=True)
 class Task:
     """How predictions of a task are measured against the truth, given the classes: `quick` while searching, `full` at
-    its end. `batch` pictures are predicted at once."""
+    its end. `batch` pictures are predicted at once, and kept as `keep` gives them: on the CPU, in little room."""
 
     quick: Quick
     full: Full
+    keep: Callable[[Predictions], Predictions]
     batch: int
 
 
 def _scores(predictions: Sequence[Predictions]) -> Tensor:
-    return torch.cat([p.scores.cpu() for p in predictions])
+    return torch.cat([p.scores for p in predictions])
 
 
 def _found(predictions: Sequence[Predictions]) -> list[Instances]:
-    return [one.to("cpu") for p in predictions for one in p.instances or ()]
+    return [one for p in predictions for one in p.instances or ()]
 
 
 def _detection(masks: bool) -> Task:
@@ -79,13 +81,17 @@ def _detection(masks: bool) -> Task:
     def full(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Evaluated:
         return evaluate_detection(_found(predictions), truth.truths, truth.sizes, classes, masks)
 
-    return Task(quick, full, 16)
+    def keep(found: Predictions) -> Predictions:
+        return Predictions(found.scores.cpu(), tuple(compact(one, masks) for one in found.instances or ()))
+
+    return Task(quick, full, keep, 16)
 
 
 TASKS = {
     "classification": Task(
         lambda p, truth, classes: quick_metrics(_scores(p), truth.labels),
         lambda p, truth, classes: Evaluated(classification_metrics(_scores(p), truth.labels)),
+        lambda found: Predictions(found.scores.cpu()),
         1024,
     ),
     "detection": _detection(masks=False),

@@ -6,7 +6,7 @@ Pictures and classes are counted from 0 here and from 1 in COCO's files, both in
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def evaluate_detection(
 
     Raises:
         ValueError: predictions, truths and sizes do not fit together, or labels are none of the classes.
-        DataError: no picture has an object to find.
+        DataError: no picture has an object to find, or one has no mask where masks are asked for.
     """
     precision = _precision(predictions, truths, sizes, classes, masks, AREAS)
     metrics: dict[str, float] = {}
@@ -91,6 +91,21 @@ def quick_detection_metrics(
     return metrics
 
 
+def compact(found: Instances, masks: bool) -> Instances:
+    """The same on the CPU, with its masks as run lengths, or without where they are not asked for."""
+    regions = None if found.masks is None or not masks else tuple(_rle(found.masks))
+    return replace(found, masks=None, regions=regions).to("cpu")
+
+
+def bitmap(found: Instances, i: int) -> Bool[np.ndarray, "h w"] | None:
+    """The mask of one object, however it is kept; None where there is none."""
+    from pycocotools import mask
+
+    if found.regions is not None:
+        return mask.decode(found.regions[i]).astype(bool)
+    return None if found.masks is None else found.masks[i].cpu().numpy()
+
+
 def coco_truth(
     ids: Sequence[str], truths: Sequence[Instances], sizes: Sequence[tuple[int, int]], classes: Sequence[str]
 ) -> dict[str, Any]:
@@ -101,11 +116,13 @@ def coco_truth(
     if len(ids) != len(truths):
         raise ValueError(f"each picture has one id, got {len(ids)} for {len(truths)} truths")
     _check("truth", truths, sizes, classes)
+    from pycocotools import mask
+
     annotations: list[dict[str, Any]] = []
     for picture, truth in enumerate(truths, 1):
         crowd = [False] * len(truth.labels) if truth.crowd is None else truth.crowd.tolist()
-        regions = None if truth.masks is None else _rle(truth.masks)
-        covered = None if truth.masks is None else truth.masks.flatten(1).sum(1).tolist()
+        regions = _regions(truth)
+        covered = mask.area(regions).tolist() if regions else None
         for i, (label, (x, y, w, h)) in enumerate(zip(truth.labels.tolist(), _xywh(truth.boxes))):
             # COCO's matching takes an id of 0 for no match.
             found = {"id": len(annotations) + 1, "image_id": picture, "category_id": label + 1, "bbox": [x, y, w, h]}
@@ -127,7 +144,7 @@ def coco_results(predictions: Sequence[Instances]) -> list[dict[str, Any]]:
     for picture, found in enumerate(predictions, 1):
         if found.scores is None:
             raise ValueError(f"prediction {picture - 1} has no scores; only truths have none")
-        regions = None if found.masks is None else _rle(found.masks)
+        regions = _regions(found)
         for i, (label, score, box) in enumerate(zip(found.labels.tolist(), found.scores.tolist(), _xywh(found.boxes))):
             line = {"image_id": picture, "category_id": label + 1, "bbox": [round(v, 2) for v in box]}
             line["score"] = round(score, 5)
@@ -137,6 +154,12 @@ def coco_results(predictions: Sequence[Instances]) -> list[dict[str, Any]]:
 
 def _xywh(boxes: Float[Tensor, "n 4"]) -> list[tuple[float, float, float, float]]:
     return [(x, y, right - x, bottom - y) for x, y, right, bottom in boxes.tolist()]
+
+
+def _regions(of: Instances) -> list[dict[str, Any]] | None:
+    if of.regions is not None:
+        return list(of.regions)
+    return None if of.masks is None else _rle(of.masks)
 
 
 def _rle(masks: Bool[Tensor, "n h w"]) -> list[dict[str, Any]]:
@@ -157,8 +180,9 @@ def _check(what: str, given: Sequence[Instances], sizes: Sequence[tuple[int, int
             raise ValueError(
                 f"{what} {i} has labels {min(labels)} to {max(labels)}, allowed are 0 to {len(classes) - 1}"
             )
-        if instances.masks is not None and tuple(instances.masks.shape[1:]) != tuple(size):
-            shape = tuple(instances.masks.shape[1:])
+        shapes = {tuple(region["size"]) for region in instances.regions or ()}
+        shapes |= set() if instances.masks is None else {tuple(instances.masks.shape[1:])}
+        for shape in shapes - {tuple(size)}:
             raise ValueError(f"{what} {i} has masks of {shape}, its picture is {tuple(size)} (height, width)")
 
 
@@ -174,10 +198,13 @@ def _precision(
     from pycocotools.coco import COCO
 
     _check("prediction", predictions, sizes, classes)
-    for what, given in (("truth", truths), ("prediction", predictions)):
-        bare = [i for i, g in enumerate(given) if masks and g.masks is None and len(g.labels)]
-        if bare:
-            raise ValueError(f"{what} {bare[0]} has no masks, and mask AP is asked for")
+    if masks and (bare := [i for i, one in enumerate(predictions) if _maskless(one)]):
+        raise ValueError(f"prediction {bare[0]} has no masks, and mask AP is asked for")
+    if masks and (bare := [i for i, one in enumerate(truths) if _maskless(one)]):
+        raise DataError(
+            f"{len(bare)} of {len(truths)} pictures have objects without masks, the first is number {bare[0]}; mask AP "
+            "needs one for each object: add them, or set the concept's task to detection"
+        )
     with redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = coco_truth([str(i) for i in range(len(truths))], truths, sizes, classes)
@@ -190,6 +217,10 @@ def _precision(
             regions = [{key: value for key, value in line.items() if key != "bbox"} for line in results]
             found["mask"] = _evaluate(truth, regions, "segm", areas)
     return found
+
+
+def _maskless(one: Instances) -> bool:
+    return bool(len(one.labels)) and one.masks is None and one.regions is None
 
 
 def _evaluate(truth: Any, results: list[dict[str, Any]], kind: str, areas: Sequence[str]) -> np.ndarray:

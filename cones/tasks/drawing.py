@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from cones.tasks.detection import bitmap
 from cones.types import Instances
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#8c564b")
@@ -35,9 +36,8 @@ def draw_instances(
     line = max(2, drawn.width // 240)
     # The best comes last, so that it lies over the others.
     for i in reversed(shown):
-        if instances.masks is not None:
-            mask = Image.fromarray(instances.masks[i].cpu().numpy()).convert("L").resize(drawn.size)
-            _veil(drawn, mask, _colour(instances, i), line)
+        if (mask := bitmap(instances, i)) is not None:
+            _veil(drawn, Image.fromarray(mask).convert("L").resize(drawn.size), _colour(instances, i), line)
     draw = ImageDraw.Draw(drawn)
     boxes = {i: tuple(scale * v for v in instances.boxes[i].tolist()) for i in shown}
     for i in reversed(shown):
