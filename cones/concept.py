@@ -99,8 +99,7 @@ class Concept:
         """The base model that the embeddings belong to, with the fine-tuned weights where there are any."""
         from cones.backbones import open_backbone
 
-        known = {"draws_masks": False} if self.card.task == "detection" else {}
-        backbone = open_backbone(self.card.base.kind, self.locate_base(), device, **known)
+        backbone = open_backbone(self.card.base.kind, self.locate_base(), device, self.card.task)
         if self.card.weights_sha256 is not None:
             backbone.use_weights(*self.weights())
         return backbone

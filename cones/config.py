@@ -155,6 +155,11 @@ class FinetuneConfig(Strict):
     """Of the weights; the embeddings have none."""
     rank: int = Field(4, ge=1, le=256)
     """Of LoRA's additions."""
+    least_scale: float = Field(0.5, gt=0, le=1)
+    """`full` shrinks each training picture by a random factor from this to 1. Other kinds train on kept features."""
+    colour_jitter: float = Field(0.2, ge=0, lt=1)
+    """`full` scales each colour channel of a training picture up or down by at most this, and shifts it likewise, in
+    standard deviations."""
     validate_every: int = Field(50, ge=1)
     """Steps between validations."""
     checkpoint_seconds: float = Field(10.0, ge=0)

@@ -49,6 +49,4 @@ class Encoded:
         """The base model for a task, if none is given the concept's; its encoders load only when they are used."""
         folder = locate(self.base.source, self.base.revision)
         known = {"logit_scale": self.about["logit_scale"]} if "logit_scale" in self.about else {}
-        if (task or self.about["task"]) == "detection":
-            known["draws_masks"] = False
-        return open_backbone(self.base.kind, folder, device, **known)
+        return open_backbone(self.base.kind, folder, device, task or self.about["task"], **known)

@@ -58,6 +58,15 @@ class FeatureStore:
         instances, geometry = self.targets.batch(rows.tolist(), views.tolist())
         return Features(tensors, views, instances=instances, geometry=geometry)
 
+    def sample(self, size: int, generator: torch.Generator) -> Features:
+        """A batch to train on: different pictures drawn at random, each in a random view."""
+        return self.batch(*self.drawn(size, generator))
+
+    def drawn(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Which pictures (B,) and views (B,) such a batch has; B is smaller where there are fewer pictures."""
+        rows = torch.randperm(len(self), generator=generator)[:size]
+        return rows, torch.randint(self.views, (len(rows),), generator=generator)
+
     @cached_property
     def targets(self) -> Targets | None:
         """The pictures' objects, read when they are asked for."""

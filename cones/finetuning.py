@@ -176,7 +176,8 @@ def _pictures(settings: FinetuneConfig, encoded: Encoded, data: Path, backbone: 
         places = {record.id: i for i, record in enumerate(split.records)}
         rows = [places[i] for i in store.ids if i in places]
         hashes[name] = records_hash([split.records[i] for i in rows])
-        live.append(LivePictures(store, split, rows, backbone, tuple(encoded.about["canvas"])))
+        canvas = tuple(encoded.about["canvas"])
+        live.append(LivePictures(store, split, rows, backbone, canvas, settings.least_scale, settings.colour_jitter))
     if content_hash(hashes) != encoded.about["split_hash"]:
         raise DataError(f"{data} does not hold the pictures that were encoded; run `dvc repro` to encode them again")
     return live[0], live[1]

@@ -1,6 +1,6 @@
 """Pictures that are encoded as they are asked for, where their features cannot be kept: what encodes them trains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,10 @@ class LivePictures:
     backbone: Any
     canvas: tuple[int, int]
     """Height and width that they are fitted into."""
+    least_scale: float = 1.0
+    """Pictures to train on are shrunk by a random factor from this to 1."""
+    colour_jitter: float = 0.0
+    """By how much at most each of their channels is scaled up or down, and shifted, in standard deviations."""
 
     @property
     def views(self) -> int:
@@ -33,13 +37,32 @@ class LivePictures:
 
     def batch(self, rows: Tensor, views: Tensor) -> Features:
         """Pictures by their index (B,), each in the view asked for (B,), with gradients where they are on."""
+        none = torch.zeros(len(rows), 3, 1, 1)
+        return self._encoded(rows, views, [1.0] * len(rows), none + 1, none)
+
+    def sample(self, size: int, generator: torch.Generator) -> Features:
+        """A batch to train on, as that of a `FeatureStore`, with gradients; size and colours of each are changed."""
+        rows, views = self.store.drawn(size, generator)
+        scales = torch.rand(len(rows), generator=generator).lerp(torch.ones(()), self.least_scale)
+        strengths = self.colour_jitter * (2 * torch.rand(2, len(rows), 3, 1, 1, generator=generator) - 1)
+        return self._encoded(rows, views, scales.tolist(), 1 + strengths[0], strengths[1])
+
+    def _encoded(self, rows: Tensor, views: Tensor, scales: Sequence[float], gains: Tensor, shifts: Tensor) -> Features:
+        """Views of pictures, shrunk and in other colours, with their objects."""
         assert self.store.targets is not None, "these features carry no objects"
-        pixels = [
-            self.backbone.view([self.split.picture(self.rows[row])], self.canvas, flipped=bool(view))[0]
-            for row, view in zip(rows.tolist(), views.tolist())
-        ]
-        instances, geometry = self.store.targets.batch(rows.tolist(), views.tolist())
-        return Features(self.backbone.pyramid(torch.cat(pixels)), views, instances=instances, geometry=geometry)
+        kept, plain = self.store.targets.batch(rows.tolist(), views.tolist())
+        pixels, instances, geometry = [], [], []
+        for i, (row, objects, before) in enumerate(zip(rows.tolist(), kept, plain)):
+            picture = self.split.picture(self.rows[row])
+            shown, (after,) = self.backbone.view([picture], self.canvas, before.flipped, scales[i])
+            (h, w), (height, width) = after.content, before.content
+            shown[..., :h, :w] = shown[..., :h, :w] * gains[i] + shifts[i]
+            boxes = objects.boxes * torch.tensor([w / width, h / height]).repeat(2)
+            pixels.append(shown)
+            instances.append(replace(objects, boxes=boxes))
+            geometry.append(after)
+        tensors = self.backbone.pyramid(torch.cat(pixels))
+        return Features(tensors, views, instances=tuple(instances), geometry=tuple(geometry))
 
     def batches(self, size: int) -> Iterator[Features]:
         """All once in their plain view, in half precision and back, as kept features are and so those of the test."""

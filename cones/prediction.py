@@ -111,9 +111,9 @@ def detect(
         pixels, geometry = backbone.view(pictures, canvas)
         views = torch.zeros(len(pictures), dtype=torch.long)
         features = Features(dict(backbone.encode(pixels)), views, geometry=geometry)
-        for place, picture, one in zip(places, pictures, backbone.predict(features, text).instances):
+        for place, picture, one in zip(places, pictures, backbone.predict(features, text, least).instances):
             size = (picture.height, picture.width)
-            found[place] = _kept(one, size, least, card.classes, card.task == "segmentation")
+            found[place] = _told(one, size, card.classes)
     return [found[place] for place in range(len(images))]
 
 
@@ -136,16 +136,15 @@ def _batches(
         yield canvas, list(places), list(pictures)
 
 
-def _kept(found: Instances, size: Size, least: float, classes: Sequence[str], masks: bool) -> Detections:
+def _told(found: Instances, size: Size, classes: Sequence[str]) -> Detections:
     assert found.scores is not None, "predictions have scores"
     order = found.scores.argsort(descending=True, stable=True)
-    order = order[found.scores[order] >= least]
     height, width = size
     # Scaling back from the canvas may end a rounding beyond the edge.
     boxes = found.boxes[order].clamp(min=0).minimum(found.boxes.new_tensor([width, height, width, height]))
     labels, scores = found.labels[order], found.scores[order]
     regions = None
-    if masks and found.masks is not None:
+    if found.masks is not None:
         told = coco_results([Instances(boxes, labels, found.masks[order], scores)])
         regions = tuple(line["segmentation"]["counts"] for line in told)
     return Detections(boxes, scores, tuple(classes[i] for i in labels.tolist()), size, regions)

@@ -15,6 +15,7 @@ from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cones.config import Searched
 from cones.errors import SearchError
 from cones.features import FeatureStore
+from cones.randomness import generator_for
 from cones.tasks import TASKS, Task
 from cones.types import Backbone, Features, Predictions, TextEmbeds
 
@@ -135,7 +136,7 @@ def train_epoch(
     epoch: int,
 ) -> list[float]:
     """Each training picture once, in a random view; the losses of the steps."""
-    generator = torch.Generator().manual_seed((seed << 32) + epoch)
+    generator = generator_for(seed, epoch)
     order = torch.randperm(len(train), generator=generator)
     views = torch.randint(train.views, (len(train),), generator=generator)
     batches = list(zip(order.split(settings.batch_size), views.split(settings.batch_size)))

@@ -14,6 +14,7 @@ from cones.config import FinetuneConfig
 from cones.errors import SearchError
 from cones.live import Pictures
 from cones.methods.weights import Trained
+from cones.randomness import generator_for
 from cones.search import SearchResult
 from cones.types import Features
 
@@ -83,14 +84,12 @@ def train_step(
     seed: int,
     step: int,
 ) -> float:
-    """One step on pictures drawn at random, each in a random view; the loss before it."""
-    generator = torch.Generator().manual_seed((seed << 32) + step)
-    rows = torch.randperm(len(train), generator=generator)[: settings.batch_size]
-    views = torch.randint(train.views, (len(rows),), generator=generator)
+    """One step on pictures drawn at random; the loss before it."""
+    generator = generator_for(seed, step)
     share = rate_share(step, settings.steps)
     for group in optimiser.param_groups:
         group["lr"] = group["initial_lr"] * share
-    features = train.batch(rows, views).to(accelerator.device)
+    features = train.sample(settings.batch_size, generator).to(accelerator.device)
     with accelerator.autocast():
         loss = loss_of(features)
     if not math.isfinite(value := loss.item()):

@@ -22,6 +22,7 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from PIL import Image
 
 from cones.backbones import tiny
@@ -31,6 +32,7 @@ from cones.data import prepare, synthetic
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 
+pytest_plugins = ["finetunes"]
 ROOT = Path(__file__).parent.parent
 PARAMS = """
 backbones:
@@ -133,10 +135,7 @@ class Project:
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
         shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
         shutil.copytree(toy_clip, folder / "models/backbones/toy")
-        for name in (
-            "clip-tiny",
-            "glip-tiny",
-        ):  # outputs of frozen stages: there and committed, as in the shipped project
+        for name in ("clip-tiny", "glip-tiny"):  # outputs of frozen stages: there and committed, as in the shipped one
             shutil.copytree(toy_clip, folder / "models/backbones" / name)
         self.params(PARAMS)
         for command in (
@@ -175,9 +174,14 @@ class Project:
     def copy(self, folder: Path) -> "Project":
         """The same project, with all that was made in it, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        other = Project.__new__(Project)
-        other.folder = folder
-        return other
+        return self.at(folder)
+
+    @classmethod
+    def at(cls, folder: Path) -> "Project":
+        """The project that stands in a folder."""
+        found = cls.__new__(cls)
+        found.folder = folder
+        return found
 
     def stage(self, name: str, target: str) -> subprocess.CompletedProcess:
         return self.run("python", f"stages/{name}.py", target)
@@ -192,12 +196,19 @@ def project(tmp_path: Path, toy_clip: Path) -> Project:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Project:
     """A project whose graph has run and that is not registered yet. Copy it before anything is changed in it."""
-    folder = tmp_path_factory.mktemp("finished") / "project"
-    folder.mkdir()
-    made = Project(folder, toy_clip)
-    done = made.run("dvc", "repro")
-    assert done.returncode == 0, done.stdout
-    return made
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one for all workers of this run
+    folder, done = shared / "finished/project", shared / "finished/done"
+    with FileLock(shared / "finished.lock"):
+        if done.exists():
+            return Project.at(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        made = Project(folder, toy_clip)
+        ran = made.run("dvc", "repro")
+        assert ran.returncode == 0, ran.stdout
+        done.touch()
+        return made
 
 
 class Server:

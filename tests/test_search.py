@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cones.encoded import Encoded
 from cones.errors import SearchError
 from cones.methods.concept import BLENDS, Cones, class_means, start_embeddings
 from cones.methods.text import ContextTokens
+from cones.randomness import generator_for
 from cones.rows import search_row
 from cones.search import learning_rate, search
 from cones.types import TextEmbeds
@@ -34,6 +36,18 @@ def test_same_seed_same_result(encoded: Encoded, accelerator, settings: dict) ->
     assert first.result.curves == second.result.curves
     for name, tensor in first.concept.tensors.items():
         assert torch.equal(tensor, second.concept.tensors[name])
+
+
+def test_another_seed_shows_the_pictures_in_another_order(encoded: Encoded, accelerator) -> None:
+    other = replace(encoded, about={**encoded.about, "seed": encoded.about["seed"] + 1})
+    losses = [[line["train_loss"] for line in row(e, accelerator).result.curves] for e in (encoded, other)]
+    assert losses[0][0] != losses[1][0]
+
+
+def test_numbers_side_by_side_all_count() -> None:
+    drawn = {generator_for(*numbers).initial_seed() for numbers in ((1, 2), (2, 1), (1, 1), (2, 2), (2**40, 1), (0, 0))}
+    assert len(drawn) == 6
+    assert generator_for(3, 4).initial_seed() == generator_for(3, 4).initial_seed()
 
 
 def test_cones_learns_and_never_runs_the_text_encoder(encoded: Encoded, accelerator, monkeypatch) -> None:

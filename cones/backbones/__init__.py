@@ -57,8 +57,11 @@ def base_hash(folder: Path) -> str:
     return folder_hash(folder, files)
 
 
-def open_backbone(kind: str, folder: Path, device: Any = "cpu", **known: Any) -> Any:
-    """Open a base model of a kind from its folder. `known` are facts that need no weights to be read again."""
+def open_backbone(kind: str, folder: Path, device: Any = "cpu", task: str | None = None, **known: Any) -> Any:
+    """Open a base model of a kind from its folder for a task, or for all it can do.
+
+    `known` are facts that need no weights to be read again.
+    """
     match kind:
         case "clip":
             from cones.backbones.clip import Clip
@@ -67,6 +70,6 @@ def open_backbone(kind: str, folder: Path, device: Any = "cpu", **known: Any) ->
         case "glip":
             from cones.backbones.glip import Glip
 
-            return Glip(folder, device, **known)
+            return Glip(folder, device, draws_masks=task != "detection", **known)
         case _:
             raise BackboneError(f"unknown kind of backbone `{kind}`; there are clip and glip")

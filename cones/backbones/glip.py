@@ -148,16 +148,17 @@ class Glip:
         return (max(1, int(size[0] * factor)), max(1, int(size[1] * factor)))  # as mmdet's `FixScaleResize` rounds
 
     def view(
-        self, pictures: Sequence[Image.Image], canvas: tuple[int, int], flipped: bool = False
+        self, pictures: Sequence[Image.Image], canvas: tuple[int, int], flipped: bool = False, scale: float = 1.0
     ) -> tuple[Float[Tensor, "b 3 h w"], tuple[Geometry, ...]]:
-        """Pictures resized, normalised and padded into a canvas (height, width), mirrored if asked for."""
+        """Pictures resized, normalised and padded into a canvas (height, width), mirrored if asked for; `scale` makes
+        them smaller yet."""
         import numpy as np
 
         about = self.config["preprocessing"]
         mean, std = (torch.tensor(about[k]).view(3, 1, 1) for k in ("mean", "std"))
         pixels, geometry = torch.zeros(len(pictures), 3, *canvas), []
         for i, picture in enumerate(pictures):
-            height, width = self._fitted((picture.height, picture.width))
+            height, width = (max(1, int(side * scale)) for side in self._fitted((picture.height, picture.width)))
             array = np.asarray(picture.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)).copy()
             colours = torch.from_numpy(array).permute(2, 0, 1).float()
             if about["channels"] == "bgr":
@@ -236,14 +237,16 @@ class Glip:
         return self.mask_head.loss(self.head.head.fused, features.instances)
 
     @torch.no_grad()
-    def predict(self, features: Features, text: TextEmbeds) -> Predictions:
-        """Boxes, scores, labels and perhaps masks, in the pixels of the original pictures."""
+    def predict(self, features: Features, text: TextEmbeds, least: float = 0.0) -> Predictions:
+        """Boxes with a score of at least `least`, scores, labels and perhaps masks, in the pixels of the original
+        pictures."""
         assert features.geometry is not None, "these features do not say where they came from"
         lang, owners = self._language(text, len(features.views))
         from cones.backbones.glip_parts import sample_of
 
         samples = [sample_of(g, owners, None, len(text.owner)) for g in features.geometry]
         found = self.head.predict(tuple(features.tensors.values()), lang, samples)
+        found = [one[one.scores >= least] for one in found]
         instances, masks = [], None
         if self.has_masks and self.draws_masks:
             seen = [one.bboxes * one.bboxes.new_tensor(s.scale_factor).repeat(2) for one, s in zip(found, samples)]
