@@ -36,8 +36,9 @@ METHODS: dict[str, dict] = {
     "cones, 4 tokens": {"name": "cones", "n_tokens": 4},
     "cones, from noise": {"name": "cones", "init": "random", "n_tokens": 4},
 }
-FINETUNES = {"full, from the name": "zero_shot", "full, after cones": "cones, from text"}
-FINETUNE: dict[str, Any] = {"concept": "bench", "from": "bench", "kind": "full", "steps": 80, "validate_every": 16}
+STARTS = {"from the name": "zero_shot", "after cones": "cones, from text"}
+FINETUNE_STEPS = {"scenes": (32, 80), "cells": (80,)}
+FINETUNE: dict[str, Any] = {"concept": "bench", "from": "bench", "kind": "full", "validate_every": 16}
 FINETUNE_RATES = (5e-4, 1.2e-3)
 CONCEPT_FILE = "concept.safetensors"
 CELLS = {"RBC": "red blood cell", "WBC": "white blood cell", "Platelets": "platelet"}
@@ -85,14 +86,16 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
             return search_row("bench", RunConfig(concept="bench", method=parse_method(chosen)), encoded, accelerator)
 
         folders[label] = line_of(label, [settings, schedule], rates, searched)
-    for label, start in FINETUNES.items() if shots else ():
-        first = Concept.load(folders[start] / CONCEPT_FILE)
+    finetunes = [(steps, said) for steps in FINETUNE_STEPS[name] for said in STARTS] if shots else []
+    for steps, said in finetunes:
+        label, start = f"full, {steps} steps, {said}", STARTS[said]
+        first, asked = Concept.load(folders[start] / CONCEPT_FILE), FINETUNE | {"steps": steps}
 
-        def tuned(rate: float | None, first: Concept = first) -> Any:
-            chosen = FinetuneConfig.model_validate(FINETUNE | {"lr": rate})
+        def tuned(rate: float | None, first: Concept = first, asked: dict = asked) -> Any:
+            chosen = FinetuneConfig.model_validate(asked | {"lr": rate})
             return finetune_row("bench", chosen, first, encoded, accelerator, WORK / name / "prepared")
 
-        facts = [folders[start].name, FinetuneConfig.model_validate(FINETUNE).model_dump()]
+        facts = [folders[start].name, FinetuneConfig.model_validate(asked).model_dump()]
         folders[label] = line_of(label, facts, FINETUNE_RATES, tuned)
     lines = {label: read_json(out / "line.json") for label, out in folders.items()}
     return encoded.about["split_hash"][:12], lines

@@ -91,13 +91,14 @@ class Features:
 class TextEmbeds:
     """What the text encoder hands over. First axis 1: shared by all images; B: one prompt an image.
 
-    `mask` is True where a token is real; `owner` is the class a token belongs to, -1 for context and separators.
-    CLIP has one token a class, in the joint space. `pooled` is for models that want a sentence vector as well.
+    `mask` is True where a token is real; `owner` is the class a token belongs to, -1 for context and separators; it
+    is (B, T) where the sentences of images differ. CLIP has one token a class, in the joint space. `pooled` is for
+    models that want a sentence vector as well.
     """
 
     embeds: Float[Tensor, "b t d"]
     mask: Bool[Tensor, "b t"]
-    owner: Int[Tensor, " t"]
+    owner: Int[Tensor, "*b t"]
     pooled: Float[Tensor, "b d2"] | None = None
 
     def to(self, device: torch.device | str) -> "TextEmbeds":
@@ -118,11 +119,13 @@ class TextEmbeds:
 class TextTokens:
     """Vectors at the text encoder's input: (n, d) shared, (C, n, d) a class, (B, 1, n, d) an image.
 
-    `slot` says where they go in the sentence: before the class name, around it, after it, or in its place.
+    `slot` says where they go in the sentence: before the class name, around it, after it, or in its place. `templates`
+    are the sentences of a batch of images, one each or one for all, where they take the place of `{}`.
     """
 
     vectors: Float[Tensor, "*lead n d"]
     slot: Slot = "before"
+    templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a backbone says of B images: `scores` (B, C), the probability of each class, in detection its best box's."""
+    """What a backbone says of B images: `scores` (B, C), the probability of each class, in detection its best box's; in
+    generation minus the loss of denoising each image on fixed noise, (B, 1)."""
 
     scores: Float[Tensor, "b c"]
     instances: tuple[Instances, ...] | None = None

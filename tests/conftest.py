@@ -49,6 +49,13 @@ finetunes: {}
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests start programs come first: they take longest, and would leave a worker alone at the end."""
+    slow = {"project", "finished", "detected", "prefect_server", "mlflow_server"}
+    files = {item.path for item in items if slow & set(getattr(item, "fixturenames", ()))}
+    items.sort(key=lambda item: item.path not in files)
+
+
 @pytest.fixture(scope="session")
 def toy_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real CLIPModel of 32-pixel pictures with random weights, its tokenizer and processor, in their own layout."""

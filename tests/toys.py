@@ -40,3 +40,19 @@ def write_toy_glip(folder: Path, config: dict[str, Any]) -> Path:
     names = [name for name in PARTS if name in {*config, "language_model"}]
     glip_tiny.write_glip(nn.ModuleDict({n: build_part(n, config, folder) for n in names}), folder, config)
     return folder
+
+
+def write_toy_sd(folder: Path, clip: Path, **unet: Any) -> Path:
+    """A Stable Diffusion of 64-pixel pictures with random weights and the text encoder of a CLIP; `unet` are changes
+    of its UNet's configuration."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    from cones.backbones import diffusion_tiny as tiny
+
+    text, tokenizer = tiny.text_parts(clip)
+    narrow: dict[str, Any] = {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 2}
+    torch.manual_seed(0)
+    vae = AutoencoderKL(**tiny.VAE | {"block_out_channels": [8, 8, 8, 16], "norm_num_groups": 4})
+    made = UNet2DConditionModel(**tiny.UNET | narrow | unet, cross_attention_dim=text.config.hidden_size)
+    tiny.write_pipeline(folder, vae, made, text, tokenizer, DDIMScheduler(**tiny.SCHEDULE))
+    return folder
