@@ -32,7 +32,7 @@ from cones.data import prepare, synthetic
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 
-pytest_plugins = ["finetunes"]
+pytest_plugins = ["finetunes", "mmcvs"]
 ROOT = Path(__file__).parent.parent
 PARAMS = """
 backbones:
