@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "true"}
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do the programs that they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
@@ -22,7 +24,6 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
 from PIL import Image
 
 from cones.backbones import tiny
@@ -47,13 +48,6 @@ runs:
   few-cones: {concept: few, method: {name: cones, epochs: 5}}
 finetunes: {}
 """
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests start programs come first: they take longest, and would leave a worker alone at the end."""
-    slow = {"project", "finished", "detected", "prefect_server", "mlflow_server"}
-    files = {item.path for item in items if slow & set(getattr(item, "fixturenames", ()))}
-    items.sort(key=lambda item: item.path not in files)
 
 
 @pytest.fixture(scope="session")
@@ -181,14 +175,9 @@ class Project:
     def copy(self, folder: Path) -> "Project":
         """The same project, with all that was made in it, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        return self.at(folder)
-
-    @classmethod
-    def at(cls, folder: Path) -> "Project":
-        """The project that stands in a folder."""
-        found = cls.__new__(cls)
-        found.folder = folder
-        return found
+        other = Project.__new__(Project)
+        other.folder = folder
+        return other
 
     def stage(self, name: str, target: str) -> subprocess.CompletedProcess:
         return self.run("python", f"stages/{name}.py", target)
@@ -203,19 +192,12 @@ def project(tmp_path: Path, toy_clip: Path) -> Project:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Project:
     """A project whose graph has run and that is not registered yet. Copy it before anything is changed in it."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # one for all workers of this run
-    folder, done = shared / "finished/project", shared / "finished/done"
-    with FileLock(shared / "finished.lock"):
-        if done.exists():
-            return Project.at(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        made = Project(folder, toy_clip)
-        ran = made.run("dvc", "repro")
-        assert ran.returncode == 0, ran.stdout
-        done.touch()
-        return made
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    folder.mkdir()
+    made = Project(folder, toy_clip)
+    done = made.run("dvc", "repro")
+    assert done.returncode == 0, done.stdout
+    return made
 
 
 class Server:
