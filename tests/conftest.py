@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "true"}
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and so do the programs that they start
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
 
@@ -34,6 +32,9 @@ from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 
 pytest_plugins = ["finetunes", "mmcvs"]
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers share the cores
+
 ROOT = Path(__file__).parent.parent
 PARAMS = """
 backbones:
@@ -168,7 +169,8 @@ class Project:
 
     def environment(self, **more: str) -> dict[str, str]:
         """What a program of this environment sees, and nothing of the servers of whoever runs the tests."""
-        variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "PREFECT_"))}
+        servers = ("MLFLOW_TRACKING", "MLFLOW_REGISTRY", "PREFECT_")  # MLflow's client sets its own, too
+        variables = {k: v for k, v in os.environ.items() if not k.startswith(servers)}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return {**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", **more}
 
