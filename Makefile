@@ -29,7 +29,7 @@ bench: .venv/ready
 	python bench/readme_tables.py
 
 pretrain: .venv/ready
-	for stage in pretrain-clip pretrain-glip; do dvc unfreeze $$stage && dvc repro --force $$stage; dvc freeze $$stage; done
+	for stage in pretrain-clip pretrain-glip pretrain-judge pretrain-sd; do dvc unfreeze $$stage && dvc repro --force $$stage; dvc freeze $$stage; done
 
 .venv/ready: requirements.txt pyproject.toml
 	"$(PYTHON)" -c "import sys; sys.exit(sys.version_info[:2] != (3, 11) and 'cones needs Python 3.11; set PYTHON=/path/to/python3.11')"

@@ -92,6 +92,40 @@ def detection_speed() -> str:
     return "\n".join(lines)
 
 
+def ladder() -> str:
+    """Steps and seconds to the target, rung by rung."""
+    found = read_json(RESULTS / "t2i.json")
+    lines = ["| | steps | seconds | times as fast | held-out loss | likeness |", "|---|---|---|---|---|---|"]
+    for rung in found["ladder"]:
+        steps, seconds = rung["steps_to_target"], rung["seconds_to_target"]
+        faster = found["times_faster"][rung["name"]]
+        reached = f"{steps} | {seconds:.1f} | {faster:.1f}" if steps else "not reached | | "
+        lines.append(f"| {rung['name']} | {reached} | {rung['held_out_loss']:.4f} | {rung['likeness']:.3f} |")
+    ratio = found["floor_ratio"]
+    lines.append(
+        f"\nA step of ConES in the loop takes {ratio:.2f} times as long as the frozen UNet alone, forward and back"
+    )
+    lines.append("to the embedding.")
+    return "\n".join(lines)
+
+
+def subject() -> str:
+    """Test metrics of all ways to learn a subject, with their cost."""
+    metrics = ("dino", "clip_i", "clip_t", "diversity", "denoising_loss")
+    heads = " | ".join(m.replace("_", "-") if m.startswith("clip") else m.replace("_", " ") for m in metrics)
+    lines = [f"| | {heads} | trained numbers | seconds |", "|---" * (len(metrics) + 3) + "|"]
+    for name, found in read_json(RESULTS / "subject.json")["table"].items():
+        digits = {"denoising_loss": 4}
+        values = " | ".join(_plain(found[f"test_{m}"], digits.get(m, 3)) for m in metrics)
+        seconds, count = found["optimise_seconds"]["mean"], found["trained_parameters"]
+        lines.append(f"| {name} | {values} | {count:,} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def _plain(of: dict, digits: int) -> str:
+    return f"{of['mean']:.{digits}f} ± {of['std']:.{digits}f}"
+
+
 def _percent(of: dict) -> str:
     return f"{100 * of['mean']:.1f} ± {100 * of['std']:.1f}"
 
@@ -107,6 +141,8 @@ def main() -> None:
         ("scenes", detection("scenes")),
         ("blood", detection("cells")),
         ("detection speed", detection_speed()),
+        ("ladder", ladder()),
+        ("subject", subject()),
     ):
         marker = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
         new = re.sub(marker, lambda found, t=table: f"{found[1]}{t}\n{found[2]}", new, flags=re.S)

@@ -12,7 +12,7 @@ class BaseModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     name: str
-    kind: Literal["clip", "glip"]
+    kind: Literal["clip", "glip", "sd"]
     source: str
     revision: str | None
     sha256: str
@@ -25,10 +25,12 @@ class ConceptCard(BaseModel):
     format: Literal[1] = 1
     concept: str
     row: str
-    task: Literal["classification", "detection", "segmentation"]
+    task: Literal["classification", "detection", "segmentation", "generation"]
     method: dict[str, Any]
     site: Literal["text_embeds", "text_tokens"]
-    """Where the searched vectors stand; `text_embeds` is filled in any case."""
+    """Where the searched vectors stand; `text_embeds` is filled in any case. In generation, all that the text encoder
+    hands over for `templates` is there as `sentences` (S, T, d), with the concept's `places` (S, T) in it, and for no
+    text as `unconditional` (1, T, d): so no text encoder is needed to sample from them."""
     classes: list[str]
     """The labels, in the order of the embeddings' owners."""
     names: list[str]
@@ -40,6 +42,9 @@ class ConceptCard(BaseModel):
     """Boxes below it are not predicted, unless asked for."""
     canvas: tuple[int, int] | None = None
     """Height and width that pictures were padded to; a larger one gets a larger one."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance that pictures are sampled with, unless asked for another."""
+    sampling_steps: int | None = None
     finetune: dict[str, Any] | None = None
     """The settings of the second step, if there was one."""
     weights_sha256: str | None = None

@@ -33,7 +33,7 @@ def new(
         typer.Option(
             help="Your pictures: a folder of class folders (with or without train, val and test), a CSV with the "
             "columns path, label and if wanted split, or a data set in CoOp's layout; for detection a folder of COCO, "
-            "Pascal VOC or YOLO. Asked for if left out."
+            "Pascal VOC or YOLO; for generation a folder of a few pictures of one subject. Asked for if left out."
         ),
     ] = None,
     backbone: Annotated[
@@ -51,10 +51,11 @@ def new(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what the options leave open.")] = False,
 ) -> None:
-    """Write the rows for your own pictures into params.yaml: zero-shot, CoOp or prompt tuning, and ConES.
+    """Write the rows for your own pictures into params.yaml: zero-shot, CoOp or another rival, and ConES.
 
     Looks at the folder, shows the classes it finds and asks what to call them. Nothing else of the file changes. Data
-    with boxes is for detection; where each object has a mask and the base model draws masks, for segmentation.
+    with boxes is for detection; where each object has a mask and the base model draws masks, for segmentation. A plain
+    folder of pictures is one subject to make new pictures of; say what kind of thing it is.
 
     Example: **cones new cells --source scans/cells**
     """  # fmt: skip
@@ -85,6 +86,9 @@ def new(
 
 def _show(found: "Found") -> None:
     """Print what a folder holds."""
+    if found.one_subject:
+        print(f"{found.pictures} pictures of one subject or in one style, to make new ones of")
+        return
     objects = f"{sum(found.counts.values())} objects {'with masks ' * found.has_masks}in " * found.has_objects
     how = "with splits of their own" if found.has_splits else "to be divided into training, validation and test"
     print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
@@ -183,6 +187,58 @@ def predict(
     for path, prediction in found[:20]:
         print(f"{path}  {prediction}")
     print(f"{len(found)} predictions in {out / 'predictions.json'}")
+
+
+@app.command()
+def generate(
+    concept: Annotated[str, typer.Argument(help=CONCEPT)],
+    prompt: Annotated[
+        str | None, typer.Option(help="A sentence with {} where the concept stands; its first template if left out.")
+    ] = None,
+    n: Annotated[int, typer.Option("--number", "-n", min=1, help="How many pictures.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise; the same seed gives the same pictures.")] = 0,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Another concept by its name in the prompt, as `dog=rex` for {dog}; of the same base model."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("generated"),
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=1, help="Scale of classifier-free guidance.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
+) -> None:
+    """Make pictures of a concept of generation, as PNG files.
+
+    Example: **cones generate rex --prompt "a photo of {} on the beach" -n 8**
+    """
+    from cones.files import fresh_file
+    from cones.predicting import open_concept
+
+    wrong = [pair for pair in also or [] if not all(pair.partition("=")[::2])]
+    if wrong:
+        raise typer.BadParameter(f"{wrong[0]!r} is not NAME=CONCEPT", param_hint="--also")
+    others = {name: open_concept(c, base) for name, c in (p.split("=", 1) for p in also or [])}
+    pictures = open_concept(concept, base).generate(prompt, n, seed, others, guidance, steps)
+    for i, picture in enumerate(pictures):
+        with fresh_file(out / f"{seed:05d}-{i:03d}.png") as temporary:
+            picture.save(temporary, "PNG")
+    print(f"{len(pictures)} pictures in {out}")
+
+
+@app.command()
+def export(
+    concept: Annotated[str, typer.Argument(help=CONCEPT)],
+    prompt: Annotated[
+        str | None, typer.Option(help="A sentence with {} where the concept stands; its first template if left out.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("prompt_embeds.safetensors"),
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+) -> None:
+    """Write a concept of generation as `prompt_embeds` and `negative_prompt_embeds` for diffusers' own pipelines."""
+    from cones.generating import export_embeds
+    from cones.predicting import open_concept
+
+    export_embeds(open_concept(concept, base), prompt, out)
+    print(f"{out} holds prompt_embeds and negative_prompt_embeds for StableDiffusionPipeline")
 
 
 @app.command()

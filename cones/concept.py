@@ -15,7 +15,7 @@ from torch import Tensor
 from cones.card import CARD_KEY, ConceptCard
 from cones.errors import DAMAGED, ConceptError
 from cones.files import file_hash, fresh_file
-from cones.types import TextEmbeds
+from cones.types import TextEmbeds, with_rows
 
 if TYPE_CHECKING:
     from cones.prediction import Detections, Prediction
@@ -25,7 +25,8 @@ WEIGHTS_FILE, WEIGHTS_KEY = "weights.safetensors", "cones_weights"
 
 @dataclass
 class Concept:
-    """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), and what the method searched."""
+    """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), and what the method searched; in
+    generation also its sentences (see `ConceptCard.site`)."""
 
     card: ConceptCard
     tensors: dict[str, Tensor]
@@ -36,6 +37,12 @@ class Concept:
 
     @property
     def text(self) -> TextEmbeds:
+        """What stands for the text encoder's output: of all classes, in generation of each of the card's templates."""
+        if self.card.task == "generation":
+            embeds, places = self.tensors["sentences"].float(), self.tensors["places"]
+            if self.card.method["name"] == "cones":
+                embeds = with_rows(embeds, places, self.tensors["text_embeds"].float())
+            return TextEmbeds(embeds, torch.ones_like(places), places.long() - 1)
         embeds = self.tensors["text_embeds"].float()[None]
         return TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), self.tensors["owner"])
 
@@ -78,6 +85,8 @@ class Concept:
         """
         from cones.prediction import classify, detect
 
+        if self.card.task == "generation":
+            raise ConceptError(f"`{self.card.concept}` makes pictures and does not judge them; use `generate`")
         if self.card.task != "classification":
             return detect(self, images, batch_size, threshold)
         if threshold is not None:
@@ -85,6 +94,25 @@ class Concept:
                 f"`{self.card.concept}` classifies whole pictures; a threshold is for boxes: leave it out"
             )
         return classify(self, images, batch_size)
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        n: int = 4,
+        seed: int = 0,
+        others: "Mapping[str, Concept] | None" = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+    ) -> list[Image.Image]:
+        """Make `n` pictures of what a prompt says, with the concept in the place of `{}`; None: the first template.
+
+        `others` are Concepts of the same base model by the names they have in the prompt, as `{dog}`. The text encoder
+        is loaded for a prompt that is not among the card's templates only. The i-th picture depends on the seed and on
+        i alone. Raises `ConceptError` for a Concept or a prompt that this cannot be done with.
+        """
+        from cones.generating import generate
+
+        return generate(self, prompt, n, seed, others or {}, guidance, steps)
 
     def join(self, *others: "Concept", rename: Mapping[str, str] | None = None) -> "Concept":
         """One Concept with the classes of this and the others, which are of one base model; see `cones.joining.join`.
@@ -163,7 +191,10 @@ def _read(path: Path, base: Path | None) -> Concept:
 
 
 def _check_tensors(path: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
-    missing = {"text_embeds", "owner"} - set(tensors)
+    needed = {"text_embeds", "owner"}
+    if card.task == "generation":
+        needed |= {"sentences", "places", "unconditional"}
+    missing = needed - set(tensors)
     if missing:
         raise ConceptError(f"{path} lacks {', '.join(sorted(missing))}; it is not a whole Concept")
     embeds, owner = tensors["text_embeds"], tensors["owner"]

@@ -1,9 +1,9 @@
 """`params.yaml`, typed. An unknown key is an error, and all mistakes are reported at once with their paths."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -16,6 +16,8 @@ from cones.config_data import (
     PictureData,
     SceneData,
     Strict,
+    SubjectData,
+    SubjectWorldData,
     TableData,
     VocData,
     WorldData,
@@ -25,18 +27,35 @@ from cones.config_methods import (
     METHOD_BACKBONES,
     Cones,
     CoOp,
+    Denoised,
     LanguagePrompt,
     MethodConfig,
     MethodSettings,
+    Noise,
     PromptTuning,
     Searched,
+    TextualInversion,
     ZeroShot,
     method_summaries,
+)
+from cones.config_rows import (
+    BACKBONE_TASKS,
+    FINETUNES,
+    BackboneConfig,
+    ClassificationConcept,
+    ConceptConfig,
+    DetectionConcept,
+    FinetuneConfig,
+    GenerationConcept,
+    ModelSource,
+    Name,
+    RunConfig,
 )
 from cones.errors import ParamsError
 from cones.messages import nearest, pydantic_mistakes
 
 __all__ = [
+    "BACKBONE_TASKS",
     "METHOD_BACKBONES",
     "BackboneConfig",
     "ClassificationConcept",
@@ -46,12 +65,17 @@ __all__ = [
     "ConceptConfig",
     "Cones",
     "DataConfig",
+    "Denoised",
     "DetectionConcept",
     "FinetuneConfig",
     "FolderData",
+    "GenerationConcept",
     "LanguagePrompt",
     "MethodConfig",
     "MethodSettings",
+    "ModelSource",
+    "Name",
+    "Noise",
     "ObjectData",
     "Params",
     "PictureData",
@@ -59,7 +83,10 @@ __all__ = [
     "RunConfig",
     "SceneData",
     "Searched",
+    "SubjectData",
+    "SubjectWorldData",
     "TableData",
+    "TextualInversion",
     "VocData",
     "WorldData",
     "YoloData",
@@ -70,99 +97,8 @@ __all__ = [
     "undefined_pair",
 ]
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
-
-BACKBONE_TASKS = {"clip": {"classification"}, "glip": {"detection", "segmentation"}}
-"""Which tasks a kind of backbone does."""
 RESERVED = ("truth", "per_class")
 """No names of rows: such files stand beside those of the rows."""
-
-
-class BackboneConfig(Strict):
-    """A base model: a folder in its library's layout, or for CLIP a hub name with a pinned revision."""
-
-    kind: Literal["clip", "glip"]
-    source: str
-    revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")] | None = None
-    """Commit of a hub model, 40 hex digits; None for a folder."""
-
-
-class BaseConcept(Strict):
-    """What is to be told apart or found, by which base model, from how many pictures."""
-
-    backbone: Name
-    data: Name
-    val_shots: int | None = Field(None, ge=1)
-    """Validation pictures a class, the same for every row; None: as many as `shots`, or all there are if fewer."""
-    seed: int = Field(0, ge=0)
-    names: dict[str, str] = {}
-    """What to call a class in a sentence, where its folder's name is not how one would say it."""
-
-
-class ClassificationConcept(BaseConcept):
-    """What a whole picture shows."""
-
-    task: Literal["classification"]
-    shots: int = Field(ge=1, le=100_000)
-    """Training pictures a class. Draws are nested: the pictures of 4 shots are among those of 16."""
-    views: int = Field(8, ge=1, le=256)
-    """Views of each training picture that are encoded once: the plain one and random crops and flips."""
-    min_crop: float = Field(0.5, gt=0, le=1)
-    """Smallest share of a picture's area that a random view keeps (CoOp's own is 0.08)."""
-    templates: Annotated[list[Template], Field(min_length=1)] | None = None
-    """Sentences a class name is put into; their text embeddings are averaged. None: the data set's own, where its
-    layout has one, else "a photo of a {}."."""
-
-
-class DetectionConcept(BaseConcept):
-    """What is where in a picture: a box around each object, and its mask too where the task is segmentation."""
-
-    task: Literal["detection", "segmentation"]
-    shots: int | None = Field(ge=1, le=100_000)
-    """Training pictures that show a class, drawn greedily until each class has them; null: all there are."""
-    views: int = Field(2, ge=1, le=2)
-    """Views of each training picture that are encoded once: the plain one, and with 2 its mirror image."""
-    score_threshold: float = Field(0.3, ge=0, le=1)
-    """Boxes below it are not drawn, and not predicted unless asked for; the metrics count them all."""
-
-
-ConceptConfig = Annotated[ClassificationConcept | DetectionConcept, Field(discriminator="task")]
-
-
-class RunConfig(Strict):
-    """One row: a method applied to a concept."""
-
-    concept: Name
-    method: MethodConfig
-
-
-class FinetuneConfig(Strict):
-    """A second step after a row: weights of the base model are trained, and the row's embeddings go on with them."""
-
-    concept: Name
-    from_: Name = Field(alias="from")
-    """The row of the same concept to start from."""
-    kind: Literal["head", "lora", "full", "mask_head"]
-    """What trains: the detection head, low-rank additions to its linear layers, the whole detector, or a mask head."""
-    steps: int = Field(200, ge=1)
-    batch_size: int = Field(16, ge=1)
-    lr: float = Field(1e-4, gt=0)
-    """Of the weights; GLIP's published rate for full tuning."""
-    prompt_lr: float = Field(1e-3, gt=0)
-    """Of the embeddings."""
-    weight_decay: float = Field(0.05, ge=0)
-    """Of the weights; the embeddings have none."""
-    rank: int = Field(4, ge=1, le=256)
-    """Of LoRA's additions."""
-    least_scale: float = Field(0.5, gt=0, le=1)
-    """`full` shrinks each training picture by a random factor from this to 1. Other kinds train on kept features."""
-    colour_jitter: float = Field(0.2, ge=0, lt=1)
-    """`full` scales each colour channel of a training picture up or down by at most this, and shifts it likewise, in
-    standard deviations."""
-    validate_every: int = Field(50, ge=1)
-    """Steps between validations."""
-    checkpoint_seconds: float = Field(10.0, ge=0)
 
 
 class Params(Strict):
@@ -278,8 +214,17 @@ def _finetune_mistakes(row: str, finetune: dict, runs: dict[Any, dict], kind: st
         mistakes.append(f"`{first}` is not in the table `runs`{nearest(first, runs)} (finetunes.{row}.from)")
     elif isinstance(first, str) and runs[first].get("concept") != finetune.get("concept"):
         mistakes.append(f"`{first}` is a row of another concept (finetunes.{row}.from)")
-    if kind not in (None, "glip"):
-        mistakes.append(f"fine-tuning a `{kind}` backbone is not defined; it is for glip (finetunes.{row}.concept)")
+    wanted, known = finetune.get("kind"), set().union(*FINETUNES.values())
+    if kind is not None and kind not in FINETUNES:
+        mistakes.append(
+            f"fine-tuning a `{kind}` backbone is not defined; it is for {' and '.join(FINETUNES)} "
+            f"(finetunes.{row}.concept)"
+        )
+    elif kind is not None and wanted in known and wanted not in FINETUNES[kind]:
+        there = ", ".join(FINETUNES[kind])
+        mistakes.append(
+            f"`kind: {wanted}` is not defined on a `{kind}` backbone; those that are: {there} (finetunes.{row}.kind)"
+        )
     return mistakes
 
 
@@ -291,14 +236,28 @@ def undefined_pair(method: Any, backbone_kind: str | None) -> str | None:
     if backbone_kind not in METHOD_BACKBONES[name]:
         there = sorted(m for m, kinds in METHOD_BACKBONES.items() if backbone_kind in kinds)
         return f"the method `{name}` is not defined on a `{backbone_kind}` backbone; those that are: {', '.join(there)}"
-    if name == "cones" and backbone_kind == "clip" and method.get("n_tokens") not in (None, 1):
+    if backbone_kind != "sd":
+        for field in SD_ONLY:
+            if method.get(field) not in (None, False, "own"):
+                return f"`{name}` with {field} is for an `sd` backbone, and this is a `{backbone_kind}`; leave it out"
+    init, tokens = method.get("init", "text"), method.get("n_tokens")
+    if name == "cones" and backbone_kind == "clip" and tokens not in (None, 1):
         return (
-            f"`cones` with n_tokens {method['n_tokens']} is not defined on a `clip` backbone: its text encoder hands "
+            f"`cones` with n_tokens {tokens} is not defined on a `clip` backbone: its text encoder hands "
             "over one vector a class; set n_tokens to 1 or leave it out"
         )
-    if name == "cones" and backbone_kind == "glip" and method.get("init", "text") not in ("text", "random"):
+    if name == "cones" and init in ALL_INITS and init not in INITS[backbone_kind]:
         return (
-            f"`cones` with init {method['init']} is not defined on a `glip` backbone: its pictures have no one feature "
-            "to start from; set init to text or random"
+            f"`cones` with init {init} is not defined on a `{backbone_kind}` backbone; "
+            f"those that are: {', '.join(INITS[backbone_kind])}"
         )
     return None
+
+
+SD_ONLY = ("noise", "gradient_checkpointing", "sample_every", "rows")
+INITS = {
+    "clip": ("text", "image", "blend", "random"),
+    "glip": ("text", "random"),
+    "sd": ("text", "word", "image", "random"),
+}
+ALL_INITS = set().union(*INITS.values())

@@ -135,7 +135,51 @@ class YoloData(ObjectData):
     """The YAML that names the classes and the splits, by its path from `source`."""
 
 
+class SubjectWorldData(Strict):
+    """Pictures of one thing of the generated world, always of one colour, to be generated anew."""
+
+    kind: Literal["subject_world"]
+    source: Literal["cones/data/synthetic.py"] = "cones/data/synthetic.py"
+    """The code that draws it: DVC watches this path."""
+    thing: str
+    """A name of either vocabulary, such as zorb."""
+    colour: str
+    size: int = Field(64, ge=32, le=512)
+    """Side of a picture in pixels."""
+    train: int = Field(5, ge=1, le=1000)
+    val: int = Field(5, ge=1, le=1000)
+    test: int = Field(20, ge=1, le=1000)
+    seed: int = Field(0, ge=0)
+
+
+class SubjectData(Strict):
+    """A folder of a few pictures of one subject or in one style, of any size."""
+
+    kind: Literal["subject"]
+    source: str
+    """The folder, which DVC watches; what lies in folders below it is not read."""
+    masks: str | None = None
+    """A folder with a mask for each picture, by the same name without its suffix: white where the subject is. The loss
+    then counts only there. `alpha`: the pictures' own transparency. None: all of a picture counts."""
+    val: int = Field(0, ge=0)
+    """Pictures that a search is validated on and does not learn from; 0: it is validated on those it learns from, on
+    noise that stays the same (Voronov et al. 2023)."""
+    test: int = Field(1, ge=0)
+    """Pictures kept for the test; 0: likeness is to those that were learnt from, as DreamBooth's own test has it."""
+    seed: int = Field(0, ge=0)
+    """Of what is kept back."""
+
+
 DataConfig = Annotated[
-    WorldData | SceneData | FolderData | TableData | CoOpData | CocoData | VocData | YoloData,
+    WorldData
+    | SceneData
+    | SubjectWorldData
+    | SubjectData
+    | FolderData
+    | TableData
+    | CoOpData
+    | CocoData
+    | VocData
+    | YoloData,
     Field(discriminator="kind"),
 ]

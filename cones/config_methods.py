@@ -1,18 +1,41 @@
 """The settings of methods, and which kinds of backbone each is defined on."""
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from cones.config_data import Strict
 
 METHOD_BACKBONES = {
-    "zero_shot": {"clip", "glip"},
+    "zero_shot": {"clip", "glip", "sd"},
     "coop": {"clip"},
     "prompt_tuning": {"glip"},
     "language_prompt": {"glip"},
-    "cones": {"clip", "glip"},
+    "textual_inversion": {"sd"},
+    "cones": {"clip", "glip", "sd"},
 }
+
+
+def _own_all_or_last(value: Any) -> Any:
+    """Checked here, as a union would report each of its members at a path that the file does not have."""
+    if value not in ("own", "all") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise PydanticCustomError("rows", "must be own, all, or how many of the last")
+    return value
+
+
+Rows = Annotated[str | int, BeforeValidator(_own_all_or_last)]
+
+
+class Noise(Strict):
+    """How a step in generation draws its noise; all of it lowers the variance of the gradient."""
+
+    copies: int = Field(1, ge=1, le=64)
+    """Noises that each latent gets in a step; it costs as many times the step."""
+    stratified: bool = False
+    """Timesteps spread evenly over a step's latents instead of drawn one by one."""
+    antithetic: bool = False
+    """Every noise comes with its opposite, at the same timestep; takes two latents or copies."""
 
 
 class Searched(Strict):
@@ -32,6 +55,8 @@ class Searched(Strict):
     """Epochs without a better validation score before the search stops; None: never."""
     validate_every: int = Field(1, ge=1)
     """Epochs between validations. One costs a pass over the validation pictures' features."""
+    accumulate: int = Field(1, ge=1, le=64)
+    """Parts that a batch is cut into, one after the other, to save memory; the gradient is that of the whole."""
     checkpoint_seconds: float = Field(10.0, ge=0)
     """A checkpoint is written at most this often."""
 
@@ -90,19 +115,45 @@ class LanguagePrompt(Searched):
     weight_decay: float = Field(0.25, ge=0)
 
 
-class Cones(Searched):
+class Denoised(Searched):
+    """What a search on the denoising loss of Stable Diffusion can be told besides."""
+
+    noise: Noise | None = None
+    gradient_checkpointing: bool = False
+    """Compute the UNet's activations twice to keep fewer of them: less memory, more time."""
+    sample_every: int | None = Field(None, ge=1)
+    """Epochs between validation pictures, which the registry shows by step; None: none are made. On `sd` only."""
+
+
+class TextualInversion(Denoised):
+    """Textual inversion (Gal et al. 2022): new token vectors at the text encoder's input, in template sentences."""
+
+    name: Literal["textual_inversion"]
+    n_tokens: int = Field(1, ge=1, le=64)
+    """Vectors that stand for the concept; all start from the first token of its class word."""
+    lr: float = Field(5e-4, gt=0)
+    """Published for a batch of one picture; its authors multiply it by the batch size."""
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_epochs: int = Field(0, ge=0)
+
+
+class Cones(Denoised):
     """Concept Embedding Search (arXiv 2305.18993): the text encoder's output itself is searched."""
 
     name: Literal["cones"]
-    init: Literal["text", "image", "blend", "random"] = "text"
-    """Start from the text encoder's output, for CLIP also from the classes' mean image features or a blend of both
-    chosen on validation, or from noise."""
+    init: Literal["text", "word", "image", "blend", "random"] = "text"
+    """Start from the text encoder's output for the names (`word` says the same of the class word of `sd`), for CLIP
+    also from the classes' mean image features or a blend of both chosen on validation, for `sd` from what the pictures'
+    mean CLIP feature predicts of the encoder's output, or from noise."""
     lr: float = Field(3e-3, gt=0)
     n_tokens: int | None = Field(None, ge=1, le=64)
     """Tokens a class; None: as many as its name has. CLIP's text encoder hands over one."""
+    rows: Rows = "own"
+    """On `sd`, which rows of the encoder's output are searched: the concept's own in every template, all of a sentence,
+    or the last so many, as HiPer does (Han et al. 2023)."""
 
 
-MethodSettings = ZeroShot | CoOp | PromptTuning | LanguagePrompt | Cones
+MethodSettings = ZeroShot | CoOp | PromptTuning | LanguagePrompt | TextualInversion | Cones
 MethodConfig = Annotated[MethodSettings, Field(discriminator="name")]
 
 

@@ -21,14 +21,19 @@ import cones
 from cones.errors import ConesError
 
 if TYPE_CHECKING:
-    from cones.config import BackboneConfig
+    from cones.config import ModelSource
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "diffusers", "mmdet", "mmcv-lite", "pycocotools", "monai", "peft",
     "dvc", "mlflow", "prefect",
 )  # fmt: skip
-PARTS = {"glip": ("model.safetensors", "text_encoder/config.json")}
-"""Files of a base model's folder beside its config.json; a hub model's may have several names."""
+PARTS = {
+    "glip": ("model.safetensors", "text_encoder/config.json"),
+    "sd": ("unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer", "scheduler"),
+}
+"""What a base model's folder has beside its index; a hub model's weights may have several names."""
+KINDS = {"sd": ("StableDiffusionPipeline",), "judge": ("vit", "resnet")}
+"""What a base model's index calls itself, where that is not its kind."""
 LEAST_DISK = 5
 """Free gigabytes under which the doctor warns."""
 
@@ -104,23 +109,28 @@ def _project() -> Iterator[Finding]:
     yield Finding("params.yaml", f"{len(params.concepts)} concepts, {len(params.rows())} rows")
     used = {c.backbone for c in params.concepts.values()}
     for name, config in params.backbones.items():
-        yield _backbone(name, config, name in used)
+        yield _backbone(name, config, config.kind, name in used)
+        for helper in ("clip", "judge"):
+            if getattr(config, helper) is not None:
+                yield _backbone(f"{name}, its {helper}", getattr(config, helper), helper, name in used)
 
 
-def _backbone(name: str, config: "BackboneConfig", used: bool) -> Finding:
+def _backbone(name: str, config: "ModelSource", wanted: str, used: bool) -> Finding:
     """Whether a base model lies on this machine, whole and of its kind. One from the hub is not fetched here."""
-    from cones.backbones import base_hash, locate
+    from cones.backbones import INDEXES, base_hash, locate
 
     what, source = f"backbone {name}", config.source
     before = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         folder = locate(source, config.revision)
-        kind = json.loads((folder / "config.json").read_bytes()).get("model_type")
-        lacking = [part for part in PARTS.get(config.kind, ()) if not (folder / part).exists()]
-        if kind != config.kind:
+        index = next(folder / index for index in INDEXES if (folder / index).is_file())
+        about = json.loads(index.read_bytes())
+        kind = about.get("_class_name", about.get("model_type"))
+        lacking = [part for part in PARTS.get(wanted, ()) if not (folder / part).exists()]
+        if kind not in KINDS.get(wanted, (wanted,)):
             to_do = "correct `kind` or `source` in params.yaml"
-            return Finding(what, f"{folder} holds a `{kind}` model, not a `{config.kind}` one", False, to_do)
+            return Finding(what, f"{folder} holds a `{kind}` model, not a `{wanted}` one", False, to_do)
         if lacking:
             return Finding(what, f"{folder} lacks {', '.join(lacking)}", False, "copy the whole folder again")
         return Finding(what, f"{folder}, SHA-256 {base_hash(folder)[:12]}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cones.backbones import locate, open_backbone
 from cones.card import BaseModelCard
@@ -17,13 +18,17 @@ from cones.types import Backbone, TextEmbeds
 @dataclass(frozen=True)
 class Encoded:
     """What the `encode` stage left of a concept. `text` is what the text encoder says of its names: for CLIP the
-    template ensemble of each class, for GLIP the tokens of a caption of all names."""
+    template ensemble of each class, for GLIP the tokens of a caption of all names, for Stable Diffusion each template
+    with the class word. In generation there are `unconditional` (1, T, d), what it says of no text, and `seen` (d,),
+    the mean feature of the training pictures to the concept's CLIP."""
 
     folder: Path
     about: dict[str, Any]
     train: FeatureStore
     val: FeatureStore
     text: TextEmbeds
+    unconditional: Tensor | None = None
+    seen: Tensor | None = None
 
     @staticmethod
     def open(folder: Path) -> "Encoded":
@@ -37,13 +42,19 @@ class Encoded:
             if not (folder / part).exists() or path_hash(folder / part) != written:
                 raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
         tensors = load_file(folder / "text.safetensors")
-        embeds = tensors["text"][None]
+        embeds = tensors["text"] if tensors["text"].ndim == 3 else tensors["text"][None]
         text = TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), tensors["owner"])
-        return Encoded(folder, about, FeatureStore(folder / "train"), FeatureStore(folder / "val"), text)
+        stores = FeatureStore(folder / "train"), FeatureStore(folder / "val")
+        return Encoded(folder, about, *stores, text, tensors.get("unconditional"), tensors.get("seen"))
 
     @property
     def base(self) -> BaseModelCard:
         return BaseModelCard.model_validate(self.about["base"])
+
+    def clip(self, device: Any = "cpu") -> Any:
+        """The CLIP of a concept of generation."""
+        about = self.about["clip"]
+        return open_backbone("clip", locate(about["source"], about["revision"]), device)
 
     def backbone(self, device: Any = "cpu", task: str | None = None) -> Backbone:
         """The base model for a task, if none is given the concept's; its encoders load only when they are used."""

@@ -1,34 +1,33 @@
 """Encoding a concept: its pictures through the image encoder and its names through the text encoder, once."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from cones.backbones import base_hash, locate, open_backbone
 from cones.card import BaseModelCard
-from cones.config import BackboneConfig, ClassificationConcept, DetectionConcept
-from cones.data import Record, Split, draw_pictures, draw_shots, random_view, records_hash
+from cones.config import BackboneConfig, ClassificationConcept, DetectionConcept, GenerationConcept, ModelSource
+from cones.data import Split, draw_pictures, draw_shots, records_hash
 from cones.encoded import Encoded
 from cones.errors import BackboneError, DataError
-from cones.features import FeatureStore, write_features
 from cones.files import content_hash, fresh_folder, path_hash, write_json
 from cones.messages import nearest
-from cones.targets import Picture, refuse_maskless, write_targets
-from cones.types import Geometry
+from cones.picture_encoding import encode_objects, encode_split, picture_of
+from cones.sentences import SENTENCES
+from cones.targets import refuse_maskless
 
-AnyConcept = ClassificationConcept | DetectionConcept
-DEFAULT_TEMPLATES = {"classification": ("a photo of a {}.",), "detection": ("{}",), "segmentation": ("{}",)}
-DETECTION_BATCH = 16
+AnyConcept = ClassificationConcept | DetectionConcept | GenerationConcept
 
 
 def class_names(concept: AnyConcept, classes: tuple[str, ...]) -> list[str]:
-    """What each class is called in a sentence: its own name with spaces for underscores, or what `names` says."""
+    """What each class is called in a sentence: its own name with spaces for underscores, or what `names` says; a
+    subject by its class word."""
+    if isinstance(concept, GenerationConcept):
+        return [concept.word]
     for given in concept.names:
         if given not in classes:
             raise DataError(
@@ -69,6 +68,10 @@ class Drawn:
 def draw(concept: AnyConcept, data: Path) -> Drawn:
     """Draw a concept's pictures from prepared data; `DataError` if a class has fewer than `shots`."""
     train, val = Split.open(data / "train"), Split.open(data / "val")
+    if isinstance(concept, GenerationConcept):
+        _refuse_other_task(concept, train)
+        every = [list(range(len(split.records))) for split in (train, val)]
+        return Drawn(train, every[0], val, every[1], class_names(concept, train.classes), concept.views)
     shots, val_shots, at_most = concept.shots, concept.val_shots or concept.shots, concept.val_shots is None
     if isinstance(concept, DetectionConcept):
         for split in (train, val):
@@ -83,13 +86,19 @@ def draw(concept: AnyConcept, data: Path) -> Drawn:
 
 
 def _refuse_other_task(concept: AnyConcept, split: Split) -> None:
-    """`DataError` for boxes where classes are wanted, or the other way round, and for missing masks."""
-    has_objects = bool(split.records) and split.records[0].objects is not None
-    if has_objects != isinstance(concept, DetectionConcept):
-        holds, task = ("boxes", "detection or segmentation") if has_objects else ("a class a picture", "classification")
-        raise DataError(f"the data `{concept.data}` has {holds}, for {task}; the concept's task is {concept.task}")
+    """`DataError` for boxes where classes are wanted and the like, and for missing masks."""
+    if bool(split.records) and split.records[0].objects is not None:
+        holds, tasks = "boxes", ["detection", "segmentation"]
+    elif len(split.classes) == 1:
+        holds, tasks = "one subject", ["generation"]
+    else:
+        holds, tasks = "a class a picture", ["classification"]
+    if concept.task not in tasks:
+        raise DataError(
+            f"the data `{concept.data}` has {holds}, for {' or '.join(tasks)}; the concept's task is {concept.task}"
+        )
     if concept.task == "segmentation":
-        refuse_maskless([_picture_of(r, None) for r in split.records], [r.id for r in split.records])
+        refuse_maskless([picture_of(r, None) for r in split.records], [r.id for r in split.records])
 
 
 def encode_concept(
@@ -101,7 +110,10 @@ def encode_concept(
     device: Any = "cpu",
     on_batch: Callable[[int], None] = lambda done: None,
 ) -> Encoded:
-    """Run the image encoder over the drawn pictures' views and the text encoder over the names, once."""
+    """Run the image encoder over the drawn pictures' views and the text encoder over the names, once.
+
+    In generation the mean feature of the training pictures to the base model's CLIP is kept as well.
+    """
     from safetensors.torch import save_file
 
     folder = locate(backbone_config.source, backbone_config.revision)
@@ -114,23 +126,16 @@ def encode_concept(
 
     began = time.perf_counter()
     with fresh_folder(target) as out:
-        if isinstance(concept, DetectionConcept):
-            canvas = backbone.canvas(drawn.sizes)
-            encode_objects(backbone, drawn.train, drawn.shown, concept.views, canvas, out / "train", on_batch)
-            encode_objects(backbone, drawn.val, drawn.held, 1, canvas, out / "val", on_batch)
-            special = {"score_threshold": concept.score_threshold, "canvas": canvas}
-            given = None
+        if isinstance(concept, GenerationConcept):
+            assert backbone_config.clip is not None, "a Stable Diffusion has its CLIP beside it"
+            told = _subject(concept, backbone, drawn, out, on_batch, backbone_config.clip, device)
+        elif isinstance(concept, DetectionConcept):
+            told = _objects(concept, backbone, drawn, out, on_batch)
         else:
-            crops = (concept.views, concept.min_crop, concept.seed)
-            encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch)
-            encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
-            special = {"logit_scale": backbone.logit_scale}
-            given = concept.templates
-        templates = list(given or drawn.train.templates or DEFAULT_TEMPLATES[concept.task])
-        text = backbone.embed_text(drawn.names, templates=templates)
+            told = _classes(concept, backbone, drawn, out, on_batch)
+        special, templates, tensors = told
         seconds = time.perf_counter() - began
-        tensors = {"text": text.embeds[0].cpu().contiguous(), "owner": text.owner.cpu()}
-        save_file(tensors, out / "text.safetensors")
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, out / "text.safetensors")
         about = {
             "concept": name,
             "task": concept.task,
@@ -146,7 +151,7 @@ def encode_concept(
             ).model_dump(),
             "preprocessing": backbone.preprocessing,
             **special,
-            "shots": concept.shots,
+            "shots": len(drawn.shown) if isinstance(concept, GenerationConcept) else concept.shots,
             "seed": concept.seed,
             "split_hash": content_hash(drawn.hashes),
             "val_hash": drawn.hashes["val"],
@@ -157,76 +162,58 @@ def encode_concept(
     return Encoded.open(target)
 
 
-@torch.inference_mode()
-def encode_split(
+Told = tuple[dict[str, Any], list[str], dict[str, Tensor]]
+"""What is to be known of an encoded concept beside what all have: facts, templates and tensors."""
+
+
+def _classes(
+    concept: ClassificationConcept, backbone: Any, drawn: Drawn, out: Path, on_batch: Callable[[int], None]
+) -> Told:
+    crops = (concept.views, concept.min_crop, concept.seed)
+    encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch)
+    encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
+    templates = list(concept.templates or drawn.train.templates or ("a photo of a {}.",))
+    return {"logit_scale": backbone.logit_scale}, templates, _text(backbone, drawn.names, templates)
+
+
+def _objects(
+    concept: DetectionConcept, backbone: Any, drawn: Drawn, out: Path, on_batch: Callable[[int], None]
+) -> Told:
+    canvas = backbone.canvas(drawn.sizes)
+    encode_objects(backbone, drawn.train, drawn.shown, concept.views, canvas, out / "train", on_batch)
+    encode_objects(backbone, drawn.val, drawn.held, 1, canvas, out / "val", on_batch)
+    templates = list(drawn.train.templates or ("{}",))
+    special = {"score_threshold": concept.score_threshold, "canvas": canvas}
+    return special, templates, _text(backbone, drawn.names, templates)
+
+
+def _text(backbone: Any, names: Sequence[str], templates: Sequence[str]) -> dict[str, Tensor]:
+    text = backbone.embed_text(names, templates=templates)
+    return {"text": text.embeds[0], "owner": text.owner}
+
+
+def _subject(
+    concept: GenerationConcept,
     backbone: Any,
-    split: Split,
-    rows: list[int],
-    views: int,
-    min_crop: float,
-    seed: int,
-    target: Path,
-    on_batch: Callable[[int], None] = lambda done: None,
-) -> FeatureStore:
-    """Features of some pictures of a split: view 0 plain, the others random crops and flips."""
-
-    def encode(chosen: Sequence[int], view: int) -> dict[str, Tensor]:
-        pictures = [split.picture(rows[i]) for i in chosen]
-        if view:
-            streams = (np.random.default_rng([seed, view, rows[i]]) for i in chosen)
-            pictures = [random_view(p, min_crop, rng) for p, rng in zip(pictures, streams)]
-        return dict(backbone.encode(backbone.pixels(pictures)))
-
-    records = [split.records[i] for i in rows]
-    ids, labels = [r.id for r in records], [r.label for r in records]
-    return write_features(target, ids, labels, views, encode, on_batch=on_batch)
-
-
-def _picture_of(record: Record, geometry: Geometry | None) -> Picture:
-    objects = record.objects or ()
-    size = record.size or (0, 0)
-    return Picture(
-        geometry or Geometry(size, size, size),
-        [o.box for o in objects],
-        [o.label for o in objects],
-        [o.mask for o in objects],
-        [o.crowd for o in objects],
-    )
-
-
-def _counted(pictures: Sequence[Picture]) -> Iterator[tuple[Picture, list[int]]]:
-    """Pictures with which of their objects are no crowds."""
-    for picture in pictures:
-        yield picture, [i for i, crowd in enumerate(picture.crowd) if not crowd]
-
-
-def encode_objects(
-    backbone: Any,
-    split: Split,
-    rows: list[int],
-    views: int,
-    canvas: tuple[int, int],
-    target: Path,
-    on_batch: Callable[[int], None] = lambda done: None,
-) -> FeatureStore:
-    """Features of some pictures of a split and the objects in them: view 0 plain, view 1 its mirror image.
-
-    All are fitted into one canvas (height, width). Mask targets are cut once, here, and not at every step.
-    """
-    records = [split.records[i] for i in rows]
-    pictures: dict[int, Picture] = {}
-
-    def encode(chosen: Sequence[int], view: int) -> dict[str, Tensor]:
-        pixels, geometry = backbone.view([split.picture(rows[i]) for i in chosen], canvas, flipped=bool(view))
-        pictures.update({i: _picture_of(records[i], g) for i, g in zip(chosen, geometry) if not view})
-        return dict(backbone.encode(pixels))
-
-    def write_more(folder: Path) -> None:
-        ordered = [pictures[i] for i in range(len(rows))]
-        crops = None
-        if all(p.has_masks for p in ordered):
-            crops = torch.cat([backbone.crop_masks(p.bitmaps()[k], p.truth().boxes[k]) for p, k in _counted(ordered)])
-        write_targets(folder, ordered, crops)
-
-    ids = [r.id for r in records]
-    return write_features(target, ids, [-1] * len(ids), views, encode, DETECTION_BATCH, on_batch, write_more)
+    drawn: Drawn,
+    out: Path,
+    on_batch: Callable[[int], None],
+    config: ModelSource,
+    device: Any,
+) -> Told:
+    crops = (concept.views, concept.min_crop, concept.seed)
+    encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch, concept.flip)
+    encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
+    templates = list(concept.templates or SENTENCES[concept.learns])
+    text = backbone.embed_text(drawn.names, templates=templates)
+    pictures = [drawn.train.picture(i) for i in drawn.shown]
+    folder = locate(config.source, config.revision)
+    clip = open_backbone("clip", folder, device)
+    seen = clip.encode(clip.pixels(pictures))["image"].float().mean(0)
+    special = {
+        "guidance": concept.guidance,
+        "sampling_steps": concept.sampling_steps,
+        "clip": {**config.model_dump(), "sha256": base_hash(folder)},
+    }
+    none = backbone.embed_text([""], templates=[""]).embeds
+    return special, templates, {"text": text.embeds, "owner": text.owner, "unconditional": none, "seen": seen}

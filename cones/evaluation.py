@@ -9,41 +9,50 @@ from filelock import FileLock
 
 from cones.concept import Concept
 from cones.data import Split, records_hash
-from cones.encoding import encode_objects, encode_split
 from cones.errors import ConceptError
 from cones.features import FeatureStore
 from cones.files import content_hash, folder_hash
+from cones.judging import Judges, Sampled
+from cones.picture_encoding import encode_objects, encode_split
 from cones.search import predict_all
 from cones.tasks import TASKS, Evaluated
-from cones.types import Predictions
+from cones.types import Features, Predictions, TextEmbeds
 
 ENCODING_CODE = (
-    "encoding.py",
+    "picture_encoding.py",
     "features.py",
     "targets.py",
     "data/pictures.py",
     "backbones/clip.py",
     "backbones/glip.py",
     "backbones/glip_parts.py",
+    "backbones/diffusion.py",
 )
 """What decides the features of a picture: a change in it makes kept ones worthless."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a row is worth on test pictures, and what it predicted for the pictures of `store`, in their order."""
+    """What a row is worth on test pictures, and what it predicted for the pictures of `store`, in their order; in
+    generation also the pictures it made."""
 
     judged: Evaluated
     predictions: list[Predictions]
     store: FeatureStore
+    sampled: Sampled | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
         return self.judged.metrics
 
 
-def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu") -> dict[str, Evaluation]:
-    """Test metrics and predictions of each Concept file of one concept; the test pictures are encoded once for all."""
+def evaluate_rows(
+    concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu", judges: Judges | None = None
+) -> dict[str, Evaluation]:
+    """Test metrics and predictions of each Concept file of one concept; the test pictures are encoded once for all.
+
+    `judges` are for Concepts of generation, which make pictures for them.
+    """
     split = Split.open(test)
     found: dict[str, Evaluation] = {}
     opened: dict[tuple[Path, str | None], Any] = {}
@@ -60,8 +69,16 @@ def evaluate_rows(concepts: Mapping[str, Path], test: Path, cache: Path, device:
         backbone = opened[key]
         store = _test_features(concept, backbone, split, cache)
         text, task = concept.text.to(device), TASKS[card.task]
-        predictions = predict_all(backbone, store.batches(task.batch), lambda batch, text=text: text, task, device)
-        found[row] = Evaluation(task.full(predictions, store, card.classes), predictions, store)
+
+        def told(batch: Features, text: TextEmbeds = text) -> TextEmbeds:
+            return text.in_turns(len(batch.views))
+
+        predictions = predict_all(backbone, store.batches(task.batch), told, task, device)
+        judged, made = task.full(predictions, store, card.classes), None
+        if judges is not None:
+            made = judges.judge(concept, backbone, [split.picture(i) for i in range(len(split.records))])
+            judged = Evaluated(judged.metrics | made.metrics)
+        found[row] = Evaluation(judged, predictions, store, made)
     return found
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 from cones.data import Split
 from cones.evaluation import Evaluation
 from cones.files import write_json
-from cones.tasks import beside, coco_results, coco_truth, contact_sheet, draw_instances
+from cones.tasks import beside, coco_results, coco_truth, contact_sheet, draw_instances, picture_rows
 
-SHOWN = {"classification": 40, "detection": 6, "segmentation": 6}
+SHOWN = {"classification": 40, "detection": 6, "segmentation": 6, "generation": 8}
 """Test pictures that are shown, the same for every row."""
 SIDE = 160
 """The longer side of a shown picture in classification, in pixels, if it is larger."""
@@ -25,12 +25,14 @@ def write_evaluation(
     out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.0
 ) -> None:
     """Fill an `evaluated` folder beside its metrics: `rows/` with what each row said of each picture, `pictures/`, and
-    `plot.csv`, to be plotted: what the best row takes for what, or the rows' precision over recall. Boxes below
-    `threshold` are not drawn."""
+    `plot.csv`, to be plotted: what the best row takes for what, the rows' precision over recall, or likeness over
+    obedience of each sentence. Boxes below `threshold` are not drawn."""
     (out / "rows").mkdir()
     (out / "pictures").mkdir()
     if task == "classification":
         _classification(out, found, split, best)
+    elif task == "generation":
+        _generation(out, found, split)
     else:
         _detection(out, task, found, split, threshold)
 
@@ -87,6 +89,22 @@ def _detection(out: Path, task: str, found: Mapping[str, Evaluation], split: Spl
     write_json(out / "rows" / "per_class.json", per_class)
     with (out / "plot.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("kind", "row", "class", "recall", "precision"), *curves])
+
+
+def _generation(out: Path, found: Mapping[str, Evaluation], split: Split) -> None:
+    """A sheet a row: the subject, then what was made of each sentence."""
+    shown = shown_pictures(split, SHOWN["generation"], WIDEST)
+    for index, picture in shown.items():
+        picture.save(out / "pictures" / f"{index}.jpg", quality=85)
+    points: list[tuple[str, str, float, float]] = []
+    for row, evaluation in found.items():
+        assert evaluation.sampled is not None, "rows of generation are judged by samples"
+        made = evaluation.sampled.pictures
+        rows = [("the subject", list(shown.values())), *((p, some[: SHOWN["generation"]]) for p, some in made.items())]
+        picture_rows(rows).save(out / "rows" / f"{row}.jpg", quality=88)
+        points += [(row, p, round(a, 6), round(b, 6)) for p, (a, b) in evaluation.sampled.of_prompts.items()]
+    with (out / "plot.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("row", "sentence", "dino", "clip_t"), *points])
 
 
 def _save(picture: Image.Image, path: Path, widest: int = WIDEST) -> None:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from cones.concept import WEIGHTS_KEY, Concept
@@ -62,7 +64,7 @@ def finetune_row(
     weights, built = _what_trains(settings, encoded, backbone)
     trained = Trained(weights, None if masks_only else prompts.embeds, settings.validate_every).to(device)
 
-    def loss_of(features: Features) -> Tensor:
+    def loss_of(features: Features, generator: torch.Generator) -> Tensor:
         return (backbone.mask_loss if masks_only else backbone.loss)(features, prompts(about["names"]).text_embeds)
 
     def found_by(model: Any, pictures: Pictures) -> list[Predictions]:
@@ -82,7 +84,7 @@ def finetune_row(
     found = found_by(judged, _pictures(settings, encoded, data, judged)[1])
     metrics = TASKS[task].full(found, encoded.val, about["names"]).metrics
     text = prompts(about["names"]).text_embeds.embeds[0].detach()
-    concept, content = _concept(name, settings, start, task, trained, built, text, metrics)
+    concept, content = tuned_concept(name, settings, start, task, trained, built, text, metrics, LIBRARIES)
     cost = cost_of(encoded, result, trained.count, backbone.text_encoder_calls)
     return FinetunedRow(concept, result, metrics, cost, content)
 
@@ -92,7 +94,7 @@ def judged_as(settings: FinetuneConfig, encoded: Encoded) -> str:
     return "segmentation" if settings.kind == "mask_head" else encoded.about["task"]
 
 
-def _concept(
+def tuned_concept(
     name: str,
     settings: FinetuneConfig,
     start: Concept,
@@ -101,6 +103,7 @@ def _concept(
     built: dict[str, Any],
     text: Tensor,
     metrics: Metrics,
+    libraries: Sequence[str],
 ) -> tuple[Concept, bytes]:
     """The Concept of a fine-tuned row, and the bytes of its weights file."""
     from safetensors.torch import save
@@ -114,7 +117,7 @@ def _concept(
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "trained_parameters": trained.count,
         "val": metrics,
-        "versions": versions() | {library: version(library) for library in LIBRARIES},
+        "versions": versions() | {library: version(library) for library in libraries},
     }
     tensors = start.tensors
     if trained.embeds is not None:
@@ -123,14 +126,20 @@ def _concept(
     return Concept(start.card.model_copy(update=card), tensors), content
 
 
+def refuse_other_start(start: Concept, encoded: Encoded) -> None:
+    """`ConceptError` for a start of other pictures or of another base model."""
+    card = start.card
+    if (card.base.sha256, card.split_hash) != (encoded.base.sha256, encoded.about["split_hash"]):
+        raise ConceptError(
+            f"the row `{card.row}` was searched on other pictures or another base model than "
+            f"`{encoded.about['concept']}` has now; run `dvc repro` to search it again"
+        )
+
+
 def _refuse(name: str, settings: FinetuneConfig, start: Concept, encoded: Encoded, has_masks: bool) -> None:
     """What a kind of fine-tuning is not defined on, and a start of other pictures or of another base model."""
-    about, card = encoded.about, start.card
-    if (card.base.sha256, card.split_hash) != (encoded.base.sha256, about["split_hash"]):
-        raise ConceptError(
-            f"the row `{card.row}` was searched on other pictures or another base model than `{about['concept']}` has "
-            "now; run `dvc repro` to search it again"
-        )
+    about = encoded.about
+    refuse_other_start(start, encoded)
     if settings.kind == "mask_head":
         if not (_learns_masks(encoded.train) and all(t.regions is not None for t in encoded.val.truths)):
             raise DataError(

@@ -31,6 +31,11 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
     if len(concepts) < 2:
         raise ConceptError(f"joining takes two Concepts or more, got {len(concepts)}")
     first = concepts[0].card
+    if first.task == "generation":
+        raise ConceptError(
+            f"`{first.concept}` makes pictures and has no classes to join; several concepts stand in one prompt: "
+            "`cones generate --also`"
+        )
     for other in concepts[1:]:
         _refuse_different(first, other.card)
     cards = [c.card for c in concepts]

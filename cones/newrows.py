@@ -16,19 +16,25 @@ from cones.files import fresh_file
 from cones.recognising import Found
 
 MOST_SHOTS = 16
-GENERATED = ("world", "scenes")
+GENERATED = ("world", "scenes", "subject_world")
 SCHEDULE = {"epochs": 60, "batch_size": 16, "validate_every": 5, "patience": 30}
 """Of the searched rows in detection."""
+IN_GENERATION = {"epochs": 400, "batch_size": 4, "validate_every": 20, "patience": 100, "warmup_epochs": 0}
+"""Of the searched rows in generation."""
+TINY_RATES, RATES = {"inversion": 0.02, "cones": 0.3}, {"inversion": 0.002, "cones": 0.001}
+"""Of those on `sd-tiny`, as measured in bench/subject.py, and on a real model, as published or usual there."""
 
 
 def default_backbone(found: Found) -> str:
     """The built-in base model that does what the data asks for."""
+    if found.one_subject:
+        return "sd-tiny"
     return "glip-tiny" if found.has_objects else "clip-tiny"
 
 
 def default_shots(found: Found) -> int | None:
     """Training pictures a class that the data has, at most `MOST_SHOTS`; None, for all, where that is not known."""
-    return min(MOST_SHOTS, found.fewest) or None
+    return None if found.one_subject else min(MOST_SHOTS, found.fewest) or None
 
 
 def task_of(found: Found, backbone: BackboneConfig) -> str:
@@ -36,6 +42,8 @@ def task_of(found: Found, backbone: BackboneConfig) -> str:
 
     A base model that is not on this machine counts as one without.
     """
+    if found.one_subject:
+        return "generation"
     if not found.has_objects:
         return "classification"
     if not found.has_masks or "segmentation" not in BACKBONE_TASKS[backbone.kind]:
@@ -65,7 +73,7 @@ def write_rows(
     params = load_params(path)
     task = task_of(found, params.entry("backbones", backbone))
     _refuse(name, backbone, task, params, path)
-    methods = _methods(name, task)
+    methods = _methods(name, task, backbone)
     wanted = {"data": [name], "concepts": [name], "runs": list(methods), "finetunes": list(methods)}
     for table, entries in wanted.items():
         taken = [entry for entry in entries if entry in getattr(params, table)]
@@ -78,9 +86,14 @@ def write_rows(
     if drop_demo:
         _drop(content, {d for d, c in params.data.items() if c.kind in GENERATED})
     content["data"][name] = _line(found.entry)
-    concept = {"task": task, "backbone": backbone, "data": name, "shots": shots, "seed": 0}
+    concept: dict[str, Any] = {"task": task, "backbone": backbone, "data": name, "seed": 0}
     names = {c: s for c, s in say.items() if s != c.replace("_", " ")}
-    content["concepts"][name] = _line(concept | ({"names": names} if names else {}))
+    if found.one_subject:
+        subject = found.classes[0]
+        concept["word"] = names.get(subject, subject.replace("_", " "))
+    else:
+        concept |= {"shots": shots} | ({"names": names} if names else {})
+    content["concepts"][name] = _line(concept)
     for row, method in methods.items():
         content["runs"][row] = _line({"concept": name, "method": method})
     with fresh_file(path) as temporary:
@@ -106,10 +119,16 @@ def _refuse(name: str, backbone: str, task: str, params: Params, path: Path) -> 
         )
 
 
-def _methods(name: str, task: str) -> dict[str, dict[str, Any]]:
+def _methods(name: str, task: str, backbone: str) -> dict[str, dict[str, Any]]:
     """The methods of the rows, by the rows' names."""
     if task == "classification":
         rivals: dict[str, dict[str, Any]] = {"coop": {"name": "coop"}, "cones": {"name": "cones", "init": "blend"}}
+    elif task == "generation":
+        rates = TINY_RATES if backbone == "sd-tiny" else RATES
+        rivals = {
+            "inversion": {"name": "textual_inversion", "lr": rates["inversion"], **IN_GENERATION},
+            "cones": {"name": "cones", "n_tokens": 2, "lr": rates["cones"], **IN_GENERATION},
+        }
     else:
         rivals = {
             "prompt-tuning": {"name": "prompt_tuning", "class_specific": True, "lr": 0.05, **SCHEDULE},

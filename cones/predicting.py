@@ -10,7 +10,7 @@ from PIL import Image
 
 from cones.concept import Concept
 from cones.data import SUFFIXES, open_picture
-from cones.errors import DataError
+from cones.errors import ConceptError, DataError
 from cones.files import fresh_file, write_json
 from cones.prediction import Detections, Prediction
 from cones.tasks import captioned, draw_instances
@@ -33,6 +33,8 @@ def predict_files(
     """
     paths = list(_pictures(given))
     opened = open_concept(concept, base)
+    if opened.card.task == "generation":
+        raise ConceptError(f"`{opened.card.concept}` makes pictures and does not judge them; use `cones generate`")
     found: list[Any] = opened.predict(paths, threshold=threshold)
     card = opened.card
     about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}

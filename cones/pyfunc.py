@@ -4,9 +4,12 @@ Input: a table with a column `path` of picture files. Output in classification: 
 picture in their order. In detection and segmentation: a line for each box that reaches the Concept's score threshold,
 the best first in each picture, with `path`, `label`, `score`, `x1`, `y1`, `x2`, `y2` in pixels, `height` and `width` of
 the picture, and `mask`, the text of COCO's compressed run lengths, empty in detection. A picture in which nothing is
-found has no line.
+found has no line. In generation the input has columns `prompt`, with `{}` for the concept, empty for its first
+template, and `seed`; the output adds `picture`, a PNG in base64.
 """
 
+import base64
+import io
 from typing import Any
 
 import mlflow
@@ -27,6 +30,10 @@ class ConceptModel(PythonModel):
     def predict(self, context, model_input, params=None):
         import pandas as pd
 
+        if self.concept.card.task == "generation":
+            asked = zip(model_input["prompt"].fillna(""), model_input["seed"])
+            lines = [(prompt, seed, self._picture(prompt or None, int(seed))) for prompt, seed in asked]
+            return pd.DataFrame(lines, columns=["prompt", "seed", "picture"])
         paths = [str(p) for p in model_input["path"]]
         found: list[Any] = self.concept.predict(paths)
         if self.concept.card.task == "classification":
@@ -34,6 +41,11 @@ class ConceptModel(PythonModel):
         lines = [line for path, one in zip(paths, found) for line in self._lines(path, one)]
         table = pd.DataFrame(lines, columns=list(BOX))
         return table.astype(dict.fromkeys(("score", "x1", "y1", "x2", "y2"), float) | {"height": int, "width": int})
+
+    def _picture(self, prompt, seed):
+        buffer = io.BytesIO()
+        self.concept.generate(prompt, 1, seed)[0].save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
 
     @staticmethod
     def _lines(path, found):

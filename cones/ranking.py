@@ -6,6 +6,7 @@ RANKED_BY: dict[str, tuple[tuple[str, int], ...]] = {
     "classification": (("accuracy", 1), ("loss", -1)),
     "detection": (("box_ap", 1), ("box_ap50", 1), ("mask_ap", 1)),
     "segmentation": (("mask_ap", 1), ("box_ap", 1)),
+    "generation": (("denoising_loss", -1),),
 }
 """By task: the metrics that decide, one after the other, with 1 where more is better and -1 where less is.
 

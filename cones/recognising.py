@@ -13,12 +13,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cones.config import CocoData, CoOpData, FolderData, ObjectData, PictureData, TableData, VocData, YoloData
-from cones.data import list_pictures
+from cones.data import FEWEST, SUFFIXES, class_folders, list_pictures
 from cones.errors import DataError
 
 KNOWN = (
-    "class folders, a CSV with the columns path and label, CoOp's split_zhou_*.json, COCO's JSON, VOC's folders or "
-    "YOLO's data.yaml"
+    "class folders, a CSV with the columns path and label, CoOp's split_zhou_*.json, COCO's JSON, VOC's folders, "
+    "YOLO's data.yaml or pictures of one subject"
 )
 SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 ENOUGH = 5
@@ -45,15 +45,24 @@ class Found:
     fewest: int
     has_objects: bool = False
     has_masks: bool = False
+    one_subject: bool = False
+    """A few pictures of one thing, to make new ones of; its class is the folder's name."""
 
 
 def look_at(source: Path) -> Found:
     """Find out how a folder, or a table of pictures, is to be read; nothing is opened but the list itself.
 
     A CSV file with the columns path and label, CoOp's `split_zhou_*.json` or the folder of one, class folders, COCO's
-    JSON (one, or one a split), Pascal VOC's folders and YOLO's YAML are known. Raises `DataError` for anything else.
+    JSON (one, or one a split), Pascal VOC's folders, YOLO's YAML and a plain folder of pictures of one subject are
+    known. Raises `DataError` for anything else.
     """
     config = _config(source)
+    if isinstance(config, FolderData) and not class_folders(source):
+        pictures_here = [p for p in source.iterdir() if p.suffix.lower() in SUFFIXES]
+        if len(pictures_here) >= FEWEST:
+            entry, count = {"kind": "subject", "source": config.source}, len(pictures_here)
+            name = source.resolve().name
+            return Found(entry, [name], {name: count}, count, has_splits=False, fewest=count, one_subject=True)
     listing = list_pictures(config)
     pictures, classes = listing.pictures, listing.classes
     marks = [m for p in pictures for m in p.marks or ()]

@@ -1,7 +1,9 @@
 """One row of the table: build its method, search, and make the Concept with its metrics and its cost."""
 
 import csv
+import math
 import platform
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +16,19 @@ from torch import Tensor
 
 from cones.card import ConceptCard
 from cones.concept import Concept
-from cones.config import CoOp, PromptTuning, RunConfig, Searched, ZeroShot
+from cones.config import CoOp, Denoised, PromptTuning, RunConfig, Searched, TextualInversion, ZeroShot
 from cones.encoded import Encoded
 from cones.errors import DataError
 from cones.files import read_json, write_json
+from cones.layout import CACHE
 from cones.messages import nearest
 from cones.methods import ImageStart, Start, build, class_means
 from cones.ranking import headline
 from cones.search import SearchResult, predict_all, search, text_of
+from cones.sentence_rows import Watch, sentence_tensors, sentences_of, set_up, watch_nothing
 from cones.tasks import TASKS, mean_loss
 from cones.types import Backbone, TextEmbeds
+from cones.warmstart import pictured_rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,18 +51,31 @@ def search_row(
     accelerator: "Accelerator",
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda line: None,
+    samples: Path | None = None,
 ) -> FoundRow:
-    """Search one row on an encoded concept; validation chooses, and the test split is not even known here."""
+    """Search one row on an encoded concept; validation chooses, and the test split is not even known here.
+
+    In generation, pictures that the row asks for on the way go to the folder `samples`, named by their step.
+    """
     about, device = encoded.about, accelerator.device
     names, seed, task = spoken_names(run, about), about["seed"], TASKS[about["task"]]
-    backbone = encoded.backbone(device)
+    backbone: Any = encoded.backbone(device)
     method = build(run.method, backbone, _start(encoded, backbone, names)).to(device)
     trained = sum(p.numel() for p in method.parameters())
     result = SearchResult()
+    watch: Callable[[int], None] = watch_nothing
+    if about["task"] == "generation" and isinstance(run.method, Denoised):
+        set_up(run.method, backbone)
+        if run.method.sample_every and samples is not None:
+            steps_an_epoch = math.ceil(len(encoded.train) / run.method.batch_size)
+            every = run.method.sample_every
+            watch = Watch(
+                partial(sentences_of, method, backbone, names), backbone, encoded, samples, every, steps_an_epoch
+            )
     if isinstance(run.method, Searched):
         result = search(
             method, backbone, names, encoded.train, encoded.val, run.method, seed, accelerator, checkpoint,
-            on_epoch, about["task"],
+            on_epoch, about["task"], watch,
         )  # fmt: skip
     calls = backbone.text_encoder_calls
     spoken = partial(text_of, method, backbone, names)
@@ -66,14 +84,16 @@ def search_row(
     cost = cost_of(encoded, result, trained, calls)
     with torch.no_grad():
         text = text_of(method, backbone, names)
-    site = "text_tokens" if isinstance(run.method, CoOp | PromptTuning) else "text_embeds"
+    site = "text_tokens" if isinstance(run.method, CoOp | PromptTuning | TextualInversion) else "text_embeds"
     tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner}
+    if about["task"] == "generation":
+        tensors = sentence_tensors(text, encoded)
     if site == "text_tokens":
         tensors |= {f"searched.{n}": p.detach() for n, p in method.named_parameters()}
     card = ConceptCard(
         concept=about["concept"], row=name, task=about["task"], method=run.method.model_dump(),
         site=site, classes=about["classes"], names=names, score_threshold=about.get("score_threshold"),
-        canvas=about.get("canvas"),
+        canvas=about.get("canvas"), guidance=about.get("guidance"), sampling_steps=about.get("sampling_steps"),
         templates=about["templates"], base=encoded.base, preprocessing=about["preprocessing"], shots=about["shots"],
         seed=seed, split_hash=about["split_hash"], trained_parameters=trained, val=metrics, versions=versions(),
     )  # fmt: skip
@@ -100,7 +120,16 @@ def _start(encoded: Encoded, backbone: Backbone, names: Sequence[str]) -> Start:
             return mean_loss(backbone.predict(held, TextEmbeds.one_per_class(embeds)).scores, val.labels)
 
         images = ImageStart(class_means(plain, train.labels, len(about["classes"])), loss_of)
-    return Start(names, encoded.text, about["seed"], about["templates"], images)
+    pictured = None
+    if encoded.base.kind == "sd":
+        hashes = (encoded.base.sha256, about["clip"]["sha256"])
+
+        def pictured(rows: str | int) -> Tensor:
+            assert encoded.seen is not None, "the pictures' feature is encoded with the concept"
+            clip, template = encoded.clip(), about["templates"][0]
+            return pictured_rows(backbone, clip, encoded.seen, template, rows, hashes, CACHE)
+
+    return Start(names, encoded.text, about["seed"], about["templates"], images, pictured)
 
 
 def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_calls: int) -> dict[str, float]:
@@ -120,7 +149,8 @@ def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_c
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    return {"python": platform.python_version(), **{p: version(p) for p in ("cones", "torch", "transformers")}}
+    packages = ("cones", "torch", "transformers", "diffusers")
+    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
 
 
 def peak_memory_mb() -> float:
@@ -132,12 +162,15 @@ def peak_memory_mb() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
-def write_row(folder: Path, task: str, found: FoundRow) -> None:
-    """Fill the folder of a row: its Concept, validation metrics, cost and curves."""
+def write_row(folder: Path, task: str, found: FoundRow, samples: Path | None = None) -> None:
+    """Fill the folder of a row: its Concept, validation metrics, cost and curves, and pictures made on the way."""
     found.concept.save(folder / "concept.safetensors")
     write_json(folder / "metrics.json", {"val": found.metrics})
     write_json(folder / "cost.json", found.cost)
     write_curves(folder / "curves.csv", task, found.result.curves)
+    (folder / "samples").mkdir(exist_ok=True)
+    if samples is not None and samples.is_dir():
+        shutil.copytree(samples, folder / "samples", dirs_exist_ok=True)
 
 
 def write_curves(path: Path, task: str, curves: Sequence[Mapping[str, float]]) -> None:

@@ -71,8 +71,9 @@ def search(
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda line: None,
     task: str = "classification",
+    watch: Callable[[int], None] = lambda epoch: None,
 ) -> SearchResult:
-    """Search a method's parameters; the task's metrics on `val` choose the best.
+    """Search a method's parameters; the task's metrics on `val` choose the best. `watch` is called after each epoch.
 
     Every random choice comes from (seed, epoch), so a resumed search has the same bits. With `checkpoint` the state is
     written there at most every `checkpoint_seconds`, and a search that finds one goes on from it. Raises
@@ -100,6 +101,7 @@ def search(
         losses = train_epoch(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch)
         line = {"epoch": epoch + 1, "step": (epoch + 1) * steps_an_epoch, "train_loss": sum(losses) / len(losses)}
         progress.epoch = epoch + 1
+        watch(progress.epoch)
         if progress.epoch % settings.validate_every and progress.epoch < settings.epochs:
             on_epoch(line)
             continue
@@ -146,14 +148,19 @@ def train_epoch(
         rate = learning_rate(settings, epoch * len(batches) + i, len(batches))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        features = train.batch(rows, seen).to(accelerator.device)
-        with accelerator.autocast():
-            loss = backbone.loss(features, text_of(method, backbone, names, features, generator), generator)
-        accelerator.backward(loss)
+        size = math.ceil(len(rows) / settings.accumulate)
+        of_parts = []
+        for part, views_of in zip(rows.split(size), seen.split(size)):
+            features = train.batch(part, views_of).to(accelerator.device)
+            with accelerator.autocast():
+                loss = backbone.loss(features, text_of(method, backbone, names, features, generator), generator)
+                loss = loss * (len(part) / len(rows))
+            accelerator.backward(loss)
+            of_parts.append(loss.detach())
         optimiser.step()
         for parameter in trained:
             parameter.grad = None
-        losses.append(loss.detach())
+        losses.append(torch.stack(of_parts).sum())
     values = torch.stack(losses).tolist()
     for i, value in enumerate(values):
         if not math.isfinite(value):

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import cones
 from cones.card import ConceptCard
 from cones.concept import WEIGHTS_FILE, Concept
@@ -169,6 +171,8 @@ def _log_row(client: Any, name: str, row: str, folder: Path, concept: Concept, m
         for path in sorted(p for p in (EVALUATED / name / "rows").glob("*") if p.stem == row):
             client.log_artifact(identity, str(path), "test")
         client.log_artifact(identity, str(folder / "curves.csv"))
+        for path in sorted((folder / "samples").glob("*.jpg")):
+            client.log_image(identity, Image.open(path), key="samples", step=int(path.stem))
         with contextlib.redirect_stderr(io.StringIO()):  # advice about type hints and input examples, each time
             model = mlflow.pyfunc.log_model(
                 name=name,
@@ -198,10 +202,14 @@ def _artifacts(concept: Concept, folder: Path) -> dict[str, str]:
 
 
 def _signature(task: str) -> Any:
-    """What `cones.pyfunc` takes and gives: paths of pictures, and a line for each of them or for each box found."""
+    """What `cones.pyfunc` takes and gives: paths of pictures, and a line for each of them or for each box found; in
+    generation prompts with seeds, and a picture for each."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
+    if task == "generation":
+        asked = [ColSpec("string", "prompt"), ColSpec("long", "seed")]
+        return ModelSignature(Schema(asked), Schema([*asked, ColSpec("string", "picture")]))
     columns = {"path": "string", "label": "string", "score": "double"}
     if task != "classification":
         columns |= dict.fromkeys(("x1", "y1", "x2", "y2"), "double")

@@ -30,7 +30,7 @@ OnStep = Callable[[dict[str, float]], None]
 
 def finetune(
     trained: Trained,
-    loss_of: Callable[[Features], Tensor],
+    loss_of: Callable[[Features, torch.Generator], Tensor],
     metrics_of: Callable[[], Metrics],
     train: Pictures,
     settings: FinetuneConfig,
@@ -76,7 +76,7 @@ def finetune(
 
 def train_step(
     trained: Trained,
-    loss_of: Callable[[Features], Tensor],
+    loss_of: Callable[[Features, torch.Generator], Tensor],
     train: Pictures,
     settings: FinetuneConfig,
     optimiser: Any,
@@ -91,7 +91,7 @@ def train_step(
         group["lr"] = group["initial_lr"] * share
     features = train.sample(settings.batch_size, generator).to(accelerator.device)
     with accelerator.autocast():
-        loss = loss_of(features)
+        loss = loss_of(features, generator)
     if not math.isfinite(value := loss.item()):
         rates = f"{settings.lr * share:.3g} for weights and {settings.prompt_lr * share:.3g} for embeddings"
         raise SearchError(

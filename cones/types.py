@@ -106,6 +106,14 @@ class TextEmbeds:
         pooled = None if self.pooled is None else self.pooled.to(device)
         return TextEmbeds(self.embeds.to(device), self.mask.to(device), self.owner.to(device), pooled)
 
+    def in_turns(self, pictures: int) -> "TextEmbeds":
+        """A text for each of some pictures: they take turns. One that is for all stays so."""
+        if len(self.embeds) == 1:
+            return self
+        chosen = torch.arange(pictures, device=self.embeds.device) % len(self.embeds)
+        owner = self.owner[chosen] if self.owner.ndim == 2 else self.owner
+        return TextEmbeds(self.embeds[chosen], self.mask[chosen], owner)
+
     @staticmethod
     def one_per_class(embeds: Float[Tensor, "*b c d"]) -> "TextEmbeds":
         """One token for each class, in class order."""
@@ -113,6 +121,13 @@ class TextEmbeds:
         classes = embeds.shape[1]
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         return TextEmbeds(embeds, mask, torch.arange(classes, device=embeds.device))
+
+
+def with_rows(
+    embeds: Float[Tensor, "s t d"], places: Bool[Tensor, "s t"], rows: Float[Tensor, "n d"], times: int = 1
+) -> Float[Tensor, "s t d"]:
+    """Sentences with `rows` in their places, of which each has n, or where they come again `times` n."""
+    return embeds.masked_scatter(places[..., None], rows.repeat(times, 1).expand(len(embeds), -1, -1))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Evaluate a concept: every row's Concept on the test split, which no other stage opens."""
 
-from cones.config import DetectionConcept, load_params
+from cones.config import DetectionConcept, GenerationConcept, load_params
 from cones.errors import ConesError
 from cones.files import fresh_folder, read_json, write_json
 from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED
@@ -22,10 +22,14 @@ def main(name: str) -> None:
     from cones.data import Split
     from cones.evaluation import evaluate_rows
     from cones.evaluation_files import write_evaluation
+    from cones.judging import Judges
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
     test = PREPARED / concept.data / "test"
-    found = evaluate_rows(concepts, test, CACHE, Accelerator().device)
+    device = Accelerator().device
+    backbone = params.entry("backbones", concept.backbone)
+    judges = Judges.of(concept, backbone, device) if isinstance(concept, GenerationConcept) else None
+    found = evaluate_rows(concepts, test, CACHE, device, judges)
     metrics = {r: {"test": e.metrics, **read_json(SEARCHED / name / r / "metrics.json")} for r, e in found.items()}
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:

@@ -1,5 +1,7 @@
 """Fine-tune one row: weights of the base model train on from it; write the Concept with them and what they cost."""
 
+import shutil
+
 from cones.config import load_params
 from cones.console import progress_bar, row_progress
 from cones.files import file_hash, fresh_folder
@@ -16,6 +18,7 @@ def main(row: str) -> None:
 
     from cones.checkpoint import checkpoint_path
     from cones.concept import WEIGHTS_FILE, Concept
+    from cones.dreambooth import class_pictures, dreambooth_row, prior_count
     from cones.encoded import Encoded
     from cones.finetuning import finetune_row, judged_as
     from cones.rows import write_row
@@ -27,14 +30,22 @@ def main(row: str) -> None:
     data = PREPARED / params.entry("concepts", settings.concept).data
     task = judged_as(settings, encoded)
     head = headline(task)
-    steps = settings.steps
+    steps, accelerator, samples = settings.steps, Accelerator(), checkpoint.parent / "samples"
+    prior = None
+    if task == "generation" and prior_count(settings):
+        with progress_bar(f"pictures of the class word for {row}", prior_count(settings)) as advance:
+            prior = class_pictures(settings, encoded, accelerator.device, advance)
     with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"fine-tuning {row}", steps) as advance:
         show = row_progress(row, "step", head, advance, checkpoint.exists())
-        found = finetune_row(row, settings, start, encoded, Accelerator(), data, checkpoint, show)
+        if task == "generation":
+            found = dreambooth_row(row, settings, start, encoded, accelerator, prior, checkpoint, show, samples)
+        else:
+            found = finetune_row(row, settings, start, encoded, accelerator, data, checkpoint, show)
         with fresh_folder(SEARCHED / settings.concept / row) as out:
-            write_row(out, task, found)
+            write_row(out, task, found, samples)
             (out / WEIGHTS_FILE).write_bytes(found.weights)
         checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(samples, ignore_errors=True)
     print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
 
 

@@ -1,5 +1,7 @@
 """Search one row: optimise its method on the cached features, write the Concept, its curves, metrics and cost."""
 
+import shutil
+
 from cones.config import Searched, load_params
 from cones.console import progress_bar, row_progress
 from cones.files import fresh_folder
@@ -21,13 +23,15 @@ def main(row: str) -> None:
     encoded = Encoded.open(ENCODED / run.concept)
     head = headline(encoded.about["task"])
     checkpoint = checkpoint_path(run.model_dump(), encoded.about)
+    samples = checkpoint.parent / "samples"
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
         show = row_progress(row, "epoch", head, advance, checkpoint.exists())
-        found = search_row(row, run, encoded, Accelerator(), checkpoint, show)
+        found = search_row(row, run, encoded, Accelerator(), checkpoint, show, samples)
         with fresh_folder(SEARCHED / run.concept / row) as out:
-            write_row(out, encoded.about["task"], found)
+            write_row(out, encoded.about["task"], found, samples)
         checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(samples, ignore_errors=True)
     print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
 
 

@@ -31,7 +31,7 @@ from cones.data import prepare, synthetic
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 
-pytest_plugins = ["finetunes", "mmcvs"]
+pytest_plugins = ["finetunes", "generations", "mmcvs"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores
 
@@ -137,7 +137,12 @@ class Project:
             shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
         shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
         shutil.copytree(toy_clip, folder / "models/backbones/toy")
-        for name in ("clip-tiny", "glip-tiny"):  # outputs of frozen stages: there and committed, as in the shipped one
+        for name in (
+            "clip-tiny",
+            "glip-tiny",
+            "judge-tiny",
+            "sd-tiny",
+        ):  # outputs of frozen stages: there and committed, as in the shipped one
             shutil.copytree(toy_clip, folder / "models/backbones" / name)
         self.params(PARAMS)
         for command in (

@@ -83,9 +83,12 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         ({"name": "coop"}, "glip", "the method `coop` is not defined on a `glip` backbone; those that are: cones, "),
         ({"name": "prompt_tuning"}, "clip", "not defined on a `clip` backbone; those that are: cones, coop, zero_shot"),
         ({"name": "cones", "n_tokens": 4}, "clip", "hands over one vector a class; set n_tokens to 1 or leave it out"),
-        ({"name": "cones", "init": "image"}, "glip", "set init to text or random"),
+        ({"name": "cones", "init": "image"}, "glip", "not defined on a `glip` backbone; those that are: text, random"),
         ({"name": "cones"}, "clip", None),
         ({"name": "cones", "n_tokens": 4}, "glip", None),
+        ({"name": "cones", "init": "blend"}, "sd", "those that are: text, word, image, random"),
+        ({"name": "cones", "noise": {"copies": 2}}, "clip", "`cones` with noise is for an `sd` backbone"),
+        ({"name": "cones", "rows": "all", "init": "word"}, "sd", None),
     ],
 )
 def test_an_undefined_pair_is_refused_by_name(method: dict, kind: str, why: str | None) -> None:
@@ -113,7 +116,7 @@ def test_finetunes_are_checked_against_the_other_tables(tmp_path: Path) -> None:
         "a row cannot be called `truth`",
         "`other` is not in the table `concepts`",
         "unknown key `step`; did you mean `steps`? (finetunes.truth.step)",
-        "`kind` must be one of head, lora, full, mask_head, got 'heads' (finetunes.truth.kind)",
+        "`kind` must be one of head, lora, full, mask_head, dreambooth, got 'heads' (finetunes.truth.kind)",
         "fine-tuning a `clip` backbone is not defined",
     ):
         assert any(told in f for f in found), (told, found)

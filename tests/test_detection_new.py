@@ -169,10 +169,10 @@ def test_new_promises_only_pictures_that_training_surely_has(here: Path) -> None
 def test_the_doctor_wants_a_whole_glip(here: Path) -> None:
     params = load_params()
     config = params.backbones["glip-tiny"]
-    assert _backbone("glip-tiny", config, True).well
+    assert _backbone("glip-tiny", config, "glip", True).well
     (here / "part").mkdir()
     (here / "part/config.json").write_bytes((Path(config.source) / "config.json").read_bytes())
-    part = _backbone("part", config.model_copy(update={"source": "part"}), True)
+    part = _backbone("part", config.model_copy(update={"source": "part"}), "glip", True)
     assert (part.well, part.found) == (False, "part lacks model.safetensors, text_encoder/config.json")
-    wrong = _backbone("wrong", config.model_copy(update={"kind": "clip"}), True)
+    wrong = _backbone("wrong", config, "clip", True)
     assert wrong.found.endswith("holds a `glip` model, not a `clip` one")

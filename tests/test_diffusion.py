@@ -19,11 +19,6 @@ from cones.types import Features, TextTokens
 TEMPLATES = ("a photo of a {}", "{} on sand", "nothing at all")
 
 
-@pytest.fixture(scope="session")
-def toy_sd(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Path:
-    return write_toy_sd(tmp_path_factory.mktemp("toy-sd") / "sd", toy_clip)
-
-
 @pytest.fixture
 def sd(toy_sd: Path) -> Diffusion:
     return Diffusion(toy_sd)
@@ -110,13 +105,13 @@ def test_quieter_noise_is_spread_and_paired(sd: Diffusion, features: Features, m
     text = sd.embed_text(["gear"], templates=("a {}", "the {}", "{}"))
     sd.noising = Noising(copies=4, stratified=True)
     sd.loss(features, text, seeded())
-    latents, noise, times, embeds = drawn[-1]
+    latents, noise, times, embeds, _ = drawn[-1]
     assert len(latents) == len(noise) == len(times) == len(embeds) == 12
     assert sorted((times * 12 // 1000).tolist()) == list(range(12))
     assert torch.equal(embeds[:4], text.embeds[:1].expand(4, -1, -1))
     sd.noising = Noising(copies=4, antithetic=True)
     sd.loss(features, text, seeded())
-    _, noise, times, _ = drawn[-1]
+    _, noise, times, *_ = drawn[-1]
     assert torch.equal(noise[:6], -noise[6:])
     assert torch.equal(times[:6], times[6:])
 
@@ -143,7 +138,7 @@ def test_the_fixed_batch_is_fixed_and_tells_texts_apart(sd: Diffusion, features:
 
 def test_the_fixed_timesteps_span_the_schedule(sd: Diffusion, features: Features, monkeypatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(sd, "_errors", lambda a, b, times, d: seen.append(int(times[0])) or torch.zeros(len(a)))
+    monkeypatch.setattr(sd, "_errors", lambda a, b, times, *d: seen.append(int(times[0])) or torch.zeros(len(a)))
     sd.predict(features, sd.embed_text(["gear"]))
     assert len(seen) == HELD_TIMES
     assert (seen[0], seen[-1]) == (62, 937)

@@ -1,5 +1,6 @@
 """The only door to backbones: find a base model's files, check what they are, open them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,14 @@ import cones
 from cones.errors import BackboneError, Unreachable
 from cones.files import folder_hash
 
-WEIGHTS = ("*.safetensors", "pytorch_model.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model.bin")
 TEXTS = ("*.json", "*.txt", "*.model")
+PART_WEIGHTS = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 TEXT_ENCODER = "text_encoder"
-"""The folder in which a GLIP keeps the files of its text encoder."""
+PARTS = (TEXT_ENCODER, "unet", "vae", "tokenizer", "scheduler")
+"""Folders of a base model that hold parts of it: a GLIP's text encoder, all of a Stable Diffusion."""
+INDEXES = ("config.json", "model_index.json")
+"""A base model's folder has one of them."""
 
 
 def locate(source: str, revision: str | None = None) -> Path:
@@ -21,13 +26,13 @@ def locate(source: str, revision: str | None = None) -> Path:
     """
     package = Path(cones.__file__).parent
     for folder in (Path(source), package.parent / source, package / "builtin" / Path(source).name):
-        if (folder / "config.json").is_file():
+        if any((folder / index).is_file() for index in INDEXES):
             return folder
     parts = source.split("/")
     if len(parts) != 2 or source.startswith((".", "models/")):
         raise BackboneError(
-            f"there is no base model in {source} (a folder with config.json); give a folder, or a hub name such as "
-            "openai/clip-vit-base-patch16 with its revision"
+            f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}); give a folder, or "
+            "a hub name such as openai/clip-vit-base-patch16 with its revision"
         )
     if revision is None:
         raise BackboneError(f"the hub model {source} needs a `revision`: the 40 hex digits of the commit to use")
@@ -40,7 +45,7 @@ def _fetch(source: str, revision: str) -> Path:
     from huggingface_hub.errors import RevisionNotFoundError as NoRevision
 
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=[*WEIGHTS, *TEXTS]))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(_wanted())))
     except (RepositoryNotFoundError, NoRevision):
         raise BackboneError(f"the hub has no model {source} at {revision}; check its name and the commit") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
@@ -50,11 +55,16 @@ def _fetch(source: str, revision: str) -> Path:
         ) from None
 
 
+def _wanted() -> Iterator[str]:
+    """The files of a base model, as patterns: other precisions and single-file checkpoints of a hub model are not."""
+    yield from (*WEIGHTS, *TEXTS)
+    for part in PARTS:
+        yield from (f"{part}/{pattern}" for pattern in (*PART_WEIGHTS, *TEXTS))
+
+
 def base_hash(folder: Path) -> str:
     """What a base model *is*: the SHA-256 over its weights, configuration and vocabulary files."""
-    roots = (folder, folder / TEXT_ENCODER)
-    files = {p for root in roots for pattern in (*WEIGHTS, *TEXTS) for p in root.glob(pattern)}
-    return folder_hash(folder, files)
+    return folder_hash(folder, {p for pattern in _wanted() for p in folder.glob(pattern)})
 
 
 def open_backbone(kind: str, folder: Path, device: Any = "cpu", task: str | None = None, **known: Any) -> Any:
@@ -71,5 +81,9 @@ def open_backbone(kind: str, folder: Path, device: Any = "cpu", task: str | None
             from cones.backbones.glip import Glip
 
             return Glip(folder, device, draws_masks=task != "detection", **known)
+        case "sd":
+            from cones.backbones.diffusion import Diffusion
+
+            return Diffusion(folder, device)
         case _:
-            raise BackboneError(f"unknown kind of backbone `{kind}`; there are clip and glip")
+            raise BackboneError(f"unknown kind of backbone `{kind}`; there are clip, glip and sd")

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from cones.backbones.diffusion_text import Sentences, encode_sentences
+from cones.backbones.tuned import with_tuned
 from cones.errors import BackboneError
 from cones.files import read_json
 from cones.randomness import generator_for
@@ -44,7 +45,9 @@ class Diffusion:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.folder, self.device, self.noising = folder, torch.device(device), Noising()
-        self.text_encoder_calls = 0
+        self.text_encoder_calls, self.has_masks = 0, False
+        self._tuned: dict[str, Tensor] = {}
+        self._lora_scale = 1.0
         made = read_json(folder / "model_index.json").get("_class_name")
         if made != PIPELINE:
             raise BackboneError(f"{folder} holds a `{made}`, not a `{PIPELINE}`")
@@ -85,7 +88,37 @@ class Diffusion:
     def unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
-        return self._part(UNet2DConditionModel, "unet")
+        return self._tune(self._part(UNet2DConditionModel, "unet"))
+
+    def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Put fine-tuned weights of the UNet, named `unet.*`, over its own when it loads.
+
+        `<name>.lora_A` (r, in) and `<name>.lora_B` (out, r) are added to a weight as B A times `about["lora_scale"]`.
+        """
+        strange = [name for name in tensors if not name.startswith("unet.")]
+        if strange:
+            raise BackboneError(f"the fine-tuned weights hold {', '.join(strange[:5])}, which no UNet has")
+        self._tuned = {name.removeprefix("unet."): tensor for name, tensor in tensors.items()}
+        self._lora_scale = about.get("lora_scale", 1.0)
+        for name in ("unet", "_pipeline"):
+            self.__dict__.pop(name, None)
+
+    def _tune(self, unet: Any) -> Any:
+        if self._tuned:
+            try:
+                unet.load_state_dict(with_tuned(unet.state_dict(), self._tuned, self._lora_scale))
+            except RuntimeError as error:
+                first = " ".join(str(error).split()[:40])
+                raise BackboneError(f"the fine-tuned weights are not of the UNet in {self.folder}: {first}") from None
+        return unet
+
+    def draw_noise(self, copies: int, stratified: bool, antithetic: bool) -> None:
+        """Let `loss` draw its noise in another way than one for each latent, each by itself."""
+        self.noising = Noising(copies, stratified, antithetic)
+
+    def save_memory(self) -> None:
+        """Keep fewer of the UNet's activations, and compute them again where a gradient needs them."""
+        self.unet.enable_gradient_checkpointing()
 
     @cached_property
     def text_encoder(self) -> Any:
@@ -133,6 +166,18 @@ class Diffusion:
         fitted = [ImageOps.fit(p.convert("RGB"), side, Image.Resampling.BICUBIC) for p in pictures]
         return torch.stack([torch.from_numpy(np.asarray(p).copy()).permute(2, 0, 1) / 127.5 - 1 for p in fitted])
 
+    def cells(self, masks: Sequence[Image.Image]) -> Float[Tensor, "b 1 y x"]:
+        """The share of each of a latent's cells that a picture's mask covers, after the same crop; nowhere zero in all
+        of a picture."""
+        import numpy as np
+        from PIL import ImageOps
+
+        side = self.size // 2 ** (len(self.configs["vae"]["block_out_channels"]) - 1)
+        fitted = [ImageOps.fit(m.convert("L"), (side, side), Image.Resampling.BOX) for m in masks]
+        shares = torch.stack([torch.from_numpy(np.asarray(m).copy())[None] / 255 for m in fitted])
+        covers = shares.sum((1, 2, 3), keepdim=True) > 0  # a crop may miss the subject
+        return torch.where(covers, shares, torch.ones_like(shares))
+
     @torch.inference_mode()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b c y x"]]:
         """Mean and standard deviation of each picture's latent."""
@@ -146,12 +191,20 @@ class Diffusion:
         own templates then count; gradients reach them."""
         self.text_encoder_calls += 1
         if tokens is not None:
-            sentences = Sentences.build(self.tokenizer, tokens.templates or templates, tokens.vectors.shape[-2])
-            embeds = encode_sentences(self.text_encoder, sentences, tokens.vectors)
-        else:
-            sentences = Sentences.build(self.tokenizer, templates, names[0])
-            with torch.no_grad():
-                embeds = encode_sentences(self.text_encoder, sentences)
+            sentences = Sentences.build(self.tokenizer, tokens.templates or templates, {"": tokens.vectors.shape[-2]})
+            return self._told(sentences, [tokens.vectors])
+        with torch.no_grad():
+            return self._told(Sentences.build(self.tokenizer, templates, {"": names[0]}))
+
+    @torch.no_grad()
+    def embed_prompt(self, prompt: str, concepts: Mapping[str, Float[Tensor, "_ d"]]) -> TextEmbeds:
+        """The encoder's output for a prompt with the vectors of concepts where it names them; `{}` has no name."""
+        self.text_encoder_calls += 1
+        gaps = {name: len(vectors) for name, vectors in concepts.items()}
+        return self._told(Sentences.build(self.tokenizer, [prompt], gaps), list(concepts.values()))
+
+    def _told(self, sentences: Sentences, vectors: Sequence[Tensor] = ()) -> TextEmbeds:
+        embeds = encode_sentences(self.text_encoder, sentences, vectors)
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         return TextEmbeds(embeds, mask, sentences.owner.to(embeds.device))
 
@@ -170,7 +223,9 @@ class Diffusion:
             half = len(mean) // 2
             noise[half : 2 * half], times[half : 2 * half] = -noise[:half], times[:half]
         embeds = text.embeds if len(text.embeds) == 1 else text.embeds.repeat_interleave(copies, 0)
-        return self._errors(latents, noise, times, embeds).mean()
+        mask = features.tensors.get("mask")
+        mask = None if mask is None else mask.repeat_interleave(copies, 0)
+        return self._errors(latents, noise, times, embeds, mask).mean()
 
     @torch.no_grad()
     def predict(self, features: Features, text: TextEmbeds) -> Predictions:
@@ -183,7 +238,7 @@ class Diffusion:
         for i in range(HELD_TIMES):
             noise = self._normal(latents[:1], generator).expand_as(latents)
             times = torch.full((len(latents),), int((i + 0.5) * steps / HELD_TIMES), device=self.device)
-            total += self._errors(latents, noise, times, text.embeds)
+            total += self._errors(latents, noise, times, text.embeds, features.tensors.get("mask"))
         return Predictions(-total[:, None] / HELD_TIMES)
 
     @cached_property
@@ -206,14 +261,22 @@ class Diffusion:
         return (stretch * (steps / count)).long().clamp(max=steps - 1).to(self.device)
 
     def _errors(
-        self, latents: Float[Tensor, "b c y x"], noise: Tensor, times: Int[Tensor, " b"], embeds: Tensor
+        self,
+        latents: Float[Tensor, "b c y x"],
+        noise: Tensor,
+        times: Int[Tensor, " b"],
+        embeds: Tensor,
+        mask: Float[Tensor, "b 1 y x"] | None = None,
     ) -> Float[Tensor, " b"]:
-        """The weighted squared error of each latent, in what the UNet was trained to predict."""
+        """The weighted squared error of each latent, in what the UNet was trained to predict; where a mask says."""
         noisy = self.schedule.add_noise(latents, noise, times)
         told = self.unet(noisy, times, embeds.expand(len(latents), -1, -1)).sample
         by_velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(latents, noise, times) if by_velocity else noise
-        return (told.float() - target).square().mean((1, 2, 3)) * self.weights[times]
+        errors = (told.float() - target).square().mean(1, keepdim=True)
+        if mask is None:
+            return errors.mean((1, 2, 3)) * self.weights[times]
+        return (errors * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)) * self.weights[times]
 
     @torch.no_grad()
     def sample(
@@ -223,9 +286,10 @@ class Diffusion:
         seed: int,
         steps: int = SAMPLING_STEPS,
         guidance: float = GUIDANCE,
+        first: int = 0,
     ) -> list[Image.Image]:
-        """A picture for each text; the i-th one's noise comes from (seed, i), whatever else is made with it."""
-        generators = [generator_for(seed, i) for i in range(len(embeds))]
+        """A picture for each text; the i-th one's noise comes from (seed, first + i), whatever else is made with it."""
+        generators = [generator_for(seed, first + i) for i in range(len(embeds))]
         found = self._pipeline(
             prompt_embeds=embeds.to(self.device),
             negative_prompt_embeds=unconditional.expand_as(embeds).to(self.device),

@@ -79,16 +79,16 @@ def train_autoencoder(vae: Any, draw: Callable[[int], Float[Tensor, "b 3 h w"]],
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False
     )
-    vae.to(memory_format=torch.channels_last).train()
+    vae.train()
     for step in range(steps):
-        pixels = draw(step).contiguous(memory_format=torch.channels_last)
+        pixels = draw(step)
         with torch.autocast("cpu", torch.bfloat16):
             latent = vae.encode(pixels).latent_dist
             seen = vae.decode(latent.sample()).sample.float()
         loss = F.l1_loss(seen, pixels) + EDGE_WEIGHT * _edges(seen, pixels) + KL_WEIGHT * latent.kl().float().mean()
         _update(loss, vae, optimiser, schedule)
         on_step(step, loss.item())
-    vae.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    vae.eval().requires_grad_(False)
 
 
 def _edges(a: Tensor, b: Tensor) -> Tensor:
@@ -131,19 +131,17 @@ def train_unet(
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     weights = snr.clamp(max=MIN_SNR) / snr
     mean = copy.deepcopy(unet).requires_grad_(False)
-    unet.train()
+    unet.to(memory_format=torch.channels_last).train()
     for step in range(steps):
         latents, text = draw(step)
         noise, times = torch.randn_like(latents), torch.randint(len(snr), (len(latents),))
-        with torch.autocast("cpu", torch.bfloat16):
-            told = unet(scheduler.add_noise(latents, noise, times), times, text).sample
-        errors = F.mse_loss(told.float(), noise, reduction="none").mean((1, 2, 3))
+        told = unet(scheduler.add_noise(latents, noise, times), times, text).sample
+        errors = F.mse_loss(told, noise, reduction="none").mean((1, 2, 3))
         loss = (errors * weights[times]).mean()
         _update(loss, unet, optimiser, schedule)
         share = min(EMA, (step + 1) / (step + 10))
         with torch.no_grad():
-            for kept, new in zip(mean.parameters(), unet.parameters()):
-                kept.lerp_(new, 1 - share)
+            torch._foreach_lerp_(list(mean.parameters()), list(unet.parameters()), 1 - share)
         on_step(step, loss.item())
     return mean.eval()
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 
+from cones.backbones.tuned import with_tuned
 from cones.errors import BackboneError
 from cones.types import Features, Geometry, Instances, Predictions, Site, TextEmbeds, TextTokens
 
@@ -31,8 +32,6 @@ HELD_BY = {
     "mask_head": "mask_head",
 }
 """Which of a `Glip`'s modules holds a part, by the part's name in the state dict."""
-SIDES = ("lora_A", "lora_B")
-"""What LoRA's two matrices are called after the name of the weight that their product is added to."""
 NEW_MASK_HEAD_CONVS, NEW_MASK_HEAD_LEVELS = 4, 4
 """Of a mask head that a model gets later: convolutions and pyramid levels, as in Mask R-CNN (He et al. 2017)."""
 
@@ -91,7 +90,7 @@ class Glip:
             state = {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefixes)}
         floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         tuned = {k: v for k, v in self._tuned.items() if k.startswith(prefixes)}
-        load_strictly(module, _with_tuned(floats, tuned, self._lora_scale), self.folder)
+        load_strictly(module, with_tuned(floats, tuned, self._lora_scale), self.folder)
         return module.eval().requires_grad_(False).to(self.device)
 
     def part(self, name: str) -> nn.Module:
@@ -271,16 +270,3 @@ class Glip:
         owner = text.owner.tolist()
         owners = {c + 1: [i for i, o in enumerate(owner) if o == c] for c in range(max(owner) + 1)}
         return {"embedded": hidden * mask[..., None], "hidden": hidden, "masks": mask.long()}, owners
-
-
-def _with_tuned(state: Mapping[str, Tensor], tuned: Mapping[str, Tensor], lora_scale: float) -> dict[str, Tensor]:
-    """A state with fine-tuned tensors in it; those that belong nowhere stay under their own names, to be refused."""
-    merged = dict(state)
-    for name, tensor in tuned.items():
-        target, _, side = name.rpartition(".")
-        is_pair = side in SIDES and target in state and all(f"{target}.{s}" in tuned for s in SIDES)
-        if not is_pair:
-            merged[name] = tensor
-        elif side == SIDES[0]:
-            merged[target] = state[target] + lora_scale * (tuned[f"{target}.{SIDES[1]}"] @ tensor)
-    return merged

@@ -11,29 +11,34 @@ from cones.config import (
     FolderData,
     PictureData,
     SceneData,
+    SubjectData,
+    SubjectWorldData,
     TableData,
     VocData,
     WorldData,
     YoloData,
 )
 from cones.data.coco import list_coco
-from cones.data.files import copy_pictures, list_folder
+from cones.data.files import class_folders, copy_pictures, list_folder
 from cones.data.listing import Listing, gather
 from cones.data.masks import object_mask
 from cones.data.pictures import SUFFIXES, open_picture, random_view
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
 from cones.data.splits import draw_pictures, draw_shots, refuse_overlap
+from cones.data.subjects import FEWEST, copy_subject
 from cones.data.tables import list_coop, list_table
 from cones.data.voc import list_voc
-from cones.data.worlds import generate_pictures, generate_scenes
+from cones.data.worlds import generate_pictures, generate_scenes, generate_subject
 from cones.data.yolo import list_yolo
 from cones.files import fresh_folder, write_json
 
 __all__ = [
+    "FEWEST",
     "SUFFIXES",
     "Object",
     "Record",
     "Split",
+    "class_folders",
     "draw_pictures",
     "draw_shots",
     "list_pictures",
@@ -65,12 +70,16 @@ def prepare(config: DataConfig, target: Path) -> dict:
             classes, splits, report = generate_pictures(config, folder)
         elif isinstance(config, SceneData):
             classes, splits, report = generate_scenes(config, folder)
+        elif isinstance(config, SubjectWorldData):
+            classes, splits, report = generate_subject(config, folder)
+        elif isinstance(config, SubjectData):
+            classes, splits, report = copy_subject(config, folder)
         else:
             listing = list_pictures(config)
             classes = tuple(listing.classes)
             found, report = gather(listing, config)
             splits = {s: copy_pictures(found[s], folder / s) for s in SPLITS}
-        refuse_overlap(splits)
+        refuse_overlap({s: records for s, records in splits.items() if s not in report.get("shared", ())})
         for name, records in splits.items():
             write_split(folder / name, classes, records, report.get("templates", []))
         report |= {

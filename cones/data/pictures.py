@@ -16,6 +16,21 @@ DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B")
 
 def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
     """A picture as 8-bit RGB, turned as its EXIF orientation says; `DataError` that says why if it cannot be had."""
+    return _opened(source, name).convert("RGB")
+
+
+def open_masked(path: Path) -> tuple[Image.Image, Image.Image | None]:
+    """A picture likewise, on white where it is transparent, and its opacity in 8 bits; None if it has none."""
+    picture = _opened(path)
+    if not picture.has_transparency_data:
+        return picture.convert("RGB"), None
+    layered = picture.convert("RGBA")
+    white = Image.new("RGBA", layered.size, "white")
+    return Image.alpha_composite(white, layered).convert("RGB"), layered.getchannel("A")
+
+
+def _opened(source: Path | bytes, name: str | None = None) -> Image.Image:
+    """A picture as it is stored, but upright."""
     name = name or str(source)
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -25,7 +40,8 @@ def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
                 )
             if image.mode in DEEP_MODES:
                 raise DataError(f"{name} has more than 8 bits a pixel (mode {image.mode}); window it to 8 bits first")
-            return ImageOps.exif_transpose(image).convert("RGB")
+            image.load()
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise DataError(f"{name} does not exist") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -34,8 +50,8 @@ def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
         raise DataError(f"{name} cannot be read as a picture: {why}") from None
 
 
-def random_view(picture: Image.Image, min_area: float, rng: np.random.Generator) -> Image.Image:
-    """A random crop of at least `min_area` of the picture, sides at most 4:3, flipped every other time."""
+def random_view(picture: Image.Image, min_area: float, rng: np.random.Generator, flip: bool = True) -> Image.Image:
+    """A random crop of at least `min_area` of the picture, sides at most 4:3, flipped every other time if at all."""
     width, height = picture.size
     area = rng.uniform(min_area, 1.0) * width * height
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -43,4 +59,4 @@ def random_view(picture: Image.Image, min_area: float, rng: np.random.Generator)
     w, h = max(w, 1), max(h, 1)
     left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
     crop = picture.crop((int(left), int(top), int(left) + w, int(top) + h))
-    return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
+    return ImageOps.mirror(crop) if rng.random() < 0.5 and flip else crop

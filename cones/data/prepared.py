@@ -36,6 +36,7 @@ class Record:
 
     Its pixels are in `file`, relative to the split's folder, or, when that is empty, in a row of `images.npy`.
     In data for detection `label` is -1, `objects` is what the picture shows and `size` its (height, width) in pixels.
+    A picture of a subject may have a `mask`, a file named by its content.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Record:
     file: str = ""
     objects: tuple[Object, ...] | None = None
     size: tuple[int, int] | None = None
+    mask: str | None = None
 
     @property
     def labels(self) -> set[int]:
@@ -79,6 +81,11 @@ class Split:
             raise DataError(f"the picture {record.id} of {self.folder} is damaged; {DAMAGED}")
         return open_picture(content, record.id) if pixels is None else Image.fromarray(pixels)
 
+    def mask(self, index: int) -> Image.Image | None:
+        """Where the subject of a picture is, in 8 bits and of its size; None where that is not told."""
+        mask = self.records[index].mask
+        return None if mask is None else open_picture(self.folder / mask).convert("L")
+
     @cached_property
     def _images(self) -> np.ndarray:
         return np.load(self.folder / "images.npy", mmap_mode="r")
@@ -91,8 +98,9 @@ def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record],
 
 
 def records_hash(records: Sequence[Record]) -> str:
-    """The hash of a set of pictures with their labels or objects; their order counts."""
-    return content_hash([(r.sha256, r.label, *map(asdict, r.objects or ())) for r in records])
+    """The hash of a set of pictures with their labels, objects or masks; their order counts."""
+    told = ([r.mask] if r.mask else map(asdict, r.objects or ()) for r in records)
+    return content_hash([(r.sha256, r.label, *more) for r, more in zip(records, told)])
 
 
 def _content(record: Record) -> dict:

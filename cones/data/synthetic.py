@@ -76,15 +76,22 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """`image` (H, W, 3) uint8, the things in it from back to front, and a caption that is true of it."""
+    """`image` (H, W, 3) uint8, the things in it from back to front, a caption that is true of it, and the colour of
+    its background."""
 
     image: np.ndarray
     things: tuple[Thing, ...]
     caption: str
+    ground: str
 
 
 def with_article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def on_ground(colour: str) -> str:
+    """What a caption says of a background."""
+    return f" on a {colour} background"
 
 
 def classes(vocabulary: str) -> tuple[str, ...]:
@@ -108,8 +115,8 @@ def scene(rng: np.random.Generator, size: int, names: list[str]) -> Scene:
         things.append(thing)
     picture = _degrade(canvas, rng)
     told = " and ".join(with_article(t.phrase(rng)) for t in things)
-    where = f" on a {ground} background" if rng.random() < 0.15 else ""
-    return Scene(picture, tuple(things), str(rng.choice(CAPTIONS)).format(told) + where)
+    where = on_ground(ground) if rng.random() < 0.15 else ""
+    return Scene(picture, tuple(things), str(rng.choice(CAPTIONS)).format(told) + where, ground)
 
 
 def _draw(canvas: np.ndarray, name: str, colour: str, alone: bool, rng: np.random.Generator) -> Thing:

@@ -1,17 +1,20 @@
-"""Data sets of the generated world: one object a picture for classification, scenes of several for detection."""
+"""Data sets of the generated world: one object a picture for classification, scenes of several for detection, and
+pictures of one thing for generation."""
 
 import hashlib
 from collections.abc import Callable
+from itertools import count as count_from
 from pathlib import Path
 
 import numpy as np
 
-from cones.config import SceneData, WorldData
+from cones.config import SceneData, SubjectWorldData, WorldData
 from cones.data import synthetic
 from cones.data.masks import encode_mask
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, Object, Record
 from cones.errors import DataError
+from cones.messages import nearest
 
 Generated = tuple[tuple[str, ...], dict[str, list[Record]], dict]
 
@@ -45,6 +48,26 @@ def generate_scenes(config: SceneData, folder: Path) -> Generated:
 
         splits[split] = _write(folder / split, count, config.size, draw)
     return classes, splits, {"objects": Findings().report(splits, classes)}
+
+
+def generate_subject(config: SubjectWorldData, folder: Path) -> Generated:
+    """Draw pictures of one thing in one colour, likewise; `DataError` for a thing or a colour that there is none of."""
+    things = (*synthetic.SHAPES, *synthetic.NOVEL)
+    for value, known in ((config.thing, things), (config.colour, synthetic.COLOURS)):
+        if value not in known:
+            raise DataError(f"`{value}` is nothing that the generated world has{nearest(value, known)}")
+    splits: dict[str, list[Record]] = {}
+    for split, count in zip(SPLITS, (config.train, config.val, config.test)):
+
+        def draw(index: int, split: str = split) -> tuple[np.ndarray, dict]:
+            for stream in count_from(index * synthetic.MOST_DRAWS):
+                scene = synthetic.picture(config.seed, split, stream, config.size, config.thing)
+                if scene.things[0].colour == config.colour:
+                    return scene.image, {"label": 0}
+            raise AssertionError("the streams never end")
+
+        splits[split] = _write(folder / split, count, config.size, draw)
+    return (config.thing,), splits, {}
 
 
 def _write(folder: Path, count: int, size: int, draw: Callable[[int], tuple[np.ndarray, dict]]) -> list[Record]:

@@ -12,6 +12,7 @@ from cones.config import CoOp as CoOpSettings
 from cones.config import LanguagePrompt as LanguagePromptSettings
 from cones.config import MethodSettings
 from cones.config import PromptTuning as PromptTuningSettings
+from cones.config import TextualInversion as TextualInversionSettings
 from cones.config import ZeroShot as ZeroShotSettings
 from cones.methods.concept import (
     Cones,
@@ -21,8 +22,9 @@ from cones.methods.concept import (
     start_embeddings,
     with_tokens,
 )
+from cones.methods.generation import FixedSentences, SentenceCones, TextualInversion, apart, fitted, places_of
 from cones.methods.text import ContextTokens, ZeroShot, random_context
-from cones.types import Backbone, Slot, TextEmbeds
+from cones.types import Backbone, Slot, TextEmbeds, TextTokens
 
 __all__ = ["ImageStart", "Start", "build", "class_means"]
 
@@ -42,19 +44,25 @@ class ImageStart:
 
 @dataclass(frozen=True)
 class Start:
-    """What a search may start from: the text encoder's output for the class names in templates, and for CLIP the
-    pictures."""
+    """What a search may start from: the text encoder's output for the class names in templates, and the pictures.
+
+    On CLIP they are `images`; on Stable Diffusion `pictured` gives what they predict of some rows (n, d) of the
+    encoder's output for a template: the concept's `own`, `all`, or the last so many.
+    """
 
     names: Sequence[str]
     text: TextEmbeds
     seed: int
     templates: Sequence[str] = ("{}",)
     images: ImageStart | None = None
+    pictured: Callable[[str | int], Tensor] | None = None
 
 
 def build(settings: MethodSettings, backbone: Backbone, start: Start) -> nn.Module:
     """A method ready to search; its parameters are exactly what is searched."""
     generator = torch.Generator().manual_seed(start.seed)
+    if start.text.owner.ndim == 2:
+        return _in_sentences(settings, backbone, start, generator)
     match settings:
         case ZeroShotSettings():
             own_names = backbone.embed_text(start.names, templates=start.templates) if settings.names else None
@@ -68,6 +76,39 @@ def build(settings: MethodSettings, backbone: Backbone, start: Start) -> nn.Modu
             return LanguagePrompt(start.text)
         case ConesSettings():
             return Cones(_cones_start(settings, start, backbone, generator))
+        case _:
+            raise AssertionError(f"`{settings.name}` needs sentences")
+
+
+def _in_sentences(settings: MethodSettings, backbone: Backbone, start: Start, generator: torch.Generator) -> nn.Module:
+    """A method of generation, where `start.text` are the templates with the class word."""
+    match settings:
+        case ZeroShotSettings():
+            own = backbone.embed_text(start.names, templates=start.templates) if settings.names else start.text
+            return FixedSentences(own)
+        case TextualInversionSettings():
+            vectors = fitted(backbone.word_vectors(start.names[0]), settings.n_tokens)
+            return TextualInversion(start.templates, apart(vectors, generator))
+        case ConesSettings():
+            sentences = start.text if settings.rows != "all" else _first(start.text)
+            tokens = int((start.text.owner[0] == 0).sum())
+            if settings.rows == "own" and settings.n_tokens not in (None, tokens):
+                vectors = fitted(backbone.word_vectors(start.names[0]), settings.n_tokens)
+                sentences = backbone.embed_text(start.names, TextTokens(vectors, "name", tuple(start.templates)))
+            places = places_of(sentences.owner, settings.rows)
+            rows = sentences.embeds[places].reshape(len(places), -1, sentences.embeds.shape[-1]).mean(0)
+            if settings.init == "random":
+                rows = rows.std() * torch.randn(rows.shape, generator=generator).to(rows)
+            elif settings.init == "image":
+                assert start.pictured is not None, "the pictures' feature is encoded with the concept"
+                rows = fitted(start.pictured(settings.rows), len(rows)).to(rows)
+            return SentenceCones(sentences, places, apart(rows.detach(), generator))
+        case _:
+            raise AssertionError(f"`{settings.name}` is not for sentences")
+
+
+def _first(text: TextEmbeds) -> TextEmbeds:
+    return TextEmbeds(text.embeds[:1], text.mask[:1], text.owner[:1])
 
 
 def _cones_start(settings: ConesSettings, start: Start, backbone: Backbone, generator: torch.Generator) -> TextEmbeds:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from cones.types import Features, Prompts, TextEmbeds
 
-Init = Literal["text", "image", "blend", "random"]
+Init = Literal["text", "word", "image", "blend", "random"]
 BLENDS = (1.0, 0.75, 0.5, 0.25, 0.0)
 """Shares of the text in a blended start that are tried."""
 
@@ -106,7 +106,7 @@ def start_embeddings(
     """
     text, images = F.normalize(text, dim=-1), F.normalize(images, dim=-1)
     match init:
-        case "text":
+        case "text" | "word":
             start = text
         case "image":
             start = images

@@ -1,6 +1,6 @@
 """Fine-tuning: weights of the base model that train, each by its name, and low-rank additions to them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,8 @@ KIND_PARTS = {
 }
 """The parts of a detector whose parameters all train, by the kind of fine-tuning; a part that is not there is left out.
 `lora` trains additions to the linear layers of `bbox_head`."""
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The linear layers of a Stable Diffusion's attention, by the ends of their names, which LoRA adds to."""
 LORA_SCALE = 1.0
 """Of the additions: LoRA's alpha over its rank, which are set equal."""
 
@@ -59,16 +61,28 @@ def parameters_of(parts: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     return {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
 
 
-def add_lora(part: str, module: nn.Module, rank: int, seed: int) -> dict[str, nn.Parameter]:
-    """Add B A to the weight of every linear layer of a part, in place (Hu et al. 2021, LoRA, section 4.1).
+def attention_layers(unet: nn.Module) -> list[str]:
+    """The names of a UNet's attention layers that LoRA adds to (Ruiz et al. 2023 with Hu et al. 2021)."""
+    return [
+        n
+        for n, m in unet.named_modules()
+        if isinstance(m, nn.Linear) and f".{n}".endswith(tuple(f".{e}" for e in ATTENTION))
+    ]
+
+
+def add_lora(
+    part: str, module: nn.Module, rank: int, seed: int, layers: Sequence[str] | None = None
+) -> dict[str, nn.Parameter]:
+    """Add B A to the weight of every linear layer of a part, or of some, in place (Hu et al. 2021, LoRA, section 4.1).
 
     Gives A (rank, in), random from the seed, and B (out, rank), zero, as `<weight>.lora_A` and `<weight>.lora_B`: for
     each layer rank x (in + out) numbers. Everything else in the part stops training.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    config = LoraConfig(r=rank, lora_alpha=int(LORA_SCALE * rank), target_modules=layers)
+    if layers is None:
+        layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    config = LoraConfig(r=rank, lora_alpha=int(LORA_SCALE * rank), target_modules=list(layers))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, module).train(module.training)

@@ -14,12 +14,14 @@ from cones.ranking import rank
 from cones.report.charts import line_chart
 from cones.report.classification import CLASSIFICATION
 from cones.report.detection import DETECTION, SEGMENTATION
+from cones.report.generation import GENERATION
 from cones.report.parts import Chart, Part, TaskReport
 
 TASKS: dict[str, TaskReport] = {
     "classification": CLASSIFICATION,
     "detection": DETECTION,
     "segmentation": SEGMENTATION,
+    "generation": GENERATION,
 }
 COSTS = {
     "pictures encoded": "seconds to encode the concept's pictures and names, once; all its rows share it",

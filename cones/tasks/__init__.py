@@ -17,7 +17,8 @@ from cones.tasks.detection import (
     quick_detection_metrics,
 )
 from cones.tasks.drawing import beside, draw_instances
-from cones.tasks.pictures import captioned, contact_sheet
+from cones.tasks.generation import denoising_metrics, diversity, likeness, obedience
+from cones.tasks.pictures import captioned, contact_sheet, picture_rows
 from cones.types import Instances, Predictions
 
 __all__ = [
@@ -31,9 +32,13 @@ __all__ = [
     "coco_results",
     "coco_truth",
     "contact_sheet",
+    "diversity",
     "draw_instances",
     "evaluate_detection",
+    "likeness",
     "mean_loss",
+    "obedience",
+    "picture_rows",
 ]
 
 
@@ -96,4 +101,10 @@ TASKS = {
     ),
     "detection": _detection(masks=False),
     "segmentation": _detection(masks=True),
+    "generation": Task(
+        lambda p, truth, classes: denoising_metrics(p),
+        lambda p, truth, classes: Evaluated(denoising_metrics(p)),
+        lambda found: Predictions(found.scores.cpu()),
+        32,
+    ),
 }

@@ -24,6 +24,19 @@ def contact_sheet(pictures: Sequence[Image.Image], told: Sequence[tuple[str, str
     return sheet
 
 
+def picture_rows(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = CELL) -> Image.Image:
+    """Rows of pictures, each under a line of text; all `side` pixels wide and high."""
+    longest = max(len(pictures) for _, pictures in rows)
+    sheet = Image.new("RGB", (longest * side, len(rows) * (side + LINE + 4)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (text, pictures) in enumerate(rows):
+        top = i * (side + LINE + 4)
+        draw.text((3, top + 1), text, "black")
+        for k, picture in enumerate(pictures):
+            sheet.paste(picture.resize((side, side)), (k * side, top + LINE + 2))
+    return sheet
+
+
 def captioned(picture: Image.Image, text: str) -> Image.Image:
     """A picture over a line of text, enlarged where it is too small to hold the line."""
     least = max(160, 9 * len(text))

@@ -1,0 +1,143 @@
+"""DreamBooth (Ruiz et al. 2023): the UNet, or low-rank additions to it, learns a subject from a row's embeddings on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cones.concept import Concept
+from cones.config import FinetuneConfig
+from cones.encoded import Encoded
+from cones.files import content_hash, fresh_file
+from cones.finetuning import FinetunedRow, refuse_other_start, tuned_concept
+from cones.layout import CACHE
+from cones.methods.generation import drawn_sentences
+from cones.methods.weights import LORA_SCALE, Trained, add_lora, attention_layers, parameters_of
+from cones.rows import cost_of
+from cones.search import predict_all
+from cones.sentence_rows import Watch
+from cones.tasks import TASKS
+from cones.tuning import Metrics, OnStep, finetune
+from cones.types import Features, TextEmbeds
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LIBRARIES = ("peft",)
+PUBLISHED_PRIOR = 200
+AT_ONCE = 16
+
+
+def dreambooth_row(
+    name: str,
+    settings: FinetuneConfig,
+    start: Concept,
+    encoded: Encoded,
+    accelerator: "Accelerator",
+    prior: Features | None,
+    checkpoint: Path | None = None,
+    on_step: OnStep = lambda line: None,
+    samples: Path | None = None,
+) -> FinetunedRow:
+    """Fine-tune a Stable Diffusion on the latents that a row was searched on; the row's embeddings stay as they are.
+
+    `prior` are pictures of the class word that it goes on learning (section 3.2); pictures that the row asks for on the
+    way go to the folder `samples`. Raises `ConceptError` for a start of
+    other pictures or another base model, and `SearchError` when the loss is not finite.
+    """
+    refuse_other_start(start, encoded)
+    about, device, task = encoded.about, accelerator.device, TASKS["generation"]
+    backbone: Any = encoded.backbone(device)
+    if settings.noise is not None:
+        backbone.draw_noise(**settings.noise.model_dump())
+    text, word = start.text.to(device), encoded.text.to(device)
+    built: dict[str, Any] = {}
+    if settings.kind == "lora":
+        layers = attention_layers(backbone.unet)
+        weights = add_lora("unet", backbone.unet, settings.rank, about["seed"], layers)
+        built = {"lora_scale": LORA_SCALE}
+    else:
+        weights = parameters_of({"unet": backbone.unet})
+    if settings.gradient_checkpointing:
+        backbone.save_memory()
+    trained = Trained(weights, None, settings.validate_every).to(device)
+
+    def loss_of(features: Features, generator: torch.Generator) -> Tensor:
+        loss = backbone.loss(features, _drawn(text, features, generator), generator)
+        if prior is None:
+            return loss
+        rows = torch.randint(len(prior.views), (len(features.views),), generator=generator)
+        class_pictures = Features({n: t[rows] for n, t in prior.tensors.items()}, prior.views[rows]).to(device)
+        kept = backbone.loss(class_pictures, _drawn(word, class_pictures, generator), generator)
+        return loss + settings.prior_weight * kept
+
+    def metrics_of(model: Any) -> Metrics:
+        batches = encoded.val.batches(task.batch)
+        found = predict_all(model, batches, lambda batch: text.in_turns(len(batch.views)), task, device)
+        return task.full(found, encoded.val, about["names"]).metrics
+
+    def told(line: dict[str, float]) -> None:
+        on_step(line)
+        if settings.sample_every and samples is not None:
+            Watch(lambda: text.embeds, backbone, encoded, samples, settings.sample_every)(int(line["step"]))
+
+    result = finetune(
+        trained, loss_of, lambda: metrics_of(backbone), encoded.train, settings, about["seed"], accelerator,
+        "generation", checkpoint, told,
+    )  # fmt: skip
+    # Judged is what the file makes of the base model, where LoRA's additions are merged into the weights.
+    judged: Any = encoded.backbone(device)
+    judged.use_weights(trained.tensors(), built)
+    metrics = metrics_of(judged)
+    embeds = start.tensors["text_embeds"]
+    concept, content = tuned_concept(
+        name, settings, start, "generation", trained, built, embeds, metrics, LIBRARIES if built else ()
+    )
+    cost = cost_of(encoded, result, trained.count, backbone.text_encoder_calls)
+    return FinetunedRow(concept, result, metrics, cost, content)
+
+
+def _drawn(text: TextEmbeds, features: Features, generator: torch.Generator) -> TextEmbeds:
+    """A random sentence for each picture."""
+    chosen = drawn_sentences(len(text.embeds), features, generator).to(text.embeds.device)
+    return TextEmbeds(text.embeds[chosen], text.mask[chosen], text.owner[chosen])
+
+
+def prior_count(settings: FinetuneConfig) -> int:
+    """How many pictures of the class word a fine-tuning goes on learning."""
+    if settings.prior_pictures is not None:
+        return settings.prior_pictures
+    return PUBLISHED_PRIOR if settings.kind == "dreambooth" else 0
+
+
+def class_pictures(
+    settings: FinetuneConfig, encoded: Encoded, device: Any, on_batch: Callable[[int], None] = lambda done: None
+) -> Features | None:
+    """Latents of pictures that the base model makes of the class word, kept for other rows; None where none are wanted.
+
+    `on_batch` is told how many were made.
+    """
+    from safetensors.torch import load_file, save
+
+    count, about = prior_count(settings), encoded.about
+    if not count:
+        return None
+    how = (about["seed"], about["sampling_steps"], about["guidance"])
+    key = content_hash([encoded.base.sha256, about["names"], about["templates"][0], count, *how])
+    path = CACHE / "class-pictures" / f"{key[:16]}.safetensors"
+    if not path.exists():
+        backbone: Any = encoded.backbone(device)
+        found: list[dict[str, Tensor]] = []
+        for start in range(0, count, AT_ONCE):
+            text = encoded.text.embeds[:1].expand(min(AT_ONCE, count - start), -1, -1)
+            pictures = backbone.sample(text, encoded.unconditional, *how, first=start)
+            found.append({n: t.cpu() for n, t in backbone.encode(backbone.pixels(pictures)).items()})
+            on_batch(len(pictures))
+        with fresh_file(path) as temporary:
+            temporary.write_bytes(save({n: torch.cat([f[n] for f in found]).contiguous() for n in found[0]}))
+    else:
+        on_batch(count)
+    tensors = load_file(path)
+    return Features(tensors, torch.zeros(count, dtype=torch.long))

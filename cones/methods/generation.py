@@ -1,0 +1,96 @@
+"""Personalised generation: what a picture is told with is one of some sentences that the concept stands in."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from cones.types import Features, Prompts, TextEmbeds, TextTokens, with_rows
+
+
+def drawn_sentences(count: int, features: Features | None, generator: torch.Generator | None) -> Tensor:
+    """Which of `count` sentences each picture of a batch is told with: a random one, without a generator they take
+    turns; without pictures all of them, in order."""
+    if features is None:
+        return torch.arange(count)
+    pictures = len(features.views)
+    if generator is None:
+        return torch.arange(pictures) % count
+    return torch.randint(count, (pictures,), generator=generator)
+
+
+class FixedSentences(nn.Module):
+    """Sentences as the text encoder embeds them, nothing searched."""
+
+    def __init__(self, sentences: TextEmbeds) -> None:
+        super().__init__()
+        self.register_buffer("embeds", sentences.embeds.clone())
+        self.register_buffer("owner", sentences.owner.clone())
+
+    def forward(
+        self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
+    ) -> Prompts:
+        chosen = drawn_sentences(len(self.embeds), features, generator).to(self.owner.device)
+        owner = self.owner[chosen]
+        return Prompts(text_embeds=TextEmbeds(self.embeds[chosen], torch.ones_like(owner, dtype=torch.bool), owner))
+
+
+class SentenceCones(nn.Module):
+    """ConES in generation (arXiv 2305.18993, section 3): `embeds` (n, d) stand at some places of the encoder's output
+    for each of some sentences; its other rows are kept from one pass of the encoder, frozen.
+
+    So the encoder never runs in the search, and a sentence still steers the picture.
+    """
+
+    def __init__(self, sentences: TextEmbeds, places: Bool[Tensor, "s t"], start: Float[Tensor, "n d"]) -> None:
+        super().__init__()
+        self.embeds = nn.Parameter(start.clone())
+        self.register_buffer("context", sentences.embeds.clone())
+        self.register_buffer("places", places.clone())
+
+    def forward(
+        self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
+    ) -> Prompts:
+        chosen = drawn_sentences(len(self.context), features, generator).to(self.places.device)
+        places = self.places[chosen]
+        embeds = with_rows(self.context[chosen], places, self.embeds)
+        owner = places.long() - 1
+        return Prompts(text_embeds=TextEmbeds(embeds, torch.ones_like(places), owner))
+
+
+class TextualInversion(nn.Module):
+    """Textual inversion (Gal et al. 2022): `vectors` (n, d) at the text encoder's input, in the concept's place in one
+    of the templates. They are parameters of their own; the token table is never given to the optimiser."""
+
+    def __init__(self, templates: Sequence[str], start: Float[Tensor, "n d"]) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(start.clone())
+        self.templates = tuple(templates)
+
+    def forward(
+        self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
+    ) -> Prompts:
+        chosen = drawn_sentences(len(self.templates), features, generator).tolist()
+        return Prompts(text_tokens=TextTokens(self.vectors, "name", tuple(self.templates[i] for i in chosen)))
+
+
+def places_of(owner: Tensor, rows: str | int) -> Bool[Tensor, "s t"]:
+    """Where `rows` of sentences are searched: the concept's own, `all`, or the last so many."""
+    if rows == "own":
+        return owner == 0
+    places = torch.zeros_like(owner, dtype=torch.bool)
+    places[:, 0 if rows == "all" else -int(rows) :] = True
+    return places
+
+
+def fitted(vectors: Float[Tensor, "m d"], n: int | None) -> Float[Tensor, "n d"]:
+    """The first `n` of some vectors, which come again where they are fewer; None: as they are."""
+    return vectors if n is None else vectors[torch.arange(n, device=vectors.device) % len(vectors)]
+
+
+def apart(rows: Float[Tensor, "n d"], generator: torch.Generator) -> Float[Tensor, "n d"]:
+    """Rows moved a little, where some are equal, or they would stay so for ever."""
+    if len(rows.unique(dim=0)) == len(rows):
+        return rows
+    return rows + 0.1 * rows.std() * torch.randn(rows.shape, generator=generator).to(rows)
