@@ -25,6 +25,9 @@ bench: .venv/ready
 	python bench/glip_fewshot.py scenes
 	python bench/glip_search.py
 	python bench/glip_step.py
+	python bench/subject.py
+	python bench/t2i.py
+	python bench/sd_step.py
 	python bench/flow.py
 	python bench/readme_tables.py
 

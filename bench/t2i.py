@@ -6,7 +6,8 @@ Every rung learns the same five pictures of a made-up object with the same base 
 recipe of textual inversion reaches at its end: the denoising loss of held-out pictures on the fixed batch, and the
 judge's likeness of its samples. A recipe without a fixed batch cannot know when it is there, so its time is that of its
 whole schedule; from `+early_stop` on a rung is done when the fixed batch says so, and its looks at it are part of its
-time. Looking for the likeness is not. Each rung's rate is the best of the same small grid on a shorter run.
+time. Looking for the likeness is not. Each rung's rate is the best of a grid of three on a shorter run: by the loss at
+its end, or from `+early_stop` on by the steps to that loss.
 """
 
 import argparse
@@ -54,7 +55,7 @@ SAMPLES, GUIDANCE, SAMPLING = 24, 4.0, 20
 LOOK = 10
 """Optimiser steps between looks at the fixed batch."""
 WORD = "flower"
-NOISE = {"copies": 4, "stratified": True, "antithetic": True}
+NOISE = {"copies": 2, "stratified": True, "antithetic": True}
 CONES: dict[str, Any] = {"name": "cones", "n_tokens": 2, "batch_size": 5, "warmup_epochs": 0, "patience": None}
 
 
@@ -234,16 +235,22 @@ class Bench:
         return {"floor_ms": 1000 * median(floors), "loop_ms": 1000 * median(loops)}
 
 
+def reached(looks: list[Look], target: tuple[float, float] | None, stops: bool) -> tuple[float, float]:
+    """What rates are compared by: the steps to the target's loss where a rung looks for it, then the loss at the end."""
+    there = [look.steps for look in looks if stops and target is not None and look.loss <= target[0]]
+    return (min(there, default=float("inf")), looks[-1].loss)
+
+
 def measured(bench: Bench, rung: Rung, target: tuple[float, float] | None) -> dict[str, Any]:
     """A rung at the best of its rates: steps and seconds to the target; without one it sets it at its end."""
-    short = {share * rung.rate: rung.run(share * rung.rate, SHORT, SHORT)[-1].loss for share in RATES}
-    rate = min(short, key=short.__getitem__)
+    short = {share * rung.rate: rung.run(share * rung.rate, SHORT, LOOK) for share in RATES}
+    rate = min(short, key=lambda rate: reached(short[rate], target, rung.stops))
     looks = rung.run(rate, rung.steps, LOOK if rung.stops else rung.steps // 10)
     last = looks[-1]
     about: dict[str, Any] = {
         "name": rung.name,
         "rate": rate,
-        "rates": {f"{r:g}": round(v, 5) for r, v in short.items()},
+        "rates": {f"{r:g}": round(v[-1].loss, 5) for r, v in short.items()},
     }
     if target is None:
         target = (last.loss, bench.likeness(last.sentence))

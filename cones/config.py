@@ -246,6 +246,8 @@ def undefined_pair(method: Any, backbone_kind: str | None) -> str | None:
             f"`cones` with n_tokens {tokens} is not defined on a `clip` backbone: its text encoder hands "
             "over one vector a class; set n_tokens to 1 or leave it out"
         )
+    if name == "cones" and backbone_kind == "sd" and tokens is not None and method.get("rows", "own") != "own":
+        return f"`cones` with n_tokens {tokens} and rows {method['rows']}: n_tokens is for `rows: own`; leave one out"
     if name == "cones" and init in ALL_INITS and init not in INITS[backbone_kind]:
         return (
             f"`cones` with init {init} is not defined on a `{backbone_kind}` backbone; "

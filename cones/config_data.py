@@ -147,7 +147,8 @@ class SubjectWorldData(Strict):
     size: int = Field(64, ge=32, le=512)
     """Side of a picture in pixels."""
     train: int = Field(5, ge=1, le=1000)
-    val: int = Field(5, ge=1, le=1000)
+    val: int = Field(0, ge=0, le=1000)
+    """Pictures that a search is validated on and does not learn from; 0 as in `SubjectData`."""
     test: int = Field(20, ge=1, le=1000)
     seed: int = Field(0, ge=0)
 

@@ -130,7 +130,7 @@ class TextualInversion(Denoised):
 
     name: Literal["textual_inversion"]
     n_tokens: int = Field(1, ge=1, le=64)
-    """Vectors that stand for the concept; all start from the first token of its class word."""
+    """Vectors that stand for the concept; they start from the first tokens of its class word."""
     lr: float = Field(5e-4, gt=0)
     """Published for a batch of one picture; its authors multiply it by the batch size."""
     weight_decay: float = Field(1e-2, ge=0)

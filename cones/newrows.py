@@ -19,7 +19,7 @@ MOST_SHOTS = 16
 GENERATED = ("world", "scenes", "subject_world")
 SCHEDULE = {"epochs": 60, "batch_size": 16, "validate_every": 5, "patience": 30}
 """Of the searched rows in detection."""
-IN_GENERATION = {"epochs": 400, "batch_size": 4, "validate_every": 20, "patience": 100, "warmup_epochs": 0}
+IN_GENERATION = {"epochs": 300, "batch_size": 5, "validate_every": 10, "patience": 60}
 """Of the searched rows in generation."""
 TINY_RATES, RATES = {"inversion": 0.02, "cones": 0.3}, {"inversion": 0.002, "cones": 0.001}
 """Of those on `sd-tiny`, as measured in bench/subject.py, and on a real model, as published or usual there."""

@@ -60,14 +60,19 @@ class Studio:
         return Concept.load(path)
 
     def tune(
-        self, start: Concept, checkpoint: Path | None = None, on_step: Any = None, **settings: Any
+        self,
+        start: Concept,
+        checkpoint: Path | None = None,
+        on_step: Any = None,
+        samples: Path | None = None,
+        **given: Any,
     ) -> FinetunedRow:
         """Fine-tune from a Concept."""
         few = {"steps": 3, "validate_every": 2, "batch_size": 2, "prior_pictures": 0}
-        made = FinetuneConfig.model_validate({"concept": "zorb", "from": "row", **few, **settings})
+        made = FinetuneConfig.model_validate({"concept": "zorb", "from": "row", **few, **given})
         prior = class_pictures(made, self.encoded, "cpu")
         watch = on_step or (lambda line: None)
-        return dreambooth_row("tuned", made, start, self.encoded, self.accelerator, prior, checkpoint, watch)
+        return dreambooth_row("tuned", made, start, self.encoded, self.accelerator, prior, checkpoint, watch, samples)
 
     def written(self, row: FinetunedRow, folder: Path) -> Concept:
         """A fine-tuned row as it is read from its files."""

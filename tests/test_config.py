@@ -30,7 +30,8 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
 
 def test_shipped_params_are_valid() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert {run.method.name for run in params.runs.values()} == {"zero_shot", "coop", "prompt_tuning", "cones"}
+    methods = {"zero_shot", "coop", "prompt_tuning", "textual_inversion", "cones"}
+    assert {run.method.name for run in params.runs.values()} == methods
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,7 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         ({"name": "cones", "n_tokens": 4}, "glip", None),
         ({"name": "cones", "init": "blend"}, "sd", "those that are: text, word, image, random"),
         ({"name": "cones", "noise": {"copies": 2}}, "clip", "`cones` with noise is for an `sd` backbone"),
+        ({"name": "cones", "rows": 5, "n_tokens": 2}, "sd", "n_tokens is for `rows: own`; leave one out"),
         ({"name": "cones", "rows": "all", "init": "word"}, "sd", None),
     ],
 )

@@ -210,6 +210,11 @@ def test_a_stopped_fine_tuning_resumes_to_the_same_bits(studio: Studio, tmp_path
     assert resumed.result.curves == whole.result.curves
 
 
+def test_a_fine_tuning_can_be_watched(studio: Studio, tmp_path: Path) -> None:
+    studio.tune(studio.concept_of(**CONES), kind="lora", sample_every=2, samples=tmp_path / "samples")
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000000.jpg", "000002.jpg"]
+
+
 def test_a_start_of_other_pictures_is_refused(studio: Studio) -> None:
     start = studio.concept_of(**CONES)
     other = Concept(start.card.model_copy(update={"split_hash": "0"}), start.tensors)

@@ -145,6 +145,9 @@ def test_a_generated_subject_has_one_colour(tmp_path: Path) -> None:
     report = prepare(made, tmp_path / "out")
     assert report["pictures"] == {"train": 3, "val": 2, "test": 2}
     assert report["classes"] == ["zorb"]
+    without = prepare(made.model_copy(update={"val": 0}), tmp_path / "without")
+    assert without["shared"] == ["val"]
+    assert without["hashes"]["val"] == without["hashes"]["train"] == report["hashes"]["train"]
     for thing, colour, why in (("zorp", "purple", "did you mean `zorb`"), ("zorb", "purpel", "did you mean `purple`")):
         with pytest.raises(DataError, match=why):
             prepare(made.model_copy(update={"thing": thing, "colour": colour}), tmp_path / "bad")

@@ -66,6 +66,7 @@ class Diffusion:
 
     def _part(self, cls: Any, name: str) -> Any:
         """A part with its weights in single precision, frozen."""
+        _quietly()
         model, report = cls.from_pretrained(
             self.folder / name,
             dtype=torch.float32,
@@ -123,9 +124,7 @@ class Diffusion:
     @cached_property
     def text_encoder(self) -> Any:
         from transformers import CLIPTextModel
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
         return self._part(CLIPTextModel, "text_encoder")
 
     @cached_property
@@ -304,6 +303,7 @@ class Diffusion:
     @cached_property
     def _pipeline(self) -> Any:
         """diffusers' own sampling loop, without a text encoder and with the folder's own sampler."""
+        _quietly()
         import diffusers
 
         name = read_json(self.folder / "scheduler/scheduler_config.json")["_class_name"]
@@ -317,3 +317,11 @@ class Diffusion:
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _quietly() -> None:
+    """Keep transformers from a bar a part, and from telling at each import that torchvision is not there."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -35,7 +35,9 @@ class Judge:
     def model(self) -> Any:
         """The encoder, with its head where it has one."""
         from transformers import ResNetForImageClassification, ViTModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         cls: Any = ViTModel if self.kind == "vit" else ResNetForImageClassification
         how = {"add_pooling_layer": False} if self.kind == "vit" else {}
         model, report = cls.from_pretrained(

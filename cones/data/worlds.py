@@ -51,15 +51,19 @@ def generate_scenes(config: SceneData, folder: Path) -> Generated:
 
 
 def generate_subject(config: SubjectWorldData, folder: Path) -> Generated:
-    """Draw pictures of one thing in one colour, likewise; `DataError` for a thing or a colour that there is none of."""
+    """Draw pictures of one thing in one colour, likewise; without `val` the training pictures again.
+
+    Raises `DataError` for a thing or a colour that there is none of.
+    """
     things = (*synthetic.SHAPES, *synthetic.NOVEL)
     for value, known in ((config.thing, things), (config.colour, synthetic.COLOURS)):
         if value not in known:
             raise DataError(f"`{value}` is nothing that the generated world has{nearest(value, known)}")
     splits: dict[str, list[Record]] = {}
-    for split, count in zip(SPLITS, (config.train, config.val, config.test)):
+    for split, count in zip(SPLITS, (config.train, config.val or config.train, config.test)):
+        stands_for = "train" if split == "val" and not config.val else split
 
-        def draw(index: int, split: str = split) -> tuple[np.ndarray, dict]:
+        def draw(index: int, split: str = stands_for) -> tuple[np.ndarray, dict]:
             for stream in count_from(index * synthetic.MOST_DRAWS):
                 scene = synthetic.picture(config.seed, split, stream, config.size, config.thing)
                 if scene.things[0].colour == config.colour:
@@ -67,7 +71,7 @@ def generate_subject(config: SubjectWorldData, folder: Path) -> Generated:
             raise AssertionError("the streams never end")
 
         splits[split] = _write(folder / split, count, config.size, draw)
-    return (config.thing,), splits, {}
+    return (config.thing,), splits, {"shared": [] if config.val else ["val"]}
 
 
 def _write(folder: Path, count: int, size: int, draw: Callable[[int], tuple[np.ndarray, dict]]) -> list[Record]:
