@@ -198,7 +198,7 @@ class Bench:
         return run
 
     def rungs(self) -> list[Rung]:
-        """From the public recipe on, each with one thing more than the one before."""
+        """From the public recipe on, each with one thing more; the last two are `cones` with one."""
         published = 5e-4 * ACCUMULATION
         return [
             Rung("public_recipe", published, self.inversion(True, True, False), False),
@@ -207,7 +207,7 @@ class Bench:
             Rung("+early_stop", published, self.inversion(False, False, True), True),
             Rung("cones", 0.08, self.cones(), True, 600),
             Rung("cones_low_variance", 0.08, self.cones(noise=NOISE), True, 600),
-            Rung("cones_warm_start", 0.08, self.cones(noise=NOISE, init="image"), True, 600),
+            Rung("cones_warm_start", 0.08, self.cones(init="image"), True, 600),
         ]
 
     def floor(self, rounds: int = 30) -> dict[str, float]:
@@ -236,7 +236,7 @@ class Bench:
 
 
 def reached(looks: list[Look], target: tuple[float, float] | None, stops: bool) -> tuple[float, float]:
-    """What rates are compared by: the steps to the target's loss where a rung looks for it, then the loss at the end."""
+    """What rates are compared by: the steps to the target's loss where a rung looks for it, then its loss at last."""
     there = [look.steps for look in looks if stops and target is not None and look.loss <= target[0]]
     return (min(there, default=float("inf")), looks[-1].loss)
 
