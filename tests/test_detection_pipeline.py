@@ -111,7 +111,8 @@ def test_the_same_seed_gives_the_same_row(detected: Project, tmp_path: Path) -> 
     dead.wait()
     for stage, row in (("search", "things-cones"), ("finetune", "things-head")):
         folder = project.folder / f"searched/things/{row}"
-        before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "cost.json"}  # it holds times
+        files = (p for p in folder.iterdir() if p.is_file())
+        before = {p.name: p.read_bytes() for p in files if p.name != "cost.json"}  # it holds times
         assert {"concept.safetensors", "curves.csv", "metrics.json"} <= set(before)
         left = folder.with_name(f".{row}.{dead.pid}.tmp")
         folder.rename(left)

@@ -145,7 +145,7 @@ finetunes:
         main("tuned")
         out = tmp_path / "searched/toy/tuned"
         assert {p.name for p in out.iterdir()} == {
-            "concept.safetensors", "weights.safetensors", "metrics.json", "cost.json", "curves.csv"
+            "concept.safetensors", "weights.safetensors", "metrics.json", "cost.json", "curves.csv", "samples"
         }  # fmt: skip
         written[time] = [(out / n).read_bytes() for n in ("metrics.json", "curves.csv", "weights.safetensors")]
     assert written[0] == written[1]
