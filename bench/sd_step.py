@@ -28,7 +28,7 @@ KINDS = {
     "inversion_own_rows": "textual inversion on kept latents, with a row of its own",
     "inversion_published": "textual inversion as published: VAE at each step, the whole token table",
 }
-STEPS = {"cpu": 2, "cuda": 20}
+STEPS = {"cpu": 1, "cuda": 20}
 UNET: dict[str, Any] = {
     "sample_size": 64, "in_channels": 4, "out_channels": 4, "cross_attention_dim": 768, "attention_head_dim": 8,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
