@@ -327,8 +327,9 @@ def test_joining_refuses_what_does_not_fit(toy: Path, toy_clip: Path, tmp_path: 
         ring.join(concept_of(toy_clip, "cat", kind="clip"))
     with pytest.raises(ConceptError, match="their task must be the same, got segmentation and detection"):
         ring.join(concept_of(toy, "cross", task="detection"))
-    with pytest.raises(ConceptError, match=r"have \d+ text tokens \(\d+ \+ \d+ \+ \d+\), and toy takes 16; join fewer"):
-        ring.join(concept_of(toy, "green cross", "cup"), concept_of(toy, "yellow triangle"))
+    others = [concept_of(toy, f"{name} cross", f"{name} cup") for name in ("green", "yellow", "brown", "white")]
+    with pytest.raises(ConceptError, match=r"have \d+ text tokens \(\d+( \+ \d+){4}\), and toy takes 16; join fewer"):
+        ring.join(*others)
     weighted = tuned(concept_of(toy, "cross"), toy, tmp_path / "w" / WEIGHTS_FILE)
     with pytest.raises(ConceptError, match="their fine-tuned weights must be the same, got none and"):
         ring.join(weighted)
