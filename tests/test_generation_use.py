@@ -148,10 +148,9 @@ def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: P
     made = found["cones"].sampled
     assert made is not None
     assert {p: len(v) for p, v in made.pictures.items()} == {"a photo of a {}": 3, **dict.fromkeys(PROMPTS, 2)}
-    same_sentence = replace(judges, prompts=["a photo of a {}", PROMPTS[0]])
-    asked = same_sentence.judge(
-        Concept.load(paths["cones"]), studio.encoded.backbone(), made.pictures["a photo of a {}"]
-    )
+    first = "a photo of a {}"
+    same_sentence = replace(judges, prompts=[first, PROMPTS[0]])
+    asked = same_sentence.judge(Concept.load(paths["cones"]), studio.encoded.backbone(), made.pictures[first])
     assert {p: len(v) for p, v in asked.pictures.items()} == {first: 3, PROMPTS[0]: 2}
     again = evaluate_rows({"x": paths["cones"]}, studio.folder / "prepared/test", tmp_path, judges=judges)
     assert again["x"].metrics == found["cones"].metrics
