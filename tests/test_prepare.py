@@ -62,7 +62,9 @@ def test_data_that_changes_while_it_is_read(
     if change is None:
         assert prepare(config, tmp_path / "p")["pictures"]["train"] == 8
         return
-    with pytest.raises(DataError, match=rf"pictures changed while it was prepared \({named}\); try again once") as error:
+    with pytest.raises(
+        DataError, match=rf"pictures changed while it was prepared \({named}\); try again once"
+    ) as error:
         prepare(config, tmp_path / "p")
     assert error.value.may_pass
     assert not (tmp_path / "p").exists()
