@@ -185,6 +185,20 @@ def test_a_picture_of_two_splits_leaves_the_training_side(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("rule", "pictures"), [("drop", {"train": 11, "test": 3}), ("keep_first", {"train": 11, "test": 4})]
+)
+def test_a_picture_of_two_splits_under_two_classes(tmp_path: Path, rule: str, pictures: dict) -> None:
+    config = folders(tmp_path / "s", {s: s for s in SPLITS}, duplicates=rule)
+    (tmp_path / "s/train/cat/0.png").write_bytes((tmp_path / "s/test/dog/0.png").read_bytes())
+    report = prepare(config, tmp_path / "p")
+    assert report["pictures"] == {"val": 4, **pictures}
+    assert (
+        "train/cat/0.png (train) and test/dog/0.png (test) are the same picture under two classes"
+        in report["conflicting"]
+    )
+
+
 def test_dividing_puts_no_copies_into_two_splits(tmp_path: Path) -> None:
     config = folders(tmp_path / "s", {"train": "train", "test": "test"})
     for i in range(40):
