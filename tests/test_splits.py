@@ -199,6 +199,19 @@ def test_a_picture_of_two_splits_under_two_classes(tmp_path: Path, rule: str, pi
     )
 
 
+def test_all_copies_of_a_picture_under_two_classes_are_dropped(tmp_path: Path) -> None:
+    config = folders(tmp_path / "s", {"train": "train"}, duplicates="drop")
+    for copy in ("cat/1.png", "dog/0.png"):
+        (tmp_path / "s/train" / copy).write_bytes((tmp_path / "s/train/cat/0.png").read_bytes())
+    report = prepare(config, tmp_path / "p")
+    assert [line.split()[0] for line in report["conflicting"]] == [
+        "train/cat/0.png",
+        "train/cat/1.png",
+        "train/dog/0.png",
+    ]
+    assert (report["duplicates"], sum(report["pictures"].values())) == ([], 9)
+
+
 def test_dividing_puts_no_copies_into_two_splits(tmp_path: Path) -> None:
     config = folders(tmp_path / "s", {"train": "train", "test": "test"})
     for i in range(40):
