@@ -1,4 +1,4 @@
-"""Pictures in folders: class folders, with or without `train`, `val` and `test` above them."""
+"""Pictures in folders: class folders, with or without folders of splits above them."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,35 +8,63 @@ from pathlib import Path
 from cones.config import FolderData
 from cones.data.listing import Listed, Listing
 from cones.data.pictures import SUFFIXES
-from cones.data.prepared import SPLITS, Record
+from cones.data.prepared import Record
+from cones.data.splits import SPLIT_NAMES, split_names
 from cones.errors import DataError
 
 
 def list_folder(config: FolderData) -> Listing:
-    """The classes and pictures of a folder; `DataError` for one without class folders or with some splits only."""
+    """The classes and pictures of a folder.
+
+    Pictures of no class folder are reported as `not_listed`, and so is a folder of pictures beside those of splits;
+    where a split is missing that is refused, as it may be the one. `DataError` also for what `split_folders` refuses.
+    """
     source = Path(config.source)
     roots, classes = split_folders(source), class_folders(source)
-    report: dict = {"not_pictures": []}
+    report: dict = {"not_pictures": [], "not_listed": []}
     listed = [p for split, root in roots.items() for p in _pictures(root, classes, source, split, report)]
-    return Listing(classes, listed, report)
+    loose = [p for root in roots.values() for p in sorted(root.iterdir()) if _is_picture(p)]
+    splits = tuple(split for split in roots if split)
+    beside = [p for p in _folders(source) if p not in roots.values() and _has_pictures(p)] if splits else []
+    report["not_listed"] += [p.relative_to(source).as_posix() for p in [*beside, *loose]]
+    listing = Listing(classes, listed, report, splits)
+    if beside and listing.divided:
+        raise DataError(
+            f"{source} has {', '.join(splits)} and, beside them, pictures in {', '.join(p.name for p in beside)}; call "
+            "the folder of each split train, val or test, or move out what is none: what is missing comes off train"
+        )
+    return listing
 
 
 def split_folders(source: Path) -> dict[str, Path]:
-    """The folder of each split; the folder itself, under an empty name, where there are none."""
+    """The folders of the splits that there are; the folder itself, under an empty name, where there are none.
+
+    `valid` and the like are splits (`SPLIT_NAMES`) beside a `train`, and else classes. `DataError` for two folders of
+    one split, and for `val` or `test` without `train`.
+    """
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; `source` must name a folder of class folders")
-    given = [s for s in SPLITS if (source / s).is_dir()]
-    if given and len(given) < len(SPLITS):
-        raise DataError(
-            f"{source} has {', '.join(given)} but not {', '.join(set(SPLITS) - set(given))}; give all three or none"
-        )
-    return {s: source / s for s in given} or {"": source}
+    names = {p.name for p in _folders(source)}
+    if not names & {"val", "test"} and all(SPLIT_NAMES.get(name.lower()) != "train" for name in names):
+        return {"": source}
+    return {split: source / name for split, name in split_names(names, str(source)).items()}
 
 
 def class_folders(source: Path) -> list[str]:
     """The names of the class folders, in all splits together."""
-    roots = split_folders(source).values()
-    return sorted({p.name for root in roots for p in root.iterdir() if p.is_dir() and p.name[0] != "."})
+    return sorted({p.name for root in split_folders(source).values() for p in _folders(root)})
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(_is_picture(p) for p in folder.rglob("*"))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
 
 
 def _pictures(root: Path, classes: list[str], source: Path, split: str, report: dict) -> Iterator[Listed]:
