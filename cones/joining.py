@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from cones.backbones import open_backbone
 from cones.card import ConceptCard
 from cones.concept import WEIGHTS_FILE, Concept
 from cones.errors import ConceptError
@@ -23,7 +22,7 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
 
     `rename` gives classes of the Concepts after the first another label. Each keeps its own context tokens, since its
     embeddings were searched beside them. The lowest score threshold and the largest canvas hold; validation scores are
-    not carried over, because the classes now compete.
+    not carried over, because the classes now compete. The first one's base model is that of all of them.
 
     Raises `ConceptError` if base model, task, preprocessing or fine-tuned weights differ, if two classes have one
     label, and if the base model does not take so many tokens.
@@ -43,7 +42,9 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)
     _refuse_too_many(concepts, len(owner))
     tensors = {"text_embeds": embeds, "owner": owner}
-    return Concept(card, tensors, concepts[0].base_folder, concepts[0].weights_file)
+    joined = Concept(card, tensors, concepts[0].base_folder, concepts[0].weights_file, concepts[0].device)
+    joined.opened = concepts[0].opened
+    return joined
 
 
 def save_joined(joined: Concept, out: Path) -> None:
@@ -110,7 +111,7 @@ def _owner(concepts: Sequence[Concept]) -> torch.Tensor:
 
 def _refuse_too_many(concepts: Sequence[Concept], tokens: int) -> None:
     base = concepts[0].card.base
-    most = open_backbone(base.kind, concepts[0].locate_base()).sites["text_embeds"].max_tokens
+    most = concepts[0].backbone.sites["text_embeds"].max_tokens
     if most is not None and tokens > most:
         each = " + ".join(str(len(c.tensors["owner"])) for c in concepts)
         raise ConceptError(

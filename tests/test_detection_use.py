@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from openings import ONCE
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
@@ -149,17 +150,11 @@ def test_the_threshold_is_the_cards_unless_one_is_given(concept: Concept, pictur
     assert boxes.predict(pictures)[0].masks is None
 
 
-def test_the_text_encoder_is_never_loaded(
-    concept: Concept, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = []
-    plain = Concept.open_backbone
-    monkeypatch.setattr(Concept, "open_backbone", lambda self: opened.append(plain(self)) or opened[-1])
+def test_the_text_encoder_is_never_loaded(concept: Concept, pictures: list[Path]) -> None:
     concept.predict(pictures)
-    assert len(opened) == 1
-    assert {"vision", "head"} <= set(vars(opened[0]))
-    assert "language_model" not in vars(opened[0])
-    assert opened[0].text_encoder_calls == 0
+    assert {"vision", "head"} <= set(vars(concept.backbone))
+    assert "language_model" not in vars(concept.backbone)
+    assert concept.backbone.text_encoder_calls == 0
 
 
 def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path], tmp_path: Path) -> None:
@@ -310,6 +305,17 @@ def test_joined_concepts_find_the_classes_of_both(toy: Path, pictures: list[Path
     three = cones.load(files[2]).join(concept_of(toy, "cross"))
     assert [o["classes"] for o in three.card.method["of"]] == [["red ring"], ["blue star"], ["cross"]]
     assert three.card.trained_parameters == 24
+
+
+def test_joined_concepts_share_the_open_base_model(toy: Path, pictures: list[Path], openings) -> None:
+    ring, star, cross = (concept_of(toy, name) for name in ("red ring", "blue star", "cross"))
+    openings.clear()
+    joined = ring.join(star).join(cross)
+    found = [joined.predict(pictures[:1])[0] for _ in range(2)]
+    ring.predict(pictures[:1])
+    assert openings == {**ONCE, "filled": 3}  # the image encoder, the head and the mask head
+    assert joined.backbone is ring.backbone
+    assert same(*found)
 
 
 def test_joining_refuses_what_does_not_fit(toy: Path, toy_clip: Path, tmp_path: Path) -> None:

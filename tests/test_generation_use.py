@@ -1,17 +1,28 @@
 """Using Concepts of generation: pictures of prompts, export, judges, fine-tuning, and what is refused."""
 
+import base64
+import io
+import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from generations import CONES, INVERSION, PROMPTS, Studio
+from openings import ONCE
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
+from cones.backbones import base_hash
 from cones.backbones.diffusion import Diffusion
 from cones.backbones.tuned import with_tuned
+from cones.card import BaseModelCard
+from cones.cli import app
 from cones.concept import Concept
 from cones.data import Split
 from cones.errors import ConceptError
@@ -22,6 +33,8 @@ from cones.judging import Judges
 from cones.methods.weights import attention_layers
 from cones.prompting import prompt_embeds
 from cones.tasks import diversity, likeness, obedience
+
+ROOT = Path(__file__).parent.parent
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:
@@ -77,6 +90,34 @@ def test_several_concepts_stand_in_one_prompt(studio: Studio) -> None:
     assert len(first.generate(prompt, 1, others={"b": second, "c": inverted})) == 1
 
 
+def test_many_pictures_open_one_base_model(studio: Studio, tmp_path: Path, openings) -> None:
+    concept, other = replace(studio.concept_of(**CONES)), studio.concept_of(**INVERSION)
+    openings.clear()
+    concept.generate(n=1)
+    concept.generate("a {} in the snow", 1, seed=2)
+    concept.generate("a {} and a {b}", 1, others={"b": other})
+    export_embeds(concept, "a {} in the rain", tmp_path / "rain.safetensors")
+    assert openings == {**ONCE, "filled": 3}  # the UNet, the VAE and the text encoder
+
+
+def test_a_served_request_opens_one_base_model(studio: Studio, tmp_path: Path, openings) -> None:
+    import pandas as pd
+
+    from cones.pyfunc import ConceptModel
+
+    studio.concept_of(**CONES).save(tmp_path / "concept.safetensors")
+    openings.clear()
+    model = ConceptModel()
+    model.load_context(SimpleNamespace(artifacts={"concept": str(tmp_path / "concept.safetensors")}))
+    asked = pd.DataFrame({"prompt": ["", "a {} in the snow", "a red {}"], "seed": [1, 2, 3]})
+    told = pd.concat([model.predict(None, asked), model.predict(None, asked[:1])], ignore_index=True)
+    assert openings == {**ONCE, "filled": 3}
+    pictures = [Image.open(io.BytesIO(base64.b64decode(p))) for p in told["picture"]]
+    again = studio.concept_of(**CONES)
+    for line, picture in zip(told.itertuples(), pictures):
+        assert same(picture, again.generate(line.prompt or None, 1, seed=line.seed)[0])
+
+
 def test_what_a_prompt_cannot_hold_is_refused(studio: Studio, tmp_path: Path) -> None:
     concept, whole = studio.concept_of(**CONES), studio.concept_of(**{**CONES, "rows": "all"})
     last = studio.concept_of(**{**CONES, "rows": 4})
@@ -102,7 +143,7 @@ def test_what_a_prompt_cannot_hold_is_refused(studio: Studio, tmp_path: Path) ->
 
 
 def test_embeddings_go_to_plain_diffusers(studio: Studio, toy_sd: Path, tmp_path: Path) -> None:
-    """The README's ten lines, at toy width."""
+    """A plain pipeline makes of them what the Concept does."""
     concept = studio.concept_of(**CONES)
     export_embeds(concept, "a {} in the snow", tmp_path / "zorb.safetensors")
 
@@ -120,6 +161,54 @@ def test_embeddings_go_to_plain_diffusers(studio: Studio, toy_sd: Path, tmp_path
     with pytest.raises(ConceptError, match="a plain pipeline lacks its weights"):
         export_embeds(tuned, None, tmp_path / "tuned.safetensors")
     assert not (tmp_path / "tuned.safetensors").exists()
+
+
+def of_sd_tiny(concept: Concept) -> Concept:
+    """The words of a Concept as `sd-tiny` embeds them, whose text encoder is shipped in half precision."""
+    folder = ROOT / "models/backbones/sd-tiny"
+    base = BaseModelCard(name="sd-tiny", kind="sd", source=str(folder), revision=None, sha256=base_hash(folder))
+    sd = Diffusion(folder)
+    told, nothing = (sd.embed_text(concept.card.names, templates=[t]) for t in ("a photo of a {}", ""))
+    own = told.owner == 0
+    tensors = {
+        "text_embeds": told.embeds[own], "owner": torch.zeros(int(own.sum()), dtype=torch.long),
+        "sentences": told.embeds.half(), "places": own, "unconditional": nothing.embeds,
+    }  # fmt: skip
+    return Concept(concept.card.model_copy(update={"base": base, "templates": ["a photo of a {}"]}), tensors)
+
+
+@pytest.mark.parametrize("dtype", ["", "--dtype float16"])
+def test_the_lines_of_the_readme_run(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """As they stand there, but for the names of the model and of the Concept; also in half precision."""
+    readme, name = (ROOT / "README.md").read_text(), "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    snippet = re.search(r"```python\n(from diffusers .*?)```", readme, re.DOTALL)[1]
+    command = re.search(r"^    cones (export rex .*)$", readme, re.MULTILINE)[1]
+    assert snippet.count(name) == 1
+    monkeypatch.chdir(tmp_path)
+    of_sd_tiny(studio.concept_of(name="zero_shot")).save(tmp_path / "concept.safetensors")
+    words = ["concept.safetensors" if word == "rex" else word for word in shlex.split(f"{command} {dtype}")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    precision = torch.float16 if dtype else torch.float32
+    assert f"negative_prompt_embeds [1, 32, 128] in {str(precision).removeprefix('torch.')}" in done.output
+    assert {t.dtype for t in load_file("rex.safetensors").values()} == {precision}
+    torch.manual_seed(0)
+    space: dict = {}
+    exec(compile(snippet.replace(name, str(ROOT / "models/backbones/sd-tiny")), "README.md", "exec"), space)
+    assert {space["pipeline"].text_encoder.dtype, space["pipeline"].unet.dtype} == {precision}
+    assert Image.open("rex.png").size == (64, 64)
+
+
+def test_what_cannot_be_exported_is_refused(studio: Studio, tmp_path: Path) -> None:
+    concept = studio.concept_of(**CONES)
+    with pytest.raises(ConceptError, match="`dtype` must be one of float32, float16, bfloat16, got int8"):
+        export_embeds(concept, None, tmp_path / "x.safetensors", "int8")
+    large = replace(concept, tensors=concept.tensors | {"unconditional": 1e6 * concept.tensors["unconditional"]})
+    with pytest.raises(ConceptError, match="too large for float16; export them in float32"):
+        export_embeds(large, None, tmp_path / "x.safetensors", "float16")
+    assert not list(tmp_path.iterdir())
 
 
 def test_likeness_obedience_and_diversity_of_known_features() -> None:
