@@ -26,8 +26,8 @@ WEIGHTS_FILE, WEIGHTS_KEY = "weights.safetensors", "cones_weights"
 
 @dataclass
 class Concept:
-    """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), and what the method searched; in
-    generation also its sentences (see `ConceptCard.site`).
+    """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), `pooled` for a model that wants a
+    sentence vector as well, and what the method searched; in generation also its sentences (see `ConceptCard.site`).
 
     Its base model is opened when it is first used, and stays open as long as the Concept is there.
     """
@@ -45,13 +45,15 @@ class Concept:
     @property
     def text(self) -> TextEmbeds:
         """What stands for the text encoder's output: of all classes, in generation of each of the card's templates."""
+        pooled = self.tensors.get("pooled")
         if self.card.task == "generation":
             embeds, places = self.tensors["sentences"].float(), self.tensors["places"]
             if self.card.method["name"] == "cones":
                 embeds = with_rows(embeds, places, self.tensors["text_embeds"].float())
-            return TextEmbeds(embeds, torch.ones_like(places), places.long() - 1)
+            return TextEmbeds(embeds, torch.ones_like(places), places.long() - 1, pooled)
         embeds = self.tensors["text_embeds"].float()[None]
-        return TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), self.tensors["owner"])
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
+        return TextEmbeds(embeds, mask, self.tensors["owner"], pooled)
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""

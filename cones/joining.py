@@ -37,6 +37,9 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
         )
     for other in concepts[1:]:
         _refuse_different(first, other.card)
+    whole = [c.card.row for c in concepts if "pooled" in c.tensors]
+    if whole:
+        raise ConceptError(f"`{whole[0]}` has a vector for its whole text (`pooled`), which no joined text can have")
     cards = [c.card for c in concepts]
     card = _card(cards, _classes(cards, rename))
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)

@@ -157,6 +157,19 @@ def test_the_text_encoder_is_never_loaded(concept: Concept, pictures: list[Path]
     assert concept.backbone.text_encoder_calls == 0
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_finds_what_the_cpu_finds(concept: Concept, pictures: list[Path], toy_clip: Path) -> None:
+    whole = concept_of(toy_clip, "cat", "dog", kind="clip")
+    for one in (concept, whole):
+        assert one.backbone.device.type == "cuda"
+        for found, right in zip(one.predict(pictures), replace(one, device="cpu").predict(pictures)):
+            if isinstance(found, Detections):
+                assert found.boxes.device.type == "cpu"
+                assert torch.allclose(found.scores, right.scores, atol=1e-3)
+            else:
+                assert found.scores == pytest.approx(right.scores, abs=1e-3)
+
+
 def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path], tmp_path: Path) -> None:
     concept.save(tmp_path / "c.safetensors")
     concept.card.score_threshold = 0.5
@@ -186,6 +199,8 @@ def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path],
     assert len(coco.loadRes(content["annotations"]).anns) == len(content["annotations"]) == 60
     refused = run.invoke(app, [*arguments, "--threshold", "2"])
     assert refused.exit_code == 2
+    refused = run.invoke(app, [*arguments, "--device", "cuda:99"])
+    assert "the device `cuda:99` cannot be used here; there are auto, cpu" in str(refused.exception)
 
 
 def finished(folder: Path, rows: dict[str, Concept], val: dict[str, float]) -> None:
@@ -329,6 +344,9 @@ def test_joining_refuses_what_does_not_fit(toy: Path, toy_clip: Path, tmp_path: 
     with pytest.raises(ConceptError, match="no class `dt` to rename; did you mean `dot`"):
         ring.join(concept_of(toy, "dot"), rename={"dt": "spot"})
     assert ring.join(concept_of(toy, "dot"), rename={"dot": "spot"}).card.classes == ["red ring", "dot", "spot"]
+    pooled = replace(ring, tensors=ring.tensors | {"pooled": torch.ones(1, 8)})
+    with pytest.raises(ConceptError, match=r"`red ring-dot-zero` has a vector for its whole text \(`pooled`\)"):
+        concept_of(toy, "cross").join(pooled)
     with pytest.raises(ConceptError, match="their base model must be the same"):
         ring.join(concept_of(toy_clip, "cat", kind="clip"))
     with pytest.raises(ConceptError, match="their task must be the same, got segmentation and detection"):
@@ -347,7 +365,11 @@ def test_joining_refuses_what_does_not_fit(toy: Path, toy_clip: Path, tmp_path: 
 
 def test_joined_clip_concepts_tell_the_classes_of_both_apart(toy_clip: Path, pictures: list[Path]) -> None:
     pets, birds = (concept_of(toy_clip, *names, kind="clip") for names in (("cat", "dog"), ("hen", "owl")))
-    whole, joined = concept_of(toy_clip, "cat", "dog", "hen", "owl", kind="clip"), pets.join(birds)
+    # Whatever the order of a Concept's embeddings, each is of the class that owns it.
+    turned = {name: tensor.flip(0) for name, tensor in pets.tensors.items()}
+    whole = concept_of(toy_clip, "cat", "dog", "hen", "owl", kind="clip")
+    joined = replace(pets, tensors=turned).join(birds)
+    assert joined.tensors["owner"].tolist() == [1, 0, 2, 3]
     for one, right in zip(joined.predict(pictures), whole.predict(pictures)):
         # The two multiply matrices of other shapes, whose float32 sums are rounded in another order.
         assert one.scores == pytest.approx(right.scores, rel=1e-5)

@@ -177,7 +177,7 @@ def of_sd_tiny(concept: Concept) -> Concept:
     return Concept(concept.card.model_copy(update={"base": base, "templates": ["a photo of a {}"]}), tensors)
 
 
-@pytest.mark.parametrize("dtype", ["", "--dtype float16"])
+@pytest.mark.parametrize("dtype", ["", "--dtype bfloat16"])
 def test_the_lines_of_the_readme_run(
     studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
@@ -191,7 +191,7 @@ def test_the_lines_of_the_readme_run(
     words = ["concept.safetensors" if word == "rex" else word for word in shlex.split(f"{command} {dtype}")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    precision = torch.float16 if dtype else torch.float32
+    precision = torch.bfloat16 if dtype else torch.float32
     assert f"negative_prompt_embeds [1, 32, 128] in {str(precision).removeprefix('torch.')}" in done.output
     assert {t.dtype for t in load_file("rex.safetensors").values()} == {precision}
     torch.manual_seed(0)
@@ -209,6 +209,20 @@ def test_what_cannot_be_exported_is_refused(studio: Studio, tmp_path: Path) -> N
     with pytest.raises(ConceptError, match="too large for float16; export them in float32"):
         export_embeds(large, None, tmp_path / "x.safetensors", "float16")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sentence_vector_is_handed_on_or_refused(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No base model here has one, so it is put beside what they have."""
+    concept = studio.concept_of(**CONES)
+    pooled = torch.rand(len(concept.tensors["sentences"]), 8)
+    beside = replace(concept, tensors=concept.tensors | {"pooled": pooled})
+    assert torch.equal(beside.text.pooled, pooled)
+    with pytest.raises(ConceptError, match=r"have a sentence vector beside their tokens \(`pooled`\)"):
+        beside.generate(n=1)
+    told = Diffusion._told
+    monkeypatch.setattr(Diffusion, "_told", lambda *given: replace(told(*given), pooled=torch.ones(1, 8)))
+    with pytest.raises(ConceptError, match=r"have a sentence vector beside their tokens \(`pooled`\)"):
+        concept.generate("a {} in the snow", n=1)
 
 
 def test_likeness_obedience_and_diversity_of_known_features() -> None:
