@@ -173,7 +173,11 @@ class Concept:
             return {name: file.get_tensor(name) for name in file.keys()}, about
 
     def locate_base(self) -> Path:
-        """The folder of the base model; `ConceptError` when it is another model than the one searched on."""
+        """The folder of the base model, whose hash is checked once; `ConceptError` when it is another model than the
+        one searched on."""
+        return self.opened.get((self.base_folder, "folder"), self._checked_base)
+
+    def _checked_base(self) -> Path:
         from cones.backbones import base_hash, locate
 
         card = self.card.base

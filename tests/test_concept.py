@@ -61,12 +61,13 @@ def test_an_embedding_belongs_to_the_class_that_owns_it(concept: Concept) -> Non
         assert one.scores == pytest.approx(right.scores, rel=1e-5)
 
 
-def test_many_predictions_open_one_base_model(concept: Concept, tmp_path: Path, openings) -> None:
+def test_many_predictions_open_one_base_model(concept: Concept, tmp_path: Path, toy_clip: Path, openings) -> None:
     concept.save(tmp_path / "c.safetensors")
-    read, picture = cones.load(tmp_path / "c.safetensors", device="cpu"), Image.new("RGB", (32, 32))
+    read, picture = cones.load(tmp_path / "c.safetensors"), Image.new("RGB", (32, 32))
     assert openings == Counter()
     first = read.predict([picture])
     assert all(read.predict([picture]) == first for _ in range(3))
+    assert read.locate_base() == toy_clip
     assert openings == {**ONCE, "filled": 1}
     assert copy.deepcopy(read).predict([picture]) == first
     assert openings == {"hashed": 2, "opened": 2, "made": 2, "filled": 2}

@@ -53,7 +53,8 @@ def concept_of(folder: Path, *classes: str, kind: str = "glip", **more: Any) -> 
         "val": {}, "versions": {"cones": "1"},
     }  # fmt: skip
     card |= {"score_threshold": 0.0, "canvas": (64, 64)} if kind == "glip" else {}
-    return Concept(ConceptCard(**card | more), {"text_embeds": text.embeds[0].clone(), "owner": text.owner.clone()})
+    tensors = {"text_embeds": text.embeds[0].clone(), "owner": text.owner.clone()}
+    return Concept(ConceptCard(**card | more), tensors, device="cpu")
 
 
 @pytest.fixture
@@ -161,8 +162,9 @@ def test_the_text_encoder_is_never_loaded(concept: Concept, pictures: list[Path]
 def test_a_gpu_finds_what_the_cpu_finds(concept: Concept, pictures: list[Path], toy_clip: Path) -> None:
     whole = concept_of(toy_clip, "cat", "dog", kind="clip")
     for one in (concept, whole):
-        assert one.backbone.device.type == "cuda"
-        for found, right in zip(one.predict(pictures), replace(one, device="cpu").predict(pictures)):
+        placed = replace(one, device="auto")
+        assert placed.backbone.device.type == "cuda"
+        for found, right in zip(placed.predict(pictures), one.predict(pictures)):
             if isinstance(found, Detections):
                 assert found.boxes.device.type == "cpu"
                 assert torch.allclose(found.scores, right.scores, atol=1e-3)

@@ -257,6 +257,17 @@ def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: P
     assert len((tmp_path / "plot.csv").read_text().splitlines()) == 1 + 3 + 3 + 1
 
 
+def test_a_prompt_that_is_the_first_template_leaves_its_samples_as_many(studio: Studio) -> None:
+    judges, concept = Judges.of(studio.concept, studio.backbone), studio.concept_of(**CONES)
+    template, subject = concept.card.templates[0], [Image.new("RGB", (64, 64), "purple")] * 2
+    prompts = replace(judges, prompts=[PROMPTS[0], template], samples=5)
+    made = prompts.judge(concept, concept.backbone, subject)
+    assert {p: len(v) for p, v in made.pictures.items()} == {template: 5, PROMPTS[0]: 2}
+    alone = replace(prompts, prompts=[PROMPTS[0]]).judge(concept, concept.backbone, subject)
+    assert alone.metrics | {"clip_t": made.metrics["clip_t"]} == made.metrics
+    assert made.metrics["clip_t"] == pytest.approx(sum(of[1] for of in made.of_prompts.values()) / 2, abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["lora", "dreambooth"])
 def test_a_fine_tuned_row_is_its_file_and_its_embeddings_stay(studio: Studio, tmp_path: Path, kind: str) -> None:
     start = studio.concept_of(**CONES)
