@@ -290,7 +290,9 @@ def test_a_fine_tuned_row_is_its_file_and_its_embeddings_stay(studio: Studio, tm
     assert all(torch.equal(opened[n], t) for n, t in merged.items())
     assert any(not torch.equal(opened[n], unet[n]) for n in unet)
     assert not same(concept.generate(n=1)[0], start.generate(n=1)[0]) or kind == "lora"
-    assert row.metrics == {"denoising_loss": pytest.approx(min(x["val_denoising_loss"] for x in row.result.curves))}
+    # LoRA's additions are merged into the weights for the one and not for the other, and both are rounded.
+    best = min(x["val_denoising_loss"] for x in row.result.curves)
+    assert row.metrics == {"denoising_loss": pytest.approx(best, abs=2e-6)}
 
 
 def test_class_pictures_are_made_once_and_count(studio: Studio, tmp_path: Path, monkeypatch) -> None:
