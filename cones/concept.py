@@ -15,7 +15,7 @@ from torch import Tensor
 from cones.card import CARD_KEY, ConceptCard
 from cones.errors import DAMAGED, ConceptError
 from cones.files import file_hash, fresh_file
-from cones.opened import Opened
+from cones.opened import Opened, opened
 from cones.types import TextEmbeds, with_rows
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Concept:
     """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), `pooled` for a model that wants a
     sentence vector as well, and what the method searched; in generation also its sentences (see `ConceptCard.site`).
 
-    Its base model is opened when it is first used, and stays open as long as the Concept is there.
+    Its base model is opened when it is first used, and stays open as long as a Concept is there that has used it.
     """
 
     card: ConceptCard
@@ -40,7 +40,7 @@ class Concept:
     """The weights of a fine-tuning, beside the Concept's file."""
     device: Any = "auto"
     """Where the base model runs: a torch device, or `auto`, the GPU where torch has one."""
-    opened: Opened = field(default_factory=Opened, init=False, repr=False, compare=False)
+    _opened: Opened | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def text(self) -> TextEmbeds:
@@ -128,21 +128,29 @@ class Concept:
     def join(self, *others: "Concept", rename: Mapping[str, str] | None = None) -> "Concept":
         """One Concept with the classes of this and the others, which are of one base model; see `cones.joining.join`.
 
-        It shares the base model that this one has open. `rename` gives classes of the others another label, where two
-        have one name.
+        It is used where this one is. `rename` gives classes of the others another label, where two have one name.
         """
         from cones.joining import join
 
         return join([self, *others], rename or {})
 
     @property
+    def opened(self) -> Opened:
+        """Where its base model is kept open, for all Concepts of the same base model, task and fine-tuned weights."""
+        base = self.card.base
+        folder = str(self.base_folder or base.source)
+        key = (folder, base.revision, base.sha256, base.kind, self.card.task, self.card.weights_sha256)
+        if self._opened is None or self._opened.key != key:
+            self._opened = opened(key)
+        return self._opened
+
+    @property
     def backbone(self) -> Any:
         """The base model on the Concept's device: opened and its hash checked at the first use, then the same one."""
         from cones.backbones import usable_device
 
-        return self.opened.get(
-            (self.base_folder, str(self.device)), lambda: self.open_backbone(usable_device(self.device))
-        )
+        device = usable_device(self.device)
+        return self.opened.on(str(device), lambda: self.open_backbone(device))
 
     def open_backbone(self, device: Any = "cpu") -> Any:
         """The base model that the embeddings belong to, with the fine-tuned weights where there are any, opened anew
@@ -173,11 +181,7 @@ class Concept:
             return {name: file.get_tensor(name) for name in file.keys()}, about
 
     def locate_base(self) -> Path:
-        """The folder of the base model, whose hash is checked once; `ConceptError` when it is another model than the
-        one searched on."""
-        return self.opened.get((self.base_folder, "folder"), self._checked_base)
-
-    def _checked_base(self) -> Path:
+        """The folder of the base model; `ConceptError` when it is another model than the one searched on."""
         from cones.backbones import base_hash, locate
 
         card = self.card.base

@@ -22,7 +22,7 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
 
     `rename` gives classes of the Concepts after the first another label. Each keeps its own context tokens, since its
     embeddings were searched beside them. The lowest score threshold and the largest canvas hold; validation scores are
-    not carried over, because the classes now compete. The first one's base model is that of all of them.
+    not carried over, because the classes now compete.
 
     Raises `ConceptError` if base model, task, preprocessing or fine-tuned weights differ, if two classes have one
     label, and if the base model does not take so many tokens.
@@ -45,9 +45,7 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)
     _refuse_too_many(concepts, len(owner))
     tensors = {"text_embeds": embeds, "owner": owner}
-    joined = Concept(card, tensors, concepts[0].base_folder, concepts[0].weights_file, concepts[0].device)
-    joined.opened = concepts[0].opened
-    return joined
+    return Concept(card, tensors, concepts[0].base_folder, concepts[0].weights_file, concepts[0].device)
 
 
 def save_joined(joined: Concept, out: Path) -> None:

@@ -1,27 +1,41 @@
-"""The base model of a Concept, kept open between its uses."""
+"""Base models that are open, for the Concepts that use them."""
 
 from collections.abc import Callable
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any
+from weakref import WeakValueDictionary
 
 
 class Opened:
-    """A base model on each device that it was asked for on, and its folder: made when first asked for, and kept.
+    """A base model on each device that it was asked for on: opened when first asked for, and kept.
 
-    Joined Concepts share one of these. `lock` is held by whoever uses a model: it keeps state between its steps (a
-    sampler's timesteps, a head's maps), so one thread uses it at a time. A copy has nothing open.
+    `lock` is held by whoever uses it: a model keeps state between its steps (a sampler's timesteps, a head's maps), so
+    one thread uses it at a time.
     """
 
-    def __init__(self) -> None:
-        self.lock = RLock()
-        self._kept: dict[tuple, Any] = {}
+    def __init__(self, key: tuple) -> None:
+        self.key, self.lock = key, RLock()
+        self._models: dict[str, Any] = {}
 
-    def get(self, key: tuple, make: Callable[[], Any]) -> Any:
-        """What is kept under a key, by `make` if there is nothing yet."""
+    def on(self, device: str, open_model: Callable[[], Any]) -> Any:
+        """The model on a device, by `open_model` if it is not open there yet."""
         with self.lock:
-            if key not in self._kept:
-                self._kept[key] = make()
-            return self._kept[key]
+            if device not in self._models:
+                self._models[device] = open_model()
+            return self._models[device]
 
-    def __reduce__(self) -> tuple[type["Opened"], tuple[()]]:
-        return Opened, ()
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return opened, (self.key,)
+
+
+_ALL: WeakValueDictionary[tuple, Opened] = WeakValueDictionary()
+_ALL_LOCK = Lock()
+
+
+def opened(key: tuple) -> Opened:
+    """The one `Opened` of a key in this process; it closes with the last Concept that holds it.
+
+    So that Concepts of one base model, side by side or joined, take the room of one.
+    """
+    with _ALL_LOCK:
+        return _ALL.setdefault(key, Opened(key))

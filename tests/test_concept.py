@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -61,20 +62,24 @@ def test_an_embedding_belongs_to_the_class_that_owns_it(concept: Concept) -> Non
         assert one.scores == pytest.approx(right.scores, rel=1e-5)
 
 
-def test_many_predictions_open_one_base_model(concept: Concept, tmp_path: Path, toy_clip: Path, openings) -> None:
+def test_many_predictions_open_one_base_model(concept: Concept, toy_clip: Path, tmp_path: Path, openings) -> None:
     concept.save(tmp_path / "c.safetensors")
-    read, picture = cones.load(tmp_path / "c.safetensors"), Image.new("RGB", (32, 32))
+    base = shutil.copytree(toy_clip, tmp_path / "toy")
+    read, picture = cones.load(tmp_path / "c.safetensors", base), Image.new("RGB", (32, 32))
     assert openings == Counter()
     first = read.predict([picture])
     assert all(read.predict([picture]) == first for _ in range(3))
-    assert read.locate_base() == toy_clip
+    beside = [cones.load(tmp_path / "c.safetensors", base), replace(read, base_folder=base), copy.deepcopy(read)]
+    assert all(one.predict([picture]) == first for one in beside)
     assert openings == {**ONCE, "filled": 1}
-    assert copy.deepcopy(read).predict([picture]) == first
+    del read, beside
+    assert cones.load(tmp_path / "c.safetensors", base).predict([picture]) == first
     assert openings == {"hashed": 2, "opened": 2, "made": 2, "filled": 2}
 
 
-def test_threads_take_turns_with_one_base_model(concept: Concept, openings) -> None:
-    fresh, pictures = replace(concept), [Image.new("RGB", (32, 32), (0, 30 * i, 0)) for i in range(8)]
+def test_threads_take_turns_with_one_base_model(concept: Concept, toy_clip: Path, tmp_path: Path, openings) -> None:
+    fresh = replace(concept, base_folder=shutil.copytree(toy_clip, tmp_path / "toy"))
+    pictures = [Image.new("RGB", (32, 32), (0, 30 * i, 0)) for i in range(8)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda p: fresh.predict([p])[0].label, pictures))
     assert found == [p.label for p in fresh.predict(pictures)]

@@ -1,6 +1,7 @@
 """Detection Concepts in use: predictions, their files, the registry, and joining."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -324,14 +325,18 @@ def test_joined_concepts_find_the_classes_of_both(toy: Path, pictures: list[Path
     assert three.card.trained_parameters == 24
 
 
-def test_joined_concepts_share_the_open_base_model(toy: Path, pictures: list[Path], openings) -> None:
-    ring, star, cross = (concept_of(toy, name) for name in ("red ring", "blue star", "cross"))
+def test_joined_concepts_share_the_open_base_model(toy: Path, pictures: list[Path], tmp_path: Path, openings) -> None:
+    base = shutil.copytree(toy, tmp_path / "toy")
+    ring, star, cross = (concept_of(base, name) for name in ("red ring", "blue star", "cross"))
     openings.clear()
+    star.predict(pictures[:1])
     joined = ring.join(star).join(cross)
     found = [joined.predict(pictures[:1])[0] for _ in range(2)]
     ring.predict(pictures[:1])
     assert openings == {**ONCE, "filled": 3}  # the image encoder, the head and the mask head
-    assert joined.backbone is ring.backbone
+    assert joined.backbone is ring.backbone is star.backbone
+    boxes = replace(ring, card=ring.card.model_copy(update={"task": "detection"}))
+    assert (boxes.backbone.draws_masks, ring.backbone.draws_masks) == (False, True)
     assert same(*found)
 
 

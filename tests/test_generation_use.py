@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,8 +91,9 @@ def test_several_concepts_stand_in_one_prompt(studio: Studio) -> None:
     assert len(first.generate(prompt, 1, others={"b": second, "c": inverted})) == 1
 
 
-def test_many_pictures_open_one_base_model(studio: Studio, tmp_path: Path, openings) -> None:
-    concept, other = replace(studio.concept_of(**CONES)), studio.concept_of(**INVERSION)
+def test_many_pictures_open_one_base_model(studio: Studio, toy_sd: Path, tmp_path: Path, openings) -> None:
+    base = shutil.copytree(toy_sd, tmp_path / "sd")
+    concept, other = (replace(studio.concept_of(**made), base_folder=base) for made in (CONES, INVERSION))
     openings.clear()
     concept.generate(n=1)
     concept.generate("a {} in the snow", 1, seed=2)
@@ -100,15 +102,17 @@ def test_many_pictures_open_one_base_model(studio: Studio, tmp_path: Path, openi
     assert openings == {**ONCE, "filled": 3}  # the UNet, the VAE and the text encoder
 
 
-def test_a_served_request_opens_one_base_model(studio: Studio, tmp_path: Path, openings) -> None:
+def test_a_served_request_opens_one_base_model(studio: Studio, toy_sd: Path, tmp_path: Path, openings) -> None:
     import pandas as pd
 
     from cones.pyfunc import ConceptModel
 
     studio.concept_of(**CONES).save(tmp_path / "concept.safetensors")
+    base = shutil.copytree(toy_sd, tmp_path / "sd")
     openings.clear()
     model = ConceptModel()
     model.load_context(SimpleNamespace(artifacts={"concept": str(tmp_path / "concept.safetensors")}))
+    model.concept.base_folder, model.concept.device = base, "cpu"
     asked = pd.DataFrame({"prompt": ["", "a {} in the snow", "a red {}"], "seed": [1, 2, 3]})
     told = pd.concat([model.predict(None, asked), model.predict(None, asked[:1])], ignore_index=True)
     assert openings == {**ONCE, "filled": 3}
