@@ -99,6 +99,24 @@ def test_many_pictures_open_one_base_model(studio: Studio, toy_sd: Path, tmp_pat
     concept.generate("a {} in the snow", 1, seed=2)
     concept.generate("a {} and a {b}", 1, others={"b": other})
     export_embeds(concept, "a {} in the rain", tmp_path / "rain.safetensors")
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("first", "other")]
+    for one, file in zip((concept, other), files):
+        one.save(Path(file))
+    words = [
+        "generate",
+        files[0],
+        "--prompt",
+        "a {} on a {b}",
+        "--also",
+        f"b={files[1]}",
+        "--base",
+        str(base),
+        "-n",
+        "1",
+    ]
+    done = CliRunner().invoke(app, [*words, "--device", "cpu", "--steps", "2", "--out", str(tmp_path / "made")])
+    assert done.exit_code == 0, done.output
+    assert [p.name for p in (tmp_path / "made").iterdir()] == ["00000-000.png"]
     assert openings == {**ONCE, "filled": 3}  # the UNet, the VAE and the text encoder
 
 
