@@ -1,7 +1,7 @@
 """cones: teach a large vision-language model your own concept by searching its embedding (arXiv 2305.18993)."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cones.concept import Concept
@@ -9,8 +9,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(source: str | Path, base: str | Path | None = None) -> "Concept":
-    """A Concept from a file or the registry: `cones.load("models:/NAME@champion").predict(images)`."""
+def load(source: str | Path, base: str | Path | None = None, device: Any = "auto") -> "Concept":
+    """A Concept from a file or the registry: `cones.load("models:/NAME@champion").predict(images)`.
+
+    It opens its base model once, when it is first used, on the GPU where there is one; see `Concept.load`.
+    """
     from cones.concept import Concept
 
-    return Concept.load(source, base)
+    return Concept.load(source, base, device)

@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+DEVICE = "Where the base model runs: cpu, cuda, cuda:1; auto is the GPU where there is one."
 CONCEPT = "A registered concept's name (its champion is used), a URI such as models:/cells/3, or a Concept file."
 
 
@@ -176,6 +177,7 @@ def predict(
         float | None,
         typer.Option(min=0, max=1, help="Leave out boxes below this score; if left out, the concept's own threshold."),
     ] = None,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
 ) -> None:
     """Say what pictures show: predictions.json, and each picture drawn with its label, or its boxes and masks.
 
@@ -185,7 +187,7 @@ def predict(
     """
     from cones.predicting import predict_files
 
-    found = predict_files(concept, pictures, out, base, draw, threshold)
+    found = predict_files(concept, pictures, out, base, draw, threshold, device)
     for path, prediction in found[:20]:
         print(f"{path}  {prediction}")
     print(f"{len(found)} predictions in {out / 'predictions.json'}")
@@ -207,6 +209,7 @@ def generate(
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
     guidance: Annotated[float | None, typer.Option(min=1, help="Scale of classifier-free guidance.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
 ) -> None:
     """Make pictures of a concept of generation, as PNG files.
 
@@ -219,7 +222,7 @@ def generate(
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not NAME=CONCEPT", param_hint="--also")
     others = {name: open_concept(c, base) for name, c in (p.split("=", 1) for p in also or [])}
-    pictures = open_concept(concept, base).generate(prompt, n, seed, others, guidance, steps)
+    pictures = open_concept(concept, base, device).generate(prompt, n, seed, others, guidance, steps)
     for i, picture in enumerate(pictures):
         with fresh_file(out / f"{seed:05d}-{i:03d}.png") as temporary:
             picture.save(temporary, "PNG")
@@ -234,13 +237,18 @@ def export(
     ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("prompt_embeds.safetensors"),
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+    dtype: Annotated[
+        str, typer.Option(help="What the pipeline computes in, and so the embeddings: float32, float16 or bfloat16.")
+    ] = "float32",
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
 ) -> None:
     """Write a concept of generation as `prompt_embeds` and `negative_prompt_embeds` for diffusers' own pipelines."""
     from cones.generating import export_embeds
     from cones.predicting import open_concept
 
-    export_embeds(open_concept(concept, base), prompt, out)
-    print(f"{out} holds prompt_embeds and negative_prompt_embeds for StableDiffusionPipeline")
+    written = export_embeds(open_concept(concept, base, device), prompt, out, dtype)
+    print(f"{out} holds {', '.join(f'{name} {shape}' for name, shape in written.items())} in {dtype}")
+    print(f"load the pipeline in that: StableDiffusionPipeline.from_pretrained(..., torch_dtype=torch.{dtype})")
 
 
 @app.command()
@@ -264,7 +272,8 @@ def join(
     wrong = [pair for pair in rename or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not OLD=NEW", param_hint="--rename")
-    joined = join_concepts([open_concept(c, base) for c in concepts], dict(p.split("=", 1) for p in rename or []))
+    opened = [open_concept(c, base, "cpu") for c in concepts]
+    joined = join_concepts(opened, dict(p.split("=", 1) for p in rename or []))
     save_joined(joined, out)
     print(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}")
 

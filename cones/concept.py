@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from cones.card import CARD_KEY, ConceptCard
 from cones.errors import DAMAGED, ConceptError
 from cones.files import file_hash, fresh_file
+from cones.opened import Opened, opened
 from cones.types import TextEmbeds, with_rows
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ WEIGHTS_FILE, WEIGHTS_KEY = "weights.safetensors", "cones_weights"
 
 @dataclass
 class Concept:
-    """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), and what the method searched; in
-    generation also its sentences (see `ConceptCard.site`)."""
+    """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), `pooled` for a model that wants a
+    sentence vector as well, and what the method searched; in generation also its sentences (see `ConceptCard.site`).
+
+    Its base model is opened when it is first used, and stays open as long as a Concept is there that has used it.
+    """
 
     card: ConceptCard
     tensors: dict[str, Tensor]
@@ -34,17 +38,22 @@ class Concept:
     """Where to find the base model, if not where the card says."""
     weights_file: Path | None = None
     """The weights of a fine-tuning, beside the Concept's file."""
+    device: Any = "auto"
+    """Where the base model runs: a torch device, or `auto`, the GPU where torch has one."""
+    _opened: Opened | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def text(self) -> TextEmbeds:
         """What stands for the text encoder's output: of all classes, in generation of each of the card's templates."""
+        pooled = self.tensors.get("pooled")
         if self.card.task == "generation":
             embeds, places = self.tensors["sentences"].float(), self.tensors["places"]
             if self.card.method["name"] == "cones":
                 embeds = with_rows(embeds, places, self.tensors["text_embeds"].float())
-            return TextEmbeds(embeds, torch.ones_like(places), places.long() - 1)
+            return TextEmbeds(embeds, torch.ones_like(places), places.long() - 1, pooled)
         embeds = self.tensors["text_embeds"].float()[None]
-        return TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), self.tensors["owner"])
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
+        return TextEmbeds(embeds, mask, self.tensors["owner"], pooled)
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
@@ -57,18 +66,18 @@ class Concept:
             temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.model_dump_json()}))
 
     @staticmethod
-    def load(source: str | Path, base: str | Path | None = None) -> "Concept":
+    def load(source: str | Path, base: str | Path | None = None, device: Any = "auto") -> "Concept":
         """Read a Concept from a file, or from the registry as `models:/NAME@champion` or `models:/NAME/VERSION`.
 
-        `base` is the folder of its base model, where that is not found by name. Nothing is ever unpickled. Raises
-        `ConceptError` for a file that is not a sound Concept.
+        `base` is the folder of its base model, where that is not found by name; `device` is where that runs. Nothing is
+        ever unpickled. Raises `ConceptError` for a file that is not a sound Concept.
         """
         if str(source).startswith("models:/"):
             from cones.tracking import fetched_concept
 
             with fetched_concept(str(source)) as path:
-                return _read(path, Path(base) if base else None)
-        return _read(Path(source), Path(base) if base else None)
+                return _read(path, Path(base) if base else None, device)
+        return _read(Path(source), Path(base) if base else None, device)
 
     def predict(
         self,
@@ -87,13 +96,14 @@ class Concept:
 
         if self.card.task == "generation":
             raise ConceptError(f"`{self.card.concept}` makes pictures and does not judge them; use `generate`")
-        if self.card.task != "classification":
-            return detect(self, images, batch_size, threshold)
-        if threshold is not None:
+        if self.card.task == "classification" and threshold is not None:
             raise ConceptError(
                 f"`{self.card.concept}` classifies whole pictures; a threshold is for boxes: leave it out"
             )
-        return classify(self, images, batch_size)
+        with self.opened.lock:
+            if self.card.task == "classification":
+                return classify(self, images, batch_size)
+            return detect(self, images, batch_size, threshold)
 
     def generate(
         self,
@@ -112,19 +122,39 @@ class Concept:
         """
         from cones.generating import generate
 
-        return generate(self, prompt, n, seed, others or {}, guidance, steps)
+        with self.opened.lock:
+            return generate(self, prompt, n, seed, others or {}, guidance, steps)
 
     def join(self, *others: "Concept", rename: Mapping[str, str] | None = None) -> "Concept":
         """One Concept with the classes of this and the others, which are of one base model; see `cones.joining.join`.
 
-        `rename` gives classes of the others another label, where two have one name.
+        It is used where this one is. `rename` gives classes of the others another label, where two have one name.
         """
         from cones.joining import join
 
         return join([self, *others], rename or {})
 
+    @property
+    def opened(self) -> Opened:
+        """Where its base model is kept open, for all Concepts of the same base model, task and fine-tuned weights."""
+        base = self.card.base
+        folder = str(self.base_folder or base.source)
+        key = (folder, base.revision, base.sha256, base.kind, self.card.task, self.card.weights_sha256)
+        if self._opened is None or self._opened.key != key:
+            self._opened = opened(key)
+        return self._opened
+
+    @property
+    def backbone(self) -> Any:
+        """The base model on the Concept's device: opened and its hash checked at the first use, then the same one."""
+        from cones.backbones import usable_device
+
+        device = usable_device(self.device)
+        return self.opened.on(str(device), lambda: self.open_backbone(device))
+
     def open_backbone(self, device: Any = "cpu") -> Any:
-        """The base model that the embeddings belong to, with the fine-tuned weights where there are any."""
+        """The base model that the embeddings belong to, with the fine-tuned weights where there are any, opened anew
+        for a caller that keeps it."""
         from cones.backbones import open_backbone
 
         backbone = open_backbone(self.card.base.kind, self.locate_base(), device, self.card.task)
@@ -165,7 +195,7 @@ class Concept:
         return folder
 
 
-def _read(path: Path, base: Path | None) -> Concept:
+def _read(path: Path, base: Path | None, device: Any) -> Concept:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -187,7 +217,7 @@ def _read(path: Path, base: Path | None) -> Concept:
         where = ".".join(map(str, first["loc"]))
         raise ConceptError(f"{path} has a card this version cannot read: {where}: {first['msg']}") from None
     _check_tensors(path, card, tensors)
-    return Concept(card, tensors, base, path.with_name(WEIGHTS_FILE))
+    return Concept(card, tensors, base, path.with_name(WEIGHTS_FILE), device)
 
 
 def _check_tensors(path: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
@@ -204,6 +234,8 @@ def _check_tensors(path: Path, card: ConceptCard, tensors: Mapping[str, Tensor])
         )
     if set(owner.tolist()) - {-1} != set(range(len(card.classes))):
         raise ConceptError(f"{path} has embeddings for other classes than the {len(card.classes)} its card names")
+    if card.base.kind == "clip" and len(owner) != len(card.classes):
+        raise ConceptError(f"{path} has {len(owner)} embeddings for {len(card.classes)} classes; on CLIP each has one")
     if not all(t.isfinite().all() for t in tensors.values() if t.is_floating_point()):
         raise ConceptError(f"{path} holds numbers that are not finite; search the row again")
     if card.tensors_sha256 is not None and card.tensors_sha256 != tensors_hash(tensors):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from cones.backbones import open_backbone
 from cones.card import ConceptCard
 from cones.concept import WEIGHTS_FILE, Concept
 from cones.errors import ConceptError
@@ -38,12 +37,15 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
         )
     for other in concepts[1:]:
         _refuse_different(first, other.card)
+    whole = [c.card.row for c in concepts if "pooled" in c.tensors]
+    if whole:
+        raise ConceptError(f"`{whole[0]}` has a vector for its whole text (`pooled`), which no joined text can have")
     cards = [c.card for c in concepts]
     card = _card(cards, _classes(cards, rename))
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)
     _refuse_too_many(concepts, len(owner))
     tensors = {"text_embeds": embeds, "owner": owner}
-    return Concept(card, tensors, concepts[0].base_folder, concepts[0].weights_file)
+    return Concept(card, tensors, concepts[0].base_folder, concepts[0].weights_file, concepts[0].device)
 
 
 def save_joined(joined: Concept, out: Path) -> None:
@@ -110,7 +112,7 @@ def _owner(concepts: Sequence[Concept]) -> torch.Tensor:
 
 def _refuse_too_many(concepts: Sequence[Concept], tokens: int) -> None:
     base = concepts[0].card.base
-    most = open_backbone(base.kind, concepts[0].locate_base()).sites["text_embeds"].max_tokens
+    most = concepts[0].backbone.sites["text_embeds"].max_tokens
     if most is not None and tokens > most:
         each = " + ".join(str(len(c.tensors["owner"])) for c in concepts)
         raise ConceptError(

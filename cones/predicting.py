@@ -24,6 +24,7 @@ def predict_files(
     base: Path | None = None,
     draw: bool = True,
     threshold: float | None = None,
+    device: str = "auto",
 ) -> list[tuple[Path, Prediction | Detections]]:
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
@@ -32,7 +33,7 @@ def predict_files(
     folder without pictures or one that cannot be read, before anything is written.
     """
     paths = list(_pictures(given))
-    opened = open_concept(concept, base)
+    opened = open_concept(concept, base, device)
     if opened.card.task == "generation":
         raise ConceptError(f"`{opened.card.concept}` makes pictures and does not judge them; use `cones generate`")
     found: list[Any] = opened.predict(paths, threshold=threshold)
@@ -79,13 +80,13 @@ def _annotation(found: Detections, i: int) -> dict[str, Any]:
     return {**line, "area": float(found.mask(i).sum()), "segmentation": region}
 
 
-def open_concept(concept: str, base: Path | None = None) -> Concept:
-    """A Concept by its file, its `models:/` URI, or the name it is registered under."""
+def open_concept(concept: str, base: Path | None = None, device: str = "auto") -> Concept:
+    """A Concept by its file, its `models:/` URI, or the name it is registered under; see `Concept.load`."""
     if concept.startswith("models:/") or concept.endswith(".safetensors") or Path(concept).is_file():
-        return Concept.load(concept, base)
+        return Concept.load(concept, base, device)
     from cones.tracking import look_up
 
-    return Concept.load(look_up(concept).uri, base)
+    return Concept.load(look_up(concept).uri, base, device)
 
 
 def _draw(

@@ -75,13 +75,14 @@ class Detections:
 
 def classify(concept: Concept, images: Sequence[Given], batch_size: int | None = None) -> list[Prediction]:
     """Classify pictures, given as paths or opened, in their order; `DataError` for one that cannot be read."""
-    backbone, at_once = concept.open_backbone(), batch_size or AT_ONCE[concept.card.task]
+    backbone, at_once = concept.backbone, batch_size or AT_ONCE[concept.card.task]
+    text = concept.text.to(backbone.device)
     found: list[Prediction] = []
     for start in range(0, len(images), at_once):
         chunk = [_opened(image) for image in images[start : start + at_once]]
         tensors = backbone.encode(backbone.pixels(chunk))
         features = Features(dict(tensors), torch.zeros(len(chunk), dtype=torch.long))
-        for row in backbone.predict(features, concept.text).scores.tolist():
+        for row in backbone.predict(features, text).scores.tolist():
             scores = dict(zip(concept.card.classes, row))
             label = max(scores, key=scores.__getitem__)
             found.append(Prediction(label, scores[label], scores))
@@ -105,7 +106,8 @@ def detect(
     least = (card.score_threshold or 0.0) if threshold is None else threshold
     if not 0 <= least <= 1:
         raise ConceptError(f"the threshold must be from 0 to 1, got {least:g}")
-    backbone, text = concept.open_backbone(), concept.text
+    backbone = concept.backbone
+    text = concept.text.to(backbone.device)
     found: dict[int, Detections] = {}
     for canvas, places, pictures in _batches(images, backbone, card.canvas, batch_size or AT_ONCE[card.task]):
         pixels, geometry = backbone.view(pictures, canvas)
@@ -113,7 +115,7 @@ def detect(
         features = Features(dict(backbone.encode(pixels)), views, geometry=geometry)
         for place, picture, one in zip(places, pictures, backbone.predict(features, text, least).instances):
             size = (picture.height, picture.width)
-            found[place] = _told(one, size, card.classes)
+            found[place] = _told(one.to("cpu"), size, card.classes)
     return [found[place] for place in range(len(images))]
 
 

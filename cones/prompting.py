@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cones.concept import Concept
 from cones.errors import ConceptError
-from cones.types import with_rows
+from cones.types import TextEmbeds, with_rows
 
 AT_ONCE = 16
 """Pictures that are sampled together."""
@@ -43,14 +43,14 @@ def prompt_embeds(
     known = card.templates[: len(concept.tensors["sentences"])]
     if not others and (prompt is None or prompt in known):
         row = 0 if prompt is None else known.index(prompt)
-        return concept.text.embeds[row : row + 1]
+        return _tokens(concept.text)[row : row + 1]
     if prompt is None:
         raise ConceptError("several concepts need a prompt that says where each of them stands, as `a {} and a {dog}`")
     parts = {"": concept, **(others or {})}
     for name, part in parts.items():
         _refuse(part, concept, alone=len(parts) == 1, name=name)
     text = backbone.embed_prompt(prompt, {name: _vectors(part, backbone) for name, part in parts.items()})
-    embeds = text.embeds
+    embeds = _tokens(text)
     for k, part in enumerate(parts.values()):
         searched = part.tensors["text_embeds"].to(embeds)
         if part.card.method["name"] != "cones":
@@ -61,6 +61,15 @@ def prompt_embeds(
         else:
             embeds = torch.cat([embeds[:, : -len(searched)], searched[None]], 1)
     return embeds
+
+
+def _tokens(text: TextEmbeds) -> Float[Tensor, "s t d"]:
+    """The tokens of texts that are nothing else: a sentence vector beside them would be lost on the way."""
+    if text.pooled is not None:
+        raise ConceptError(
+            "these texts have a sentence vector beside their tokens (`pooled`); no sampler here takes one"
+        )
+    return text.embeds
 
 
 def _vectors(concept: Concept, backbone: Any) -> Float[Tensor, "n d"]:

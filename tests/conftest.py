@@ -31,7 +31,7 @@ from cones.data import prepare, synthetic
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 
-pytest_plugins = ["finetunes", "generations", "mmcvs"]
+pytest_plugins = ["finetunes", "generations", "mmcvs", "openings"]
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores
 

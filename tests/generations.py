@@ -57,7 +57,7 @@ class Studio:
         if not path.exists():
             path.parent.mkdir(parents=True)
             write_row(path.parent, "generation", self.found[key])
-        return Concept.load(path)
+        return Concept.load(path, device="cpu")
 
     def tune(
         self,
@@ -79,7 +79,7 @@ class Studio:
         folder.mkdir(parents=True, exist_ok=True)
         row.concept.save(folder / "concept.safetensors")
         (folder / WEIGHTS_FILE).write_bytes(row.weights)
-        return Concept.load(folder / "concept.safetensors")
+        return Concept.load(folder / "concept.safetensors", device="cpu")
 
 
 @pytest.fixture(scope="session")

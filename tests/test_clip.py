@@ -1,12 +1,14 @@
 """CLIP: our forward from token vectors is transformers' own, and real checkpoints load strictly."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import cones
 from cones.backbones import base_hash, locate, open_backbone
 from cones.backbones.clip import Clip
 from cones.errors import BackboneError
@@ -51,6 +53,19 @@ def test_vectors_a_class_and_an_image(clip: Clip) -> None:
     image = torch.nn.functional.normalize(torch.randn(2, 24), dim=-1)
     features = Features({"image": image}, torch.zeros(2, dtype=torch.long), torch.tensor([0, 2]))
     assert clip.predict(features, TextEmbeds.one_per_class(by_image)).scores.shape == (2, 3)
+
+
+def test_logits_are_in_the_order_of_the_classes_that_own_the_embeddings(clip: Clip) -> None:
+    text, image = clip.embed_text(NAMES), torch.nn.functional.normalize(torch.randn(2, 24), dim=-1)
+    features = Features({"image": image}, torch.zeros(2, dtype=torch.long), torch.tensor([0, 2]))
+    turned = replace(text, embeds=text.embeds[:, [2, 0, 1]], owner=text.owner[[2, 0, 1]])
+    torch.testing.assert_close(clip.logits(features, turned), clip.logits(features, text))
+    torch.testing.assert_close(clip.loss(features, turned), clip.loss(features, text))
+    a_picture = replace(turned, embeds=turned.embeds.expand(2, -1, -1), mask=turned.mask.expand(2, -1))
+    torch.testing.assert_close(clip.logits(features, a_picture), clip.logits(features, text))
+    for owner in ([0, 1, 1], [0, 1, -1], [0, 1, 3]):
+        with pytest.raises(BackboneError, match=r"one embedding for each of 3 classes, and these are of the classes"):
+            clip.predict(features, replace(text, owner=torch.tensor(owner)))
 
 
 def test_gradients_reach_the_vectors_and_nothing_else(clip: Clip) -> None:
@@ -136,6 +151,29 @@ def test_locating_a_base_model(toy_clip: Path, tmp_path: Path, monkeypatch: pyte
         locate("openai/clip-vit-base-patch16")
     with pytest.raises(BackboneError, match="cannot be fetched"):
         locate("openai/clip-vit-base-patch16", "0" * 40)
+
+
+def test_only_the_shipped_name_of_a_built_in_model_finds_it_in_the_package(
+    toy_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a wheel the built-in models lie in the package, and nothing lies beside it."""
+    built_in = tmp_path / "site/cones/builtin/clip-tiny"
+    shutil.copytree(toy_clip, built_in)
+    shutil.copytree(toy_clip, tmp_path / "mine/models/clip-b16")
+    monkeypatch.setattr(cones, "__file__", str(tmp_path / "site/cones/__init__.py"))
+    monkeypatch.chdir(tmp_path / "mine")
+    for source in ("models/backbones/clip-tiny", "./models/backbones/clip-tiny/"):
+        assert locate(source) == built_in
+    for source, nearest in {
+        "/typo/path/clip-tiny": "models/backbones/clip-tiny",
+        "clip-tiny": "models/backbones/clip-tiny",
+        "models/backbone/clip-tiny": "models/backbones/clip-tiny",
+        "models/backbones/clip-tyni": "models/backbones/clip-tiny",
+        "backbones/clip-tiny": "models/backbones/clip-tiny",
+        "models/clip-b61": "models/clip-b16",
+    }.items():
+        with pytest.raises(BackboneError, match=rf"{source}\b.*, did you mean {nearest}\?"):
+            locate(source)
 
 
 def test_built_in_clip_knows_its_base_classes() -> None:

@@ -1,10 +1,16 @@
 """The Concept file: what is saved is what is read, and anything else is refused plainly."""
 
+import copy
 import json
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from openings import ONCE
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -13,7 +19,7 @@ from cones.card import CARD_KEY
 from cones.concept import Concept
 from cones.config import RunConfig, parse_method
 from cones.encoded import Encoded
-from cones.errors import ConceptError
+from cones.errors import BackboneError, ConceptError
 from cones.rows import search_row
 
 
@@ -46,6 +52,49 @@ def test_it_predicts_without_the_text_encoder(concept: Concept, tmp_path: Path, 
     assert sum(found[0].scores.values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_an_embedding_belongs_to_the_class_that_owns_it(concept: Concept) -> None:
+    pictures = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue", "white")]
+    order = torch.randperm(len(concept.card.classes), generator=torch.Generator().manual_seed(1))
+    turned = replace(concept, tensors={name: concept.tensors[name][order] for name in ("text_embeds", "owner")})
+    assert turned.tensors["owner"].tolist() != concept.tensors["owner"].tolist()
+    for one, right in zip(turned.predict(pictures), concept.predict(pictures)):
+        assert one.label == right.label
+        assert one.scores == pytest.approx(right.scores, rel=1e-5)
+
+
+def test_many_predictions_open_one_base_model(concept: Concept, toy_clip: Path, tmp_path: Path, openings) -> None:
+    concept.save(tmp_path / "c.safetensors")
+    base = shutil.copytree(toy_clip, tmp_path / "toy")
+    read, picture = cones.load(tmp_path / "c.safetensors", base), Image.new("RGB", (32, 32))
+    assert openings == Counter()
+    first = read.predict([picture])
+    assert all(read.predict([picture]) == first for _ in range(3))
+    beside = [cones.load(tmp_path / "c.safetensors", base), replace(read, base_folder=base), copy.deepcopy(read)]
+    assert all(one.predict([picture]) == first for one in beside)
+    assert openings == {**ONCE, "filled": 1}
+    del read, beside
+    assert cones.load(tmp_path / "c.safetensors", base).predict([picture]) == first
+    assert openings == {"hashed": 2, "opened": 2, "made": 2, "filled": 2}
+
+
+def test_threads_take_turns_with_one_base_model(concept: Concept, toy_clip: Path, tmp_path: Path, openings) -> None:
+    fresh = replace(concept, base_folder=shutil.copytree(toy_clip, tmp_path / "toy"))
+    pictures = [Image.new("RGB", (32, 32), (0, 30 * i, 0)) for i in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda p: fresh.predict([p])[0].label, pictures))
+    assert found == [p.label for p in fresh.predict(pictures)]
+    assert openings == {**ONCE, "filled": 1}
+
+
+def test_a_device_that_is_not_there_is_refused(concept: Concept, tmp_path: Path) -> None:
+    concept.save(tmp_path / "c.safetensors")
+    for device in ("cuda:99", "gpu", "meta"):
+        with pytest.raises(BackboneError, match=f"the device `{device}` cannot be used here; there are auto, cpu"):
+            cones.load(tmp_path / "c.safetensors", device=device).predict([Image.new("RGB", (32, 32))])
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    assert replace(concept).backbone.device.type == replace(concept, device="auto").backbone.model.device.type == best
+
+
 def test_a_missing_file_a_cut_one_and_a_foreign_one(concept: Concept, tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     with pytest.raises(ConceptError, match="there is no Concept file"):
@@ -68,6 +117,7 @@ def test_a_missing_file_a_cut_one_and_a_foreign_one(concept: Concept, tmp_path: 
         (lambda t, c: t.pop("owner"), "lacks owner"),
         (lambda t, c: t.update(owner=t["owner"][:3]), r"must be \(T, d\) and \(T,\)"),
         (lambda t, c: t.update(owner=t["owner"] * 0), "other classes than the 10"),
+        (lambda t, c: t.update({n: torch.cat([t[n], t[n][:1]]) for n in ("text_embeds", "owner")}), "each has one"),
         (lambda t, c: t["text_embeds"].fill_(float("inf")), "not finite"),
         (lambda t, c: c.update(format=2), "cannot read: format"),
         (lambda t, c: c.update(surprise=1), "cannot read: surprise"),

@@ -1,6 +1,7 @@
 """Detection Concepts in use: predictions, their files, the registry, and joining."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from openings import ONCE
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import load_file, save_file
@@ -52,7 +54,8 @@ def concept_of(folder: Path, *classes: str, kind: str = "glip", **more: Any) -> 
         "val": {}, "versions": {"cones": "1"},
     }  # fmt: skip
     card |= {"score_threshold": 0.0, "canvas": (64, 64)} if kind == "glip" else {}
-    return Concept(ConceptCard(**card | more), {"text_embeds": text.embeds[0].clone(), "owner": text.owner.clone()})
+    tensors = {"text_embeds": text.embeds[0].clone(), "owner": text.owner.clone()}
+    return Concept(ConceptCard(**card | more), tensors, device="cpu")
 
 
 @pytest.fixture
@@ -149,17 +152,25 @@ def test_the_threshold_is_the_cards_unless_one_is_given(concept: Concept, pictur
     assert boxes.predict(pictures)[0].masks is None
 
 
-def test_the_text_encoder_is_never_loaded(
-    concept: Concept, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = []
-    plain = Concept.open_backbone
-    monkeypatch.setattr(Concept, "open_backbone", lambda self: opened.append(plain(self)) or opened[-1])
+def test_the_text_encoder_is_never_loaded(concept: Concept, pictures: list[Path]) -> None:
     concept.predict(pictures)
-    assert len(opened) == 1
-    assert {"vision", "head"} <= set(vars(opened[0]))
-    assert "language_model" not in vars(opened[0])
-    assert opened[0].text_encoder_calls == 0
+    assert {"vision", "head"} <= set(vars(concept.backbone))
+    assert "language_model" not in vars(concept.backbone)
+    assert concept.backbone.text_encoder_calls == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_finds_what_the_cpu_finds(concept: Concept, pictures: list[Path], toy_clip: Path) -> None:
+    whole = concept_of(toy_clip, "cat", "dog", kind="clip")
+    for one in (concept, whole):
+        placed = replace(one, device="auto")
+        assert placed.backbone.device.type == "cuda"
+        for found, right in zip(placed.predict(pictures), one.predict(pictures)):
+            if isinstance(found, Detections):
+                assert found.boxes.device.type == "cpu"
+                assert torch.allclose(found.scores, right.scores, atol=1e-3)
+            else:
+                assert found.scores == pytest.approx(right.scores, abs=1e-3)
 
 
 def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path], tmp_path: Path) -> None:
@@ -191,6 +202,8 @@ def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path],
     assert len(coco.loadRes(content["annotations"]).anns) == len(content["annotations"]) == 60
     refused = run.invoke(app, [*arguments, "--threshold", "2"])
     assert refused.exit_code == 2
+    refused = run.invoke(app, [*arguments, "--device", "cuda:99"])
+    assert "the device `cuda:99` cannot be used here; there are auto, cpu" in str(refused.exception)
 
 
 def finished(folder: Path, rows: dict[str, Concept], val: dict[str, float]) -> None:
@@ -312,6 +325,21 @@ def test_joined_concepts_find_the_classes_of_both(toy: Path, pictures: list[Path
     assert three.card.trained_parameters == 24
 
 
+def test_joined_concepts_share_the_open_base_model(toy: Path, pictures: list[Path], tmp_path: Path, openings) -> None:
+    base = shutil.copytree(toy, tmp_path / "toy")
+    ring, star, cross = (concept_of(base, name) for name in ("red ring", "blue star", "cross"))
+    openings.clear()
+    star.predict(pictures[:1])
+    joined = ring.join(star).join(cross)
+    found = [joined.predict(pictures[:1])[0] for _ in range(2)]
+    ring.predict(pictures[:1])
+    assert openings == {**ONCE, "filled": 3}  # the image encoder, the head and the mask head
+    assert joined.backbone is ring.backbone is star.backbone
+    boxes = replace(ring, card=ring.card.model_copy(update={"task": "detection"}))
+    assert (boxes.backbone.draws_masks, ring.backbone.draws_masks) == (False, True)
+    assert same(*found)
+
+
 def test_joining_refuses_what_does_not_fit(toy: Path, toy_clip: Path, tmp_path: Path) -> None:
     ring = concept_of(toy, "red ring", "dot")
     with pytest.raises(ConceptError, match="joining takes two Concepts or more, got 1"):
@@ -323,6 +351,9 @@ def test_joining_refuses_what_does_not_fit(toy: Path, toy_clip: Path, tmp_path: 
     with pytest.raises(ConceptError, match="no class `dt` to rename; did you mean `dot`"):
         ring.join(concept_of(toy, "dot"), rename={"dt": "spot"})
     assert ring.join(concept_of(toy, "dot"), rename={"dot": "spot"}).card.classes == ["red ring", "dot", "spot"]
+    pooled = replace(ring, tensors=ring.tensors | {"pooled": torch.ones(1, 8)})
+    with pytest.raises(ConceptError, match=r"`red ring-dot-zero` has a vector for its whole text \(`pooled`\)"):
+        concept_of(toy, "cross").join(pooled)
     with pytest.raises(ConceptError, match="their base model must be the same"):
         ring.join(concept_of(toy_clip, "cat", kind="clip"))
     with pytest.raises(ConceptError, match="their task must be the same, got segmentation and detection"):
@@ -341,7 +372,11 @@ def test_joining_refuses_what_does_not_fit(toy: Path, toy_clip: Path, tmp_path: 
 
 def test_joined_clip_concepts_tell_the_classes_of_both_apart(toy_clip: Path, pictures: list[Path]) -> None:
     pets, birds = (concept_of(toy_clip, *names, kind="clip") for names in (("cat", "dog"), ("hen", "owl")))
-    whole, joined = concept_of(toy_clip, "cat", "dog", "hen", "owl", kind="clip"), pets.join(birds)
+    # Whatever the order of a Concept's embeddings, each is of the class that owns it.
+    turned = {name: tensor.flip(0) for name, tensor in pets.tensors.items()}
+    whole = concept_of(toy_clip, "cat", "dog", "hen", "owl", kind="clip")
+    joined = replace(pets, tensors=turned).join(birds)
+    assert joined.tensors["owner"].tolist() == [1, 0, 2, 3]
     for one, right in zip(joined.predict(pictures), whole.predict(pictures)):
         # The two multiply matrices of other shapes, whose float32 sums are rounded in another order.
         assert one.scores == pytest.approx(right.scores, rel=1e-5)

@@ -36,7 +36,6 @@ def every_row() -> dict[str, dict]:
 
 
 @pytest.mark.gpu
-
 @pytest.mark.timeout(600)
 def test_the_whole_graph_runs_on_a_gpu(
     tmp_path: Path, toy_clip: Path, toy_glip: Path, toy_sd: Path, toy_judge: Path

@@ -1,12 +1,17 @@
 """The only door to backbones: find a base model's files, check what they are, open them."""
 
+import difflib
+import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 import cones
 from cones.errors import BackboneError, Unreachable
 from cones.files import folder_hash
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS = ("model*.safetensors", "pytorch_model.bin")
 TEXTS = ("*.json", "*.txt", "*.model")
@@ -18,25 +23,69 @@ INDEXES = ("config.json", "model_index.json")
 """A base model's folder has one of them."""
 
 
+BUILT_IN = PurePath("models/backbones")
+"""Where `params.yaml` and the cards of Concepts say that the built-in base models are; a wheel has them inside."""
+
+
 def locate(source: str, revision: str | None = None) -> Path:
     """The local folder of a base model.
 
-    `source` is a folder (from where you stand, from the project, or one of the built-in ones that travel with the
-    package), or a hub name, fetched at its pinned `revision`.
+    `source` is a folder (from where you stand, or from the project), `models/backbones/NAME` for one of the built-in
+    ones that travel with the package, or a hub name, fetched at its pinned `revision`. Raises `BackboneError` for
+    anything else, with the nearest that exists.
     """
-    package = Path(cones.__file__).parent
-    for folder in (Path(source), package.parent / source, package / "builtin" / Path(source).name):
-        if any((folder / index).is_file() for index in INDEXES):
+    package, path = Path(cones.__file__).parent, Path(source)
+    folders = [path, package.parent / path]
+    if path.parent == BUILT_IN:
+        folders.append(package / "builtin" / path.name)
+    for folder in folders:
+        if _is_base(folder):
             return folder
     parts = source.split("/")
     if len(parts) != 2 or source.startswith((".", "models/")):
         raise BackboneError(
-            f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}); give a folder, or "
-            "a hub name such as openai/clip-vit-base-patch16 with its revision"
+            f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}){_nearest(path)}; give a "
+            "folder, or a hub name such as openai/clip-vit-base-patch16 with its revision"
         )
     if revision is None:
-        raise BackboneError(f"the hub model {source} needs a `revision`: the 40 hex digits of the commit to use")
+        raise BackboneError(
+            f"the hub model {source} needs a `revision`: the 40 hex digits of the commit to use{_nearest(path, 1.0)}"
+        )
     return _fetch(source, revision)
+
+
+def _is_base(folder: Path) -> bool:
+    return any(os.path.isfile(folder / index) for index in INDEXES)
+
+
+def _nearest(path: Path, alike: float = 0.6) -> str:
+    """The part of a sentence about a wrong path that names the most similar base model beside it or built in."""
+    package = Path(cones.__file__).parent
+    near = {f.name: str(BUILT_IN / f.name) for root in (package.parent / BUILT_IN, package / "builtin")
+            for f in root.glob("*") if _is_base(f)}  # fmt: skip
+    near |= {f.name: str(f) for f in path.parent.glob("*") if _is_base(f)}
+    close = difflib.get_close_matches(path.name, near, n=1, cutoff=alike)
+    return f", did you mean {near[close[0]]}?" if close else ""
+
+
+def usable_device(device: Any = "auto") -> "torch.device":
+    """The device of that name, with its number; `auto` is the first GPU where torch has one.
+
+    Raises `BackboneError` for one that cannot be computed on here.
+    """
+    import torch
+
+    if str(device) == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        probe = torch.zeros(1, device=device)
+        probe.item()
+    except (RuntimeError, AssertionError) as error:  # what torch raises where it has no CUDA is an AssertionError
+        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise BackboneError(
+            f"the device `{device}` cannot be used here; there are {', '.join(there)} (`cones doctor` says more)"
+        ) from error
+    return probe.device
 
 
 def _fetch(source: str, revision: str) -> Path:

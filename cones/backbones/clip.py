@@ -118,11 +118,11 @@ class Clip:
         return self.model.text_model.embeddings.token_embedding(ids.to(self.device)).clone()
 
     def logits(self, features: Features, text: TextEmbeds) -> Float[Tensor, "b c"]:
-        """Scaled cosine similarities."""
-        image = features.tensors["image"]
-        if len(text.embeds) == 1:
-            return F.linear(self.logit_scale * image, F.normalize(text.embeds.squeeze(0), dim=-1))
-        return self.logit_scale * torch.einsum("bd,bcd->bc", image, F.normalize(text.embeds, dim=-1))
+        """Scaled cosine similarities; that of class k is with the token whose owner is k."""
+        image, embeds = features.tensors["image"], _in_class_order(text)
+        if len(embeds) == 1:
+            return F.linear(self.logit_scale * image, F.normalize(embeds.squeeze(0), dim=-1))
+        return self.logit_scale * torch.einsum("bd,bcd->bc", image, F.normalize(embeds, dim=-1))
 
     def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
         """Cross entropy over the classes."""
@@ -147,3 +147,17 @@ class Clip:
         if key not in self._layouts:
             self._layouts[key] = SentenceLayout.build(self.model, self.tokenizer, *key)
         return self._layouts[key]
+
+
+def _in_class_order(text: TextEmbeds) -> Float[Tensor, "b c d"]:
+    """The one embedding of each class, by `owner`; `BackboneError` where it does not give one to each."""
+    classes = torch.arange(text.embeds.shape[1], device=text.owner.device)
+    if torch.equal(text.owner, classes):
+        return text.embeds
+    owner, order = text.owner.sort()
+    if not torch.equal(owner, classes):
+        raise BackboneError(
+            f"CLIP takes one embedding for each of {len(classes)} classes, and these are of the classes "
+            f"{text.owner.tolist()}; search the row again"
+        )
+    return text.embeds[:, order]
