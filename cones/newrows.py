@@ -10,9 +10,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from cones.backbones import locate, open_backbone
-from cones.config import BACKBONE_TASKS, BackboneConfig, Name, Params, load_params
-from cones.errors import BackboneError, ParamsError
+from cones.config import BACKBONE_TASKS, BackboneConfig, Cones, CoOp, Name, Params, load_params
+from cones.errors import BackboneError, Busy, ParamsError
 from cones.files import fresh_file
+from cones.layout import CHECKPOINTS
+from cones.process import lock
 from cones.recognising import Found
 
 MOST_SHOTS = 16
@@ -21,6 +23,8 @@ SCHEDULE = {"epochs": 60, "batch_size": 16, "validate_every": 5, "patience": 30}
 """Of the searched rows in detection."""
 IN_GENERATION = {"epochs": 300, "batch_size": 5, "validate_every": 10, "patience": 60}
 """Of the searched rows in generation."""
+LOCK_WAIT = 20.0
+"""Seconds to wait for another command that writes params.yaml."""
 TINY_RATES, RATES = {"inversion": 0.02, "cones": 0.3}, {"inversion": 0.002, "cones": 0.001}
 """Of those on `sd-tiny`, as measured in bench/subject.py, and on a real model, as published or usual there."""
 
@@ -70,6 +74,15 @@ def write_rows(
     `drop_demo` everything over generated data goes. Comments and the other entries stay as they are. Raises
     `ParamsError` if the name is taken, the base model does another task or the result would not be sound.
     """
+    with lock(path.parent / CHECKPOINTS / ".params.lock", str(path), LOCK_WAIT):
+        return _write(name, found, backbone, shots, say, drop_demo, path)
+
+
+def _write(
+    name: str, found: Found, backbone: str, shots: int | None, say: Mapping[str, str], drop_demo: bool, path: Path
+) -> list[str]:
+    """As `write_rows`; an editor that saves the file meanwhile holds no lock, so it is compared before it is replaced."""
+    before = path.read_bytes() if path.exists() else b""
     params = load_params(path)
     task = task_of(found, params.entry("backbones", backbone))
     _refuse(name, backbone, task, params, path)
@@ -82,7 +95,7 @@ def write_rows(
     yaml = YAML()
     yaml.width = 160
     yaml.preserve_quotes = True
-    content = yaml.load(path.read_text(encoding="utf-8"))
+    content = yaml.load(before.decode("utf-8"))
     if drop_demo:
         _drop(content, {d for d, c in params.data.items() if c.kind in GENERATED})
     content["data"][name] = _line(found.entry)
@@ -101,6 +114,8 @@ def write_rows(
             yaml.dump(content, file)
         load_params(temporary)
         os.chmod(temporary, path.stat().st_mode)
+        if path.read_bytes() != before:
+            raise Busy(f"{path} was changed by something else while `{name}` was written; run the command again")
     return list(methods)
 
 
@@ -120,9 +135,12 @@ def _refuse(name: str, backbone: str, task: str, params: Params, path: Path) -> 
 
 
 def _methods(name: str, task: str, backbone: str) -> dict[str, dict[str, Any]]:
-    """The methods of the rows, by the rows' names."""
+    """The methods of the rows, by the rows' names; each rate is written out, as a default cannot be set by `dvc exp`."""
     if task == "classification":
-        rivals: dict[str, dict[str, Any]] = {"coop": {"name": "coop"}, "cones": {"name": "cones", "init": "blend"}}
+        rivals: dict[str, dict[str, Any]] = {
+            "coop": {"name": "coop", "lr": CoOp.model_fields["lr"].default},
+            "cones": {"name": "cones", "init": "blend", "lr": Cones.model_fields["lr"].default},
+        }
     elif task == "generation":
         rates = TINY_RATES if backbone == "sd-tiny" else RATES
         rivals = {
