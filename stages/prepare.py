@@ -5,7 +5,17 @@ from cones.data import prepare
 from cones.layout import PREPARED
 from cones.process import run_stage
 
-LEFT_OUT = ("unreadable", "duplicates", "not_pictures", "not_listed", "zero_area", "outside", "empty_mask")
+LEFT_OUT = (
+    "unreadable",
+    "duplicates",
+    "not_pictures",
+    "not_listed",
+    "masks",
+    "too_small",
+    "zero_area",
+    "outside",
+    "empty_mask",
+)
 
 
 def main(name: str) -> None:
