@@ -108,7 +108,7 @@ def test_rows_are_not_written_over_an_edit_made_meanwhile(
         Path("params.yaml").write_text(Path("params.yaml").read_text() + "# mine\n")
 
     monkeypatch.setattr(YAML, "dump", edit)
-    with pytest.raises(Busy, match="params.yaml was changed by something else while `pets` was written"):
+    with pytest.raises(Busy, match=r"params.yaml was changed by something else while `pets` was written"):
         write_rows("pets", found, "clip-tiny", 4, {}, False)
     assert Path("params.yaml").read_text() == (ROOT / "params.yaml").read_text() + "# mine\n"
 
@@ -135,6 +135,21 @@ def test_new_knows_tables_and_splits(here: Path, class_folders: Path) -> None:
     outside = look_at(Path("pictures").resolve().rename(here.parent / "elsewhere"))
     assert outside.entry["source"] == str(here.parent / "elsewhere")
     shutil.rmtree(here.parent / "elsewhere")
+
+
+def test_new_looks_for_the_files_of_a_table(here: Path, class_folders: Path) -> None:
+    lines = [f"{c}/{i}.png,{c}" for c in ("cat", "dog") for i in range(8)]
+    Path("pictures/list.csv").write_text("\n".join(["path,label", *lines, "cat/gone.png,cat", "dog/too.png,dog"]))
+    told = run.invoke(app, ["new", "pets", "--source", "pictures", "--yes"])
+    assert told.exit_code == 1
+    assert isinstance(told.exception, DataError)
+    assert "2 of the 18 pictures that pictures lists do not exist, such as pictures/cat/gone.png" in str(told.exception)
+    Path("pictures/list.csv").write_text("\n".join(["path,label,label", *(f"{line},x" for line in lines)]))
+    with pytest.raises(DataError, match=r"list.csv has two columns `label`; keep the one that counts"):
+        look_at(Path("pictures"))
+    Path("pictures/more.csv").write_text("\n".join(["path,label", *lines]))
+    with pytest.raises(DataError, match=r"pictures has several tables \(list.csv, more.csv\); give the one to use"):
+        look_at(Path("pictures"))
 
 
 def test_new_rows_run_from_pictures_to_a_champion(project, class_folders: Path) -> None:

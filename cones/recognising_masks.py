@@ -1,0 +1,115 @@
+"""Masks in a folder of a user's own pictures: where they are, what they are called, and what their values stand for."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from cones.config import MaskData
+from cones.data import Masked, ending_of, masks_beside, open_mask, pair_masks, pictures_in, split_folders, values_in
+from cones.errors import DataError
+
+PICTURE_WORDS = {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "original", "originals"}
+MASK_WORDS = {"mask", "masks", "label", "labels", "gt", "groundtruth", "truth", "annotation", "annotations"}
+MASK_WORDS |= {"segmentation", "segmentations"}
+"""Words in the name of a folder of pictures or of masks; digits and signs part words."""
+TRIED = 50
+"""Masks that are opened to see their values."""
+Values = Literal["classes", "instances", "shades"]
+"""What the values of masks stand for, where there are several: classes, single objects, or shades of one mask."""
+
+
+def masks_in(source: Path, name: str, values: Values | None = None) -> MaskData | None:
+    """The entry, called `name`, that reads a folder with masks; None for one without.
+
+    Known are a folder of pictures beside one of masks, in `source`, in its splits or in a folder for each picture, and
+    masks beside their pictures. `DataError` where the names or the values can be read in several ways.
+    """
+    where = masks_in_folders(source) or _beside(source)
+    if where is None:
+        return None
+    config = MaskData(kind="masks", source=str(source), **where)
+    pictures, _ = pair_masks(config)
+    several = any(len(picture.masks) > 1 for picture in pictures)
+    objects = {"objects": "whole" if several else "components"}
+    return MaskData(kind="masks", source=name, **where, **objects | _values(pictures, values, source))
+
+
+def masks_in_folders(source: Path) -> dict[str, Any] | None:
+    """How a folder of pictures and one of masks are called, and the ending of the masks' names."""
+    for root in _roots(source):
+        pair = _pair(root)
+        if pair:
+            pictures, masks = (root / name for name in pair)
+            stems = {p.relative_to(pictures).with_suffix("") for p in pictures_in(pictures)}
+            endings = {ending_of(p.relative_to(masks), stems) for p in pictures_in(masks)}
+            return {"pictures": pair[0], "masks": pair[1], "ending": _the_one(endings, masks)}
+        for folder in _subfolders(root):  # one for each picture
+            if pair := _pair(folder):
+                return {"pictures": pair[0], "masks": pair[1]}
+    return None
+
+
+def _beside(source: Path) -> dict[str, Any] | None:
+    endings = set(masks_beside(pictures_in(source)).values())
+    return {"pictures": "", "masks": "", "ending": _the_one(endings, source)} if endings else None
+
+
+def _the_one(endings: set[str], folder: Path) -> str:
+    if len(endings) > 1:
+        raise DataError(
+            f"the masks in {folder} are called after their pictures in several ways, with "
+            f"{' and '.join(e or 'nothing' for e in sorted(endings))} at the end; give all of them one"
+        )
+    return next(iter(endings), "")
+
+
+def _roots(source: Path) -> list[Path]:
+    """The folders of the splits, or the folder itself."""
+    try:
+        return list(split_folders(source).values())
+    except DataError:  # the reader says what is wrong with them
+        return [source]
+
+
+def _subfolders(folder: Path) -> Iterator[Path]:
+    yield from sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+
+
+def _pair(folder: Path) -> tuple[str, str] | None:
+    """The names of the folder of pictures and of the folder of masks that lie in a folder, if both do."""
+    words = {p: set(re.findall("[a-z]+", p.name.lower())) for p in _subfolders(folder)}
+    masks = [p for p, of in words.items() if of & MASK_WORDS and pictures_in(p)]
+    pictures = [p for p, of in words.items() if of & PICTURE_WORDS and not of & MASK_WORDS] if masks else []
+    if (pictures and len(masks) > 1) or len(pictures) > 1:
+        raise DataError(
+            f"{folder} has several folders of pictures or of masks ({', '.join(p.name for p in [*pictures, *masks])}); "
+            "write `kind: masks` with the two to use, `pictures` and `masks`, into params.yaml"
+        )
+    return (pictures[0].name, masks[0].name) if pictures else None
+
+
+def _values(pictures: Sequence[Masked], wanted: Values | None, source: Path) -> dict[str, Any]:
+    """The settings that say what the values of the masks stand for."""
+    masks = [mask for picture in pictures for mask in picture.masks]
+    values: dict[int, Path] = {}
+    for mask in masks if wanted == "classes" else masks[:TRIED]:
+        numbers, lossy = open_mask(mask, mask.relative_to(source).as_posix())
+        if lossy and wanted in ("classes", "instances"):
+            raise DataError(f"{mask} is a JPEG, which changes values, so they cannot be {wanted}; save it as PNG")
+        for value in () if lossy else values_in(numbers):
+            values.setdefault(value, mask)
+    if wanted is None and len(values) > 1:
+        shown = ", ".join(map(str, sorted(values)[:10])) + ", ..." * (len(values) > 10)
+        raise DataError(
+            f"the masks of {source} have the values {shown} ({values[max(values)].name}): say what they stand for, "
+            "with `--values classes`, `--values instances` (single objects) or `--values shades` (of one mask)"
+        )
+    match wanted:
+        case "classes":
+            return {"values": sorted(values)} if values else {}
+        case "instances":
+            return {"objects": "instances"}
+        case "shades":
+            return {"threshold": 128 if max(values, default=0) < 256 else 32768}
+    return {}
