@@ -69,6 +69,8 @@ class Found:
     pictures: int
     has_splits: bool
     fewest: int
+    divided: tuple[str, ...] = ()
+    """The splits that are divided off `train`, or off all where there are none."""
     has_objects: bool = False
     has_masks: bool = False
     one_subject: bool = False
@@ -105,12 +107,10 @@ def look_at(source: Path, task: Task | None = None, values: Values | None = None
     has_objects, has_splits = isinstance(config, ObjectData), any(p.split for p in pictures)
     shown = [{m.label for m in p.marks if not m.crowd} if p.marks is not None else {p.label} for p in pictures]
     of_class = Counter(label for labels in shown for label in labels)
-    if has_splits:
-        trained = Counter(label for p, labels in zip(pictures, shown) if p.split == "train" for label in labels)
-    else:
-        trained = surely_trained(shown, config)
+    divided = tuple(s for s in ("val", "test") if s not in {p.split for p in pictures})
+    trained = surely_trained([of for p, of in zip(pictures, shown) if p.split in ("", "train")], config, divided)
     fewest, rarest = (min((of[i] for i in range(len(classes))), default=0) for of in (trained, of_class))
-    open_yet = has_objects and not has_splits and rarest >= ENOUGH
+    open_yet = has_objects and bool(divided) and rarest >= ENOUGH
     if len(classes) < (1 if has_objects else 2) or (fewest < 1 and not open_yet):
         raise DataError(
             f"{source} has {len(classes)} classes, the smallest with {fewest} pictures to train on; it takes {KNOWN}, "
@@ -127,24 +127,28 @@ def look_at(source: Path, task: Task | None = None, values: Values | None = None
         len(pictures),
         has_splits,
         fewest,
+        divided,
         has_objects,
         bool(marks) and all(m.outline is not None for m in marks),
         task=task,
     )
 
 
-def surely_trained(shown: Sequence[set[int]], config: PictureData) -> Counter[int]:
+def surely_trained(
+    shown: Sequence[set[int]], config: PictureData, divided: Sequence[str] = ("val", "test")
+) -> Counter[int]:
     """How many training pictures show each class at least, however pictures of several classes fall.
 
-    Pictures are divided in groups by the rarest class they show; at worst all that is held back of a group shows it.
+    `divided` are the splits that are held back of them. Pictures are divided in groups by the rarest class they show; at worst all that is held back of a group shows it.
     """
     of_class = Counter(label for labels in shown for label in labels)
     groups: dict[int, list[set[int]]] = {}
     for labels in shown:
         groups.setdefault(min(labels, key=lambda label: (of_class[label], label), default=-1), []).append(labels)
+    shares = {"val": config.val_fraction, "test": config.test_fraction}
     sure: Counter[int] = Counter()
     for group in groups.values():
-        held = sum(max(1, round(len(group) * share)) for share in (config.val_fraction, config.test_fraction))
+        held = sum(max(1, round(len(group) * shares[split])) for split in divided)
         for label, count in Counter(label for labels in group for label in labels).items():
             sure[label] += max(0, count - held)
     return sure
@@ -310,11 +314,13 @@ def _coco(folder: Path, files: Sequence[Path], name: str) -> CocoData:
     for file in files:
         by_split.setdefault(_split_of(file.relative_to(folder)) if len(files) > 1 else "", []).append(file)
     there = {split: paths[0] for split, paths in by_split.items()}
-    if max(map(len, by_split.values())) > 1 or set(there) not in ({""}, {"train", "val", "test"}):
+    if max(map(len, by_split.values())) > 1 or (
+        set(there) != {""} and not {"train"} <= set(there) <= set(SPLIT_WORDS.values())
+    ):
         listed = ", ".join(p.relative_to(folder).as_posix() for p in files)
         raise DataError(
-            f"{folder} has several COCO files ({listed}), and not one for each of train, val and test; give the one "
-            "that lists all pictures, or write `annotations: {train: ..., val: ..., test: ...}` into params.yaml"
+            f"{folder} has several COCO files ({listed}), and not one for train and one for val or test or both; give "
+            "the one that lists all pictures, or write `annotations: {train: ..., val: ..., test: ...}` into params.yaml"
         )
     pictures = {split: _pictures_of(path, folder, split) for split, path in there.items()}
     annotations = {split: path.relative_to(folder).as_posix() for split, path in there.items()}

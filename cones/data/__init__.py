@@ -1,6 +1,7 @@
 """The only door to data: prepare what a table entry names, and open what was prepared."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def list_pictures(config: PictureData) -> Listing:
         masks = masks_beside([p.path for p in listing.pictures])
         left = [p for p in listing.pictures if p.path not in masks]
         report = {**listing.report, "masks": [p.id for p in listing.pictures if p.path in masks]}
-        listing = Listing(listing.classes, left, report)
+        listing = replace(listing, pictures=left, report=report)
     return listing
 
 
@@ -137,6 +138,6 @@ def refuse_masks_beside(source: Path) -> None:
     masks = masks_beside([p for p in source.glob("*") if p.suffix.lower() in SUFFIXES])
     if masks:
         raise DataError(
-            f"{source} holds masks among its pictures, such as {next(iter(masks)).name}; move them to a folder of "
-            "their own, each called as its picture, and name it with `masks`"
+            f"{source} holds masks among its pictures, such as {next(iter(masks)).name}; move them to a folder in "
+            "it, each called as its picture, and name that with `masks`"
         )

@@ -76,7 +76,7 @@ class _Reading:
 
 
 def list_masks(config: MaskData) -> Listing:
-    """The classes and the pictures with what their masks mark; masks of no picture are reported as `not_listed`.
+    """The classes and the pictures with what their masks mark; what is neither is reported as `not_listed`.
 
     `DataError` for a picture without a mask (one that shows nothing has a black one), and for masks that no rule reads.
     """
@@ -90,20 +90,19 @@ def list_masks(config: MaskData) -> Listing:
 
 
 def pair_masks(config: MaskData) -> tuple[list[Masked], list[str]]:
-    """The pictures with their masks, and the names of masks that have no picture; nothing is opened."""
+    """The pictures with their masks, and the names of pictures and masks left over; nothing is opened."""
     source = Path(config.source)
     pictures: list[Masked] = []
-    left: list[str] = []
     for split, folder, masks, alone in _places(config):
-        of_picture, others = _pairs(folder, masks, alone, config)
-        left += sorted(p.relative_to(source).as_posix() for p in others)
+        of_picture = _pairs(folder, masks, alone, config)
         pictures += [Masked(p.relative_to(source).as_posix(), p, split, files) for p, files in of_picture.items()]
     if not pictures:
         raise DataError(
             f"{source} holds no pictures in `{config.pictures or '.'}`, nor in a folder of that name below it; "
             "`pictures` and `masks` name the two folders"
         )
-    return pictures, left
+    used = {path for picture in pictures for path in (picture.path, *picture.masks)}
+    return pictures, [p.relative_to(source).as_posix() for p in pictures_in(source) if p not in used]
 
 
 def _places(config: MaskData) -> Iterator[tuple[str, Path, Path, bool]]:
@@ -125,8 +124,8 @@ def _places(config: MaskData) -> Iterator[tuple[str, Path, Path, bool]]:
                 raise DataError(f"{folder} holds pictures and no folder `{config.pictures}`; move them into one")
 
 
-def _pairs(folder: Path, masks: Path, alone: bool, config: MaskData) -> tuple[dict[Path, list[Path]], set[Path]]:
-    """The masks of each picture of a folder, and the masks of none."""
+def _pairs(folder: Path, masks: Path, alone: bool, config: MaskData) -> dict[Path, list[Path]]:
+    """The masks of each picture of a folder."""
     if not masks.is_dir():
         raise DataError(f"{folder} has no masks: there is no folder {masks}; `masks` names it")
     marked = pictures_in(masks)
@@ -144,7 +143,7 @@ def _pairs(folder: Path, masks: Path, alone: bool, config: MaskData) -> tuple[di
     if alone:
         if len(pictures) != 1:
             raise DataError(f"{folder} holds {len(pictures)} pictures beside one folder of masks; it takes one")
-        return {pictures[0]: marked}, set()
+        return {pictures[0]: marked}
     found: dict[Path, list[Path]] = {}
     for picture in pictures:
         path = picture.relative_to(folder).with_suffix("")
@@ -158,7 +157,7 @@ def _pairs(folder: Path, masks: Path, alone: bool, config: MaskData) -> tuple[di
                 "the picture away, or set what masks are called with `ending`"
             )
         found[picture] = files
-    return found, set(marked) - {mask for files in found.values() for mask in files}
+    return found
 
 
 def _listed(picture: Masked, reading: _Reading, source: Path) -> Listed:
