@@ -113,8 +113,8 @@ def _show(found: "Found") -> None:
         return
     objects = f"{sum(found.counts.values())} objects {'with masks ' * found.has_masks}in " * found.has_objects
     how = "with splits of their own" if found.has_splits else "to be divided into training, validation and test"
-    if found.has_splits and found.divided:
-        how += f", {' and '.join(found.divided)} to be divided off train"
+    if found.divided:
+        how += f", {' and '.join(found.divided)} to be divided off train,"
     print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
     print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
     if found.entry["kind"] == "masks":

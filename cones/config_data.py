@@ -18,9 +18,11 @@ def _each_once(names: list[Any]) -> list[Any]:
 
 def _path_or_splits(value: Any) -> Any:
     """Checked here, as a union would report each of its members at a path that the file does not have."""
-    by_split = isinstance(value, dict) and set(value) == {"train", "val", "test"}
+    by_split = isinstance(value, dict) and {"train"} <= set(value) <= {"train", "val", "test"}
     if not isinstance(value, str) and not (by_split and all(isinstance(v, str) for v in value.values())):
-        raise PydanticCustomError("path_or_splits", "must be one path, or a path for each of train, val and test")
+        raise PydanticCustomError(
+            "path_or_splits", "must be one path, or a path for train and for each of val and test that there is"
+        )
     return value
 
 
@@ -48,16 +50,26 @@ class PictureData(Strict):
 
     source: str
     val_fraction: float = Field(0.2, gt=0, lt=1)
-    """Share of each class that goes to validation, where the data has no splits of its own."""
+    """Share of each class that goes to validation, where the data has none of its own: of its training pictures, or of
+    all where it has no splits."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Likewise for the test."""
     seed: int = Field(0, ge=0)
-    """Of that split."""
+    """Of that division."""
     unreadable: Literal["refuse", "skip"] = "refuse"
     """A picture that cannot be read stops the stage, or is left out and counted in the report."""
+    duplicates: Literal["refuse", "drop", "keep_first"] = "refuse"
+    """What to do with pictures that are the same, byte for byte.
+
+    Copies that show the same are reduced to the first, and counted in the report. `refuse` stops the stage for copies
+    that conflict (two classes, different objects), that are in two splits, or in a given `val` or `test`, where they
+    would count twice. `drop` leaves out all copies of a picture that conflict, `keep_first` all but the first; under
+    both, a picture of two splits stays in `test` rather than in `val`, and there rather than in `train`.
+    """
 
 
 class FolderData(PictureData):
-    """A folder of class folders of pictures, or of `train`, `val` and `test`, each with class folders."""
+    """A folder of class folders of pictures, or of `train` and, where there are some, `val` and `test` above them."""
 
     kind: Literal["folder"]
 
@@ -110,7 +122,8 @@ class CocoData(ObjectData):
 
     kind: Literal["coco"]
     annotations: PathOrSplits
-    """The JSON by its path from `source`, its pictures then being divided, or one for each of train, val and test."""
+    """The JSON by its path from `source`, its pictures then being divided, or one for each split; of `val` and `test`
+    the one that is left out is divided off `train`."""
     pictures: PathOrSplits = ""
     """The folder that each `file_name` starts from, by its path from `source`; or one for each split."""
 
@@ -118,6 +131,8 @@ class CocoData(ObjectData):
     def _pictures_as_annotations(self) -> "CocoData":
         if isinstance(self.pictures, dict) and isinstance(self.annotations, str):
             raise PydanticCustomError("pictures", "`pictures` by split needs `annotations` by split")
+        if isinstance(self.pictures, dict) and set(self.pictures) != set(self.annotations):
+            raise PydanticCustomError("pictures", "`pictures` must name the splits that `annotations` names")
         return self
 
 
@@ -208,8 +223,9 @@ class SubjectData(Strict):
     source: str
     """The folder, which DVC watches; what lies in folders below it is not read."""
     masks: str | None = None
-    """A folder with a mask for each picture, by the same name without its suffix: white where the subject is. The loss
-    then counts only there. `alpha`: the pictures' own transparency. None: all of a picture counts."""
+    """A folder below `source`, by its path from there, with a mask for each picture, by the same name without its
+    suffix: white where the subject is. The loss then counts only there. `alpha`: the pictures' own transparency. None:
+    all of a picture counts."""
     val: int = Field(0, ge=0)
     """Pictures that a search is validated on and does not learn from; 0: it is validated on those it learns from, on
     noise that stays the same (Voronov et al. 2023)."""

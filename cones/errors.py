@@ -29,6 +29,12 @@ class DataError(ConesError):
     """Pictures, labels or splits cannot be used as they are."""
 
 
+class Changed(DataError):
+    """Data changed while it was read."""
+
+    may_pass = True
+
+
 class BackboneError(ConesError):
     """A base model cannot be found, opened or used for what is asked."""
 

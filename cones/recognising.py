@@ -69,14 +69,14 @@ class Found:
     pictures: int
     has_splits: bool
     fewest: int
-    divided: tuple[str, ...] = ()
-    """The splits that are divided off `train`, or off all where there are none."""
     has_objects: bool = False
     has_masks: bool = False
     one_subject: bool = False
     """A few pictures of one thing, to make new ones of; its class is the folder's name."""
     task: Task | None = None
     """The one that was asked for; None: what the data and the base model can do."""
+    divided: tuple[str, ...] = ()
+    """The splits that data with others of its own lacks."""
 
 
 def look_at(source: Path, task: Task | None = None, values: Values | None = None) -> Found:
@@ -107,10 +107,10 @@ def look_at(source: Path, task: Task | None = None, values: Values | None = None
     has_objects, has_splits = isinstance(config, ObjectData), any(p.split for p in pictures)
     shown = [{m.label for m in p.marks if not m.crowd} if p.marks is not None else {p.label} for p in pictures]
     of_class = Counter(label for labels in shown for label in labels)
-    divided = tuple(s for s in ("val", "test") if s not in {p.split for p in pictures})
-    trained = surely_trained([of for p, of in zip(pictures, shown) if p.split in ("", "train")], config, divided)
+    of_training = [labels for p, labels in zip(pictures, shown) if p.split in ("train", "")]
+    trained = surely_trained(of_training, config, listing.divided)
     fewest, rarest = (min((of[i] for i in range(len(classes))), default=0) for of in (trained, of_class))
-    open_yet = has_objects and bool(divided) and rarest >= ENOUGH
+    open_yet = has_objects and listing.divided and rarest >= ENOUGH
     if len(classes) < (1 if has_objects else 2) or (fewest < 1 and not open_yet):
         raise DataError(
             f"{source} has {len(classes)} classes, the smallest with {fewest} pictures to train on; it takes {KNOWN}, "
@@ -127,10 +127,10 @@ def look_at(source: Path, task: Task | None = None, values: Values | None = None
         len(pictures),
         has_splits,
         fewest,
-        divided,
         has_objects,
         bool(marks) and all(m.outline is not None for m in marks),
         task=task,
+        divided=listing.divided if has_splits else (),
     )
 
 
@@ -139,15 +139,16 @@ def surely_trained(
 ) -> Counter[int]:
     """How many training pictures show each class at least, however pictures of several classes fall.
 
-    `divided` are the splits that are held back of them. Pictures are divided in groups by the rarest class they show; at worst all that is held back of a group shows it.
+    `divided` are the splits that are divided off them, in groups by the rarest class that a picture shows; at worst all
+    that is held back of a group shows it.
     """
     of_class = Counter(label for labels in shown for label in labels)
     groups: dict[int, list[set[int]]] = {}
     for labels in shown:
         groups.setdefault(min(labels, key=lambda label: (of_class[label], label), default=-1), []).append(labels)
-    shares = {"val": config.val_fraction, "test": config.test_fraction}
     sure: Counter[int] = Counter()
     for group in groups.values():
+        shares = {"val": config.val_fraction, "test": config.test_fraction}
         held = sum(max(1, round(len(group) * shares[split])) for split in divided)
         for label, count in Counter(label for labels in group for label in labels).items():
             sure[label] += max(0, count - held)
@@ -309,18 +310,17 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _coco(folder: Path, files: Sequence[Path], name: str) -> CocoData:
-    """One COCO file, or one for each of train, val and test, with the folders that hold their pictures."""
+    """One COCO file, or one for each split that there is, with the folders that hold their pictures."""
     by_split: dict[str, list[Path]] = {}
     for file in files:
         by_split.setdefault(_split_of(file.relative_to(folder)) if len(files) > 1 else "", []).append(file)
     there = {split: paths[0] for split, paths in by_split.items()}
-    if max(map(len, by_split.values())) > 1 or (
-        set(there) != {""} and not {"train"} <= set(there) <= set(SPLIT_WORDS.values())
-    ):
+    if max(map(len, by_split.values())) > 1 or not (set(there) == {""} or "train" in there):
         listed = ", ".join(p.relative_to(folder).as_posix() for p in files)
         raise DataError(
-            f"{folder} has several COCO files ({listed}), and not one for train and one for val or test or both; give "
-            "the one that lists all pictures, or write `annotations: {train: ..., val: ..., test: ...}` into params.yaml"
+            f"{folder} has several COCO files ({listed}), and not one for each of train, val and test, nor for train "
+            "and one more; give the one that lists all pictures, or write `annotations: {train: ..., val: ..., test: "
+            "...}` into params.yaml"
         )
     pictures = {split: _pictures_of(path, folder, split) for split, path in there.items()}
     annotations = {split: path.relative_to(folder).as_posix() for split, path in there.items()}

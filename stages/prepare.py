@@ -8,6 +8,7 @@ from cones.process import run_stage
 LEFT_OUT = (
     "unreadable",
     "duplicates",
+    "conflicting",
     "not_pictures",
     "not_listed",
     "masks",
@@ -22,6 +23,8 @@ def main(name: str) -> None:
     config = load_params().entry("data", name)
     report = prepare(config, PREPARED / name)
     counts = ", ".join(f"{n} {split}" for split, n in report["pictures"].items())
+    if report.get("divided"):
+        counts += f" ({' and '.join(report['divided'])} divided off train by the seed {config.seed})"
     objects = report.get("objects")
     if objects is not None:
         counts += f"; {objects['kept']} objects, {objects['crowd']} crowds, {len(objects['clipped'])} clipped"

@@ -68,6 +68,30 @@ def test_coco_by_split_with_masks_crowds_and_pictures_of_nothing(tmp_path: Path)
     assert objects_of(tmp_path / "p", "4.png")[0].label == 0
 
 
+def test_coco_by_split_may_lack_one(tmp_path: Path) -> None:
+    config = coco(tmp_path / "s")
+    whole = read_json(tmp_path / "s/all.json")
+    for split, chosen in {"train": range(6), "test": range(6, 8)}.items():
+        (tmp_path / "s" / split).mkdir()
+        for i in chosen:
+            (tmp_path / f"s/{i}.png").rename(tmp_path / f"s/{split}/{i}.png")
+        table = {
+            "images": [p for p in whole["images"] if p["id"] in chosen],
+            "annotations": [a for a in whole["annotations"] if a["image_id"] in chosen],
+            "categories": whole["categories"],
+        }
+        (tmp_path / f"s/{split}.json").write_text(json.dumps(table))
+    by_split = {
+        "annotations": {s: f"{s}.json" for s in ("train", "test")},
+        "pictures": {"train": "train", "test": "test"},
+    }
+    config = CocoData.model_validate({**config.model_dump(), **by_split})
+    report = prepare(config, tmp_path / "p")
+    assert (report["pictures"], report["divided"]) == ({"train": 4, "val": 2, "test": 2}, ["val"])
+    assert report["objects"]["by_class"]["val"] == {"cat": 2, "dog": 1}
+    assert {r.id for r in Split.open(tmp_path / "p/test").records} == {"6.png", "7.png"}
+
+
 def test_coco_pictures_may_lie_in_folders(tmp_path: Path) -> None:
     config = coco(tmp_path / "s", pictures="in")
     (tmp_path / "s/in").mkdir()
@@ -145,7 +169,7 @@ def test_copies_and_overlap(tmp_path: Path) -> None:
         table["annotations"].append({**table["annotations"][1], "image_id": 9})
 
     assert prepare(coco(tmp_path / "s", copy), tmp_path / "p")["duplicates"] == ["copy.png is a copy of 1.png"]
-    with pytest.raises(DataError, match=r"1.png and copy.png are the same picture with different objects; remove one"):
+    with pytest.raises(DataError, match=r"1.png and copy.png are the same picture with different objects\nremove all"):
         prepare(coco(tmp_path / "s", lambda t: (copy(t), t["annotations"].pop())), tmp_path / "q")
     config = coco(tmp_path / "s").model_copy(
         update={"annotations": dict.fromkeys(("train", "val", "test"), "all.json")}

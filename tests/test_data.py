@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +112,10 @@ def test_no_folder_and_half_given_splits(class_folders: Path, tmp_path: Path) ->
     with pytest.raises(DataError, match="is not a folder"):
         prepare(FolderData(kind="folder", source=str(tmp_path / "nowhere")), tmp_path / "p")
     (class_folders / "train").mkdir()
-    with pytest.raises(DataError, match="has train but not"):
+    with pytest.raises(DataError, match=r"has train and, beside them, pictures in cat, dog; call the folder of each"):
+        prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    (class_folders / "train").rename(class_folders / "test")
+    with pytest.raises(DataError, match=r"has test and no `train`; give one"):
         prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
 
 
@@ -123,6 +128,63 @@ def test_pictures_are_turned_and_deep_ones_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match="more than 8 bits"):
         open_picture(tmp_path / "deep.png")
+
+
+def deep_png(path: Path, channels: int, kind: int) -> None:
+    """A PNG of 16 bits a channel, which Pillow does not write in colour; `kind` is its colour type."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + bytes(range(4 * channels * 2)) for _ in range(4))
+    parts = {b"IHDR": struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()))
+
+
+def deep_tiff(path: Path) -> None:
+    """A TIFF of 4 x 4 pixels with three channels of 16 bits, uncompressed, which Pillow does not write either."""
+    short, long = 3, 4
+    tags = [
+        (256, short, 1, 4), (257, short, 1, 4), (258, short, 3, 122), (259, short, 1, 1), (262, short, 1, 2),
+        (273, long, 1, 128), (277, short, 1, 3), (278, short, 1, 4), (279, long, 1, 96),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    bits = struct.pack("<3H", 16, 16, 16)
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + bits + bytes(96))
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(3, 2), (4, 6), (2, 4)])
+def test_colour_of_more_than_8_bits_is_refused(tmp_path: Path, channels: int, kind: int) -> None:
+    deep_png(tmp_path / "deep.png", channels, kind)
+    with pytest.raises(
+        DataError, match=r"deep.png has 16 bits a channel \(mode RGBA?\); save it with 8 bits a channel"
+    ):
+        open_picture(tmp_path / "deep.png")
+
+
+def test_a_tiff_of_more_than_8_bits_is_refused(tmp_path: Path) -> None:
+    deep_tiff(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match=r"deep.tif has 16 bits a channel \(mode RGB\); save it with 8"):
+        open_picture(tmp_path / "deep.tif")
+    for mode in ("RGB", "L", "1", "CMYK"):
+        Image.new(mode, (4, 4)).save(tmp_path / "plain.tif")
+        assert open_picture(tmp_path / "plain.tif").size == (4, 4)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "webp", "png", "gif"])
+def test_files_of_several_pictures_are_refused(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (8, 8), (100 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / f"one.{suffix}")
+    assert open_picture(tmp_path / f"one.{suffix}").size == (8, 8)
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(DataError, match=rf"a.{suffix} holds 3 pictures .* save those that are meant as files of their"):
+        open_picture(tmp_path / f"a.{suffix}")
+
+
+def test_a_camera_may_put_more_behind_a_photograph(tmp_path: Path) -> None:
+    first, behind = (Image.new("RGB", (8, 8), colour) for colour in ("white", "black"))
+    first.save(tmp_path / "phone.jpg", format="MPO", save_all=True, append_images=[behind])
+    assert open_picture(tmp_path / "phone.jpg").getpixel((4, 4)) == (255, 255, 255)
 
 
 def test_random_views_keep_enough_of_the_picture() -> None:
@@ -177,8 +239,10 @@ def test_a_table_may_have_splits(class_folders: Path, tmp_path: Path) -> None:
         ([("path", "label"), *ALL, ("cat/0.png", "dog")], "line 18 of labels.csv names `cat/0.png` once more"),
         ([("path", "label"), *ALL, ("cat/none.png", "cat")], "cat/none.png does not exist"),
         ([("path", "label"), *ALL[:8]], "holds 1 classes; at least two are needed"),
-        ([("path", "label", "split"), ("cat/0.png", "cat", "valid")], "must be one of train, val, test, got 'valid'"),
-        ([("path", "label", "split"), *[(p, c, "train") for p, c in ALL]], "`cat` has no pictures in val"),
+        ([("path", "label", "split"), ("cat/0.png", "cat", "vall")], "must be one of train, val, test, got 'vall'"),
+        ([("path", "label", "split"), ("cat/0.png", "cat", "")], "must be one of train, val, test, got ''"),
+        ([("path", "label", "split"), *[(p, c, "test") for p, c in ALL]], "has test and no `train`"),
+        ([("path", "label", "split"), *zip(*zip(*ALL), ["train", "val", "valid"] * 6)], "has both `val` and `valid`"),
     ],
 )
 def test_a_bad_table_is_refused_by_its_line(class_folders: Path, tmp_path: Path, lines: list, message: str) -> None:
@@ -228,7 +292,9 @@ def test_a_concept_says_the_sentence_of_its_data(class_folders: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda z: z.pop("val"), "has the splits train, test; it must have train, val, test"),
+        (lambda z: z.pop("train"), "has val, test and no `train`"),
+        (lambda z: z.update(dev=z.pop("val")), "has the splits train, test, dev; it may have train, val, test"),
+        (lambda z: z.update(val=[]), "val of .* has no picture that can be used; add some, or remove it"),
         (lambda z: z["train"].append(["cat/0.png", "0", "cat"]), r"is not one of CoOp's splits.*train\.8\.1"),
         (lambda z: z["train"].append(["cat/0.png", 0, "cat"]), "calls the class 0 both"),
         (lambda z: z["train"].append(["cat/0.png", 5, "cow"]), "must number its classes from 0 without gaps"),

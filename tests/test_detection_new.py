@@ -142,7 +142,11 @@ def test_new_finds_splits_and_pictures_of_coco_files(here: Path) -> None:
     assert load_params().concepts["cells"].shots is None
 
     Path("cells/valid/_annotations.coco.json").unlink()
-    with pytest.raises(DataError, match=r"several COCO files .* and not one for train and one"):
+    found = look_at(Path("cells"))
+    assert found.entry["annotations"] == {s: f"{s}/_annotations.coco.json" for s in ("train", "test")}
+    assert (found.divided, found.fewest) == (("val",), 2)
+    Path("cells/train/_annotations.coco.json").rename("cells/valid/_annotations.coco.json")
+    with pytest.raises(DataError, match=r"several COCO files .* and not one for each of train, val and test"):
         look_at(Path("cells"))
 
 

@@ -187,9 +187,11 @@ def test_a_split_of_scenes_shows_each_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("{kind: coco, source: s, annotations: 3}", "`annotations`: must be one path, or a path for each of train, val "
-                                                    r"and test, got 3 \(data.d.annotations\)"),
-        ("{kind: coco, source: s, annotations: {train: a}}", "a path for each of train, val and test"),
+        ("{kind: coco, source: s, annotations: 3}", "`annotations`: must be one path, or a path for train and for each "
+                                                    r"of val and test that there is, got 3 \(data.d.annotations\)"),
+        ("{kind: coco, source: s, annotations: {val: a, test: b}}", "a path for train and for each of val and test"),
+        ("{kind: coco, source: s, annotations: {train: a, val: b}, pictures: {train: a, val: b, test: c}}",
+         "`pictures` must name the splits that `annotations` names"),
         ("{kind: coco, source: s, annotations: a, pictures: {train: a, val: b, test: c}}",
          "`pictures` by split needs `annotations` by split"),
         ("{kind: voc, source: s, classes: [a, a]}", r"`classes`: must name each class once.*\(data.d.classes\)"),

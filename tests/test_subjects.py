@@ -80,14 +80,13 @@ def test_masks_are_cut_as_their_pictures(photos: Path, tmp_path: Path, toy_sd: P
     """A picture that is white where its mask is and black elsewhere: both stay so in every view."""
     from cones.backbones.diffusion import Diffusion
 
-    (tmp_path / "three").mkdir()
-    (tmp_path / "masks").mkdir()
+    (tmp_path / "three/masks").mkdir(parents=True)
     for i in range(3):
         mask = np.zeros((64, 64), np.uint8)
         mask[8 * i : 8 * i + 24, 16:40] = 255
         Image.fromarray(mask).convert("RGB").save(tmp_path / f"three/{i}.png")
-        Image.fromarray(mask).save(tmp_path / f"masks/{i}.bmp")
-    prepare(config(tmp_path / "three", masks=str(tmp_path / "masks"), test=0), tmp_path / "out")
+        Image.fromarray(mask).save(tmp_path / f"three/masks/{i}.bmp")
+    prepare(config(tmp_path / "three", masks="masks", test=0), tmp_path / "out")
     seen: list = []
     sd = Diffusion(toy_sd)
     encode = sd.encode
@@ -123,15 +122,63 @@ def test_what_cannot_be_used_is_refused(photos: Path, tmp_path: Path, spoil, why
 def test_bad_masks_are_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a-turned\.jpg has no transparency to take its mask from"):
         prepare(config(photos, masks="alpha"), tmp_path / "out")
-    (tmp_path / "masks").mkdir()
+    (photos / "masks").mkdir()
     with pytest.raises(DataError, match=r"has no mask for a-turned\.jpg; it must be called a-turned\.png"):
-        prepare(config(photos, masks=str(tmp_path / "masks")), tmp_path / "out")
-    Image.new("L", (60, 40), 255).save(tmp_path / "masks/a-turned.png")
+        prepare(config(photos, masks="masks"), tmp_path / "out")
+    Image.new("L", (60, 40), 255).save(photos / "masks/a-turned.png")
     with pytest.raises(DataError, match=r"the mask of .* is \(60, 40\) pixels wide and high, the picture \(40, 60\)"):
-        prepare(config(photos, masks=str(tmp_path / "masks")), tmp_path / "out")
-    Image.new("L", (40, 60), 0).save(tmp_path / "masks/a-turned.png")
+        prepare(config(photos, masks="masks"), tmp_path / "out")
+    Image.new("L", (40, 60), 0).save(photos / "masks/a-turned.png")
     with pytest.raises(DataError, match="is empty; mark the subject"):
-        prepare(config(photos, masks=str(tmp_path / "masks")), tmp_path / "out")
+        prepare(config(photos, masks="masks"), tmp_path / "out")
+    Image.new("L", (40, 60), 0).save(photos / "masks/a-turned.bmp")
+    with pytest.raises(DataError, match=r"a-turned\.bmp and a-turned\.png are both masks of a-turned; remove one"):
+        prepare(config(photos, masks="masks"), tmp_path / "out")
+
+
+def masked(source: Path, names: tuple[str, ...]) -> SubjectData:
+    """Pictures with masks below them, in each of which another part of the first row is marked."""
+    (source / "masks").mkdir(parents=True)
+    for i, name in enumerate(names):
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(source / f"{name}.png")
+        mask = np.zeros((8, 8), np.uint8)
+        mask[0, : i + 1] = 255
+        Image.fromarray(mask).save(source / f"masks/{name}.png")
+    return config(source, masks="masks", test=0)
+
+
+def test_masks_are_found_by_their_whole_name(tmp_path: Path) -> None:
+    """`IMG[1]` is a pattern to `glob`, and `IMG.*` finds `IMG.1.png`."""
+    names = ("IMG", "IMG.1", "IMG[1]", "*")
+    prepare(masked(tmp_path / "s", names), tmp_path / "out")
+    split = Split.open(tmp_path / "out/train")
+    marked = {r.id: int((np.asarray(split.mask(i)) > 0).sum()) for i, r in enumerate(split.records)}
+    assert marked == {f"{name}.png": i + 1 for i, name in enumerate(names)}
+
+
+def test_masks_lie_in_the_folder_that_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked(tmp_path / "s", ("a", "b", "c"))
+    (tmp_path / "masks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for wrong, way_out in {
+        "../masks": "move the masks into a folder of their own in s",
+        "masks2": "there is no folder s/masks2",
+        "s/masks": "write `masks: masks`",
+        str(tmp_path / "masks"): "move the masks into a folder of their own in s",
+        ".": "move the masks into a folder of their own in s",
+    }.items():
+        with pytest.raises(DataError, match="`masks` must be a folder below s, which is what DVC watches") as refused:
+            prepare(config(Path("s"), masks=wrong, test=0), tmp_path / "out")
+        assert way_out in str(refused.value)
+
+
+def test_a_damaged_mask_is_noticed(tmp_path: Path) -> None:
+    prepare(masked(tmp_path / "s", ("a", "b", "c")), tmp_path / "out")
+    split = Split.open(tmp_path / "out/train")
+    Image.new("L", (8, 8), 255).save(split.folder / split.records[1].mask)
+    assert split.mask(0) is not None
+    with pytest.raises(DataError, match=r"the mask of b.png of .* is damaged; `cones doctor --cache` names what to"):
+        split.mask(1)
 
 
 def test_copies_are_left_out_and_reported(photos: Path, tmp_path: Path) -> None:

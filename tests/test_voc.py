@@ -50,6 +50,18 @@ def test_voc_counts_from_one_and_has_lists(tmp_path: Path) -> None:
     assert [r.id for r in Split.open(tmp_path / "p/val").records] == ["4", "5"]
 
 
+@pytest.mark.parametrize(("called", "divided"), [("test", "val"), ("valid", "test")])
+def test_a_list_that_voc_lacks_is_divided_off_train(tmp_path: Path, called: str, divided: str) -> None:
+    config = voc(tmp_path / "s")
+    lists = tmp_path / "s/ImageSets/Main"
+    (lists / "val.txt").rename(lists / "valid.txt")
+    (lists / f"{'valid' if divided == 'val' else 'test'}.txt").unlink()
+    report = prepare(config, tmp_path / "p")
+    assert report["divided"] == [divided]
+    assert report["pictures"] == {"train": 3, "val": 2, "test": 2} | {divided: 1}
+    assert {r.id for r in Split.open(tmp_path / "p" / divided).records} < set("0123")
+
+
 def test_voc_without_lists_is_divided_and_difficult_ones_are_crowds(tmp_path: Path) -> None:
     config = voc(tmp_path / "s", lists=False)
     shown = [("cat", (1, 1, 9, 9), "1"), ("dog", (5, 5, 5, 9), "0"), ("cat", (0, 1, 9, 9), "")]
@@ -94,7 +106,9 @@ def test_a_bad_voc_annotation_is_refused(tmp_path: Path, xml: str | None, messag
 @pytest.mark.parametrize(
     ("path", "text", "message"),
     [
-        ("ImageSets/Main/val.txt", None, "Main has train.txt, test.txt but not val.txt; give all three or none"),
+        ("ImageSets/Main/train.txt", None, "ImageSets/Main has val, test and no `train`"),
+        ("ImageSets/Main/valid.txt", "4", "ImageSets/Main has both `val` and `valid`, which are one split"),
+        ("ImageSets/Main/val.txt", "", "val of .* has no picture that can be used; add some, or remove it"),
         ("ImageSets/Main/val.txt", "../../x", "`../../x.xml` in ImageSets/Main/val.txt lies outside"),
         ("ImageSets/Main/val.txt", "4\n4\n5", "the picture `4` is listed 2 times in val of"),
         ("ImageSets/Main/val.txt", "4\n5\n0", r"1 pictures stand in more than one split.*0 \(train\) is 0 \(val\)"),

@@ -52,6 +52,8 @@ def test_yolo_has_boxes_polygons_and_pictures_without_a_file(tmp_path: Path) -> 
         ({"train": ["../images/train", "../images/val"], "val": "../images/test", "test": "lists/test.txt"},
          {"train": 6, "val": 2, "test": 2}),
         ({"train": "images", "val": None, "test": ""}, {"train": 4, "val": 2, "test": 2}),
+        ({"val": None}, {"train": 3, "val": 1, "test": 2}),
+        ({"val": None, "validation": "images/val", "test": None}, {"train": 3, "val": 2, "test": 1}),
     ],
 )  # fmt: skip
 def test_yolo_splits_may_be_folders_and_lists(tmp_path: Path, yaml: dict, pictures: dict) -> None:
@@ -93,7 +95,9 @@ def test_a_bad_yolo_line_is_refused(tmp_path: Path, line: str, message: str) -> 
     [
         ({"names": 3}, "is not YOLO's YAML of names, train, val and test: names"),
         ({"names": ["cat", "cat"]}, "names the class `cat` twice"),
-        ({"test": None}, "data.yaml lacks test; give train, val and test, or train alone to have it divided"),
+        ({"train": None}, "data.yaml has val, test and no `train`"),
+        (dict.fromkeys(("train", "val", "test")), "data.yaml names no pictures; give `train`"),
+        ({"valid": "images/val"}, "data.yaml has both `val` and `valid`"),
         (
             {"train": "images/gone"},
             "images/gone, which `train` of data.yaml names, is neither a folder nor a .txt list",

@@ -1,6 +1,7 @@
 """The only door to data: prepare what a table entry names, and open what was prepared."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cones.config import (
     WorldData,
     YoloData,
 )
+from cones.data.changes import unchanged
 from cones.data.coco import list_coco
 from cones.data.files import class_folders, copy_pictures, list_folder, split_folders
 from cones.data.labelme import list_labelme
@@ -88,10 +90,12 @@ LISTS: dict[type[PictureData], Callable[[Any], Listing]] = {
 def prepare(config: DataConfig, target: Path) -> dict:
     """Write the splits of a data set to `target`, whole or not at all; returns its report, kept there too.
 
-    The report holds `classes`, `pictures` and `hashes` by split, lists of what was left out, and, for detection,
-    `objects` (`Findings.report`).
+    The report holds `classes`, `pictures` and `hashes` by split, the splits that were `divided` off training, lists of
+    what was left out, and, for detection, `objects` (`Findings.report`). Raises `DataError` for data that cannot be
+    used, and `Changed` for pictures of one's own that changed meanwhile.
     """
-    with fresh_folder(target) as folder:
+    own = isinstance(config, PictureData | SubjectData)
+    with fresh_folder(target) as folder, unchanged(Path(config.source)) if own else nullcontext():
         if isinstance(config, WorldData):
             classes, splits, report = generate_pictures(config, folder)
         elif isinstance(config, SceneData):

@@ -69,7 +69,7 @@ def list_coco(config: CocoData) -> Listing:
         folder = inside(source, folders[split], "`pictures`")
         listed += _pictures(table, folder, files[split], split, classes)
     refuse_repeats(listed, config.source)
-    return Listing(classes, listed, {})
+    return Listing(classes, listed, {}, tuple(split for split in files if split))
 
 
 def _read(path: Path) -> Table:

@@ -1,4 +1,4 @@
-"""Pictures in folders: class folders, with or without `train`, `val` and `test` above them."""
+"""Pictures in folders: class folders, with or without folders of splits above them."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,35 +8,59 @@ from pathlib import Path
 from cones.config import FolderData
 from cones.data.listing import Listed, Listing
 from cones.data.pictures import SUFFIXES
-from cones.data.prepared import SPLITS, Record
+from cones.data.prepared import Record
+from cones.data.splits import SPLIT_NAMES, split_names
 from cones.errors import DataError
 
 
 def list_folder(config: FolderData) -> Listing:
-    """The classes and pictures of a folder; `DataError` for one without class folders or with some splits only."""
+    """The classes and pictures of a folder.
+
+    A folder of pictures beside those of splits is reported as `not_listed`; where a split is missing it is refused, as
+    it may be that one. `DataError` also for what `split_folders` refuses.
+    """
     source = Path(config.source)
     roots, classes = split_folders(source), class_folders(source)
-    report: dict = {"not_pictures": []}
+    report: dict = {"not_pictures": [], "not_listed": []}
     listed = [p for split, root in roots.items() for p in _pictures(root, classes, source, split, report)]
-    return Listing(classes, listed, report)
+    splits = tuple(split for split in roots if split)
+    if splits:
+        report["not_listed"] = [p.name for p in _folders(source) if p not in roots.values() and _has_pictures(p)]
+    listing = Listing(classes, listed, report, splits)
+    if splits and listing.divided and report["not_listed"]:
+        beside = ", ".join(report["not_listed"])
+        raise DataError(
+            f"{source} has {', '.join(splits)} and, beside them, pictures in {beside}; call the folder of each split "
+            "train, val or test, or move out what is none: what is missing is divided off train"
+        )
+    return listing
 
 
 def split_folders(source: Path) -> dict[str, Path]:
-    """The folder of each split; the folder itself, under an empty name, where there are none."""
+    """The folders of the splits that there are; the folder itself, under an empty name, where there are none.
+
+    `valid` and the like are splits (`SPLIT_NAMES`) beside a `train`, and else classes. `DataError` for two folders of
+    one split, and for `val` or `test` without `train`.
+    """
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; `source` must name a folder of class folders")
-    given = [s for s in SPLITS if (source / s).is_dir()]
-    if given and len(given) < len(SPLITS):
-        raise DataError(
-            f"{source} has {', '.join(given)} but not {', '.join(set(SPLITS) - set(given))}; give all three or none"
-        )
-    return {s: source / s for s in given} or {"": source}
+    names = {p.name for p in _folders(source)}
+    if not names & {"val", "test"} and all(SPLIT_NAMES.get(name.lower()) != "train" for name in names):
+        return {"": source}
+    return {split: source / name for split, name in split_names(names, str(source)).items()}
 
 
 def class_folders(source: Path) -> list[str]:
     """The names of the class folders, in all splits together."""
-    roots = split_folders(source).values()
-    return sorted({p.name for root in roots for p in root.iterdir() if p.is_dir() and p.name[0] != "."})
+    return sorted({p.name for root in split_folders(source).values() for p in _folders(root)})
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(p.suffix.lower() in SUFFIXES and p.name[0] != "." for p in folder.rglob("*"))
 
 
 def _pictures(root: Path, classes: list[str], source: Path, split: str, report: dict) -> Iterator[Listed]:

@@ -56,9 +56,10 @@ def list_labelme(config: LabelMeData) -> Listing:
     for a JSON that is not LabelMe's and for shapes without an area: points and lines.
     """
     source = Path(os.path.abspath(config.source))
+    roots = split_folders(source)
     tables = {
         path: (split, _read(path))
-        for split, root in split_folders(source).items()
+        for split, root in roots.items()
         for path in sorted(root.rglob("*.json"))
         if not _hidden(path.relative_to(source))
     }
@@ -76,7 +77,7 @@ def list_labelme(config: LabelMeData) -> Listing:
     refuse_repeats(listed, config.source)
     there = {p.relative_to(source) for p in source.rglob("*") if p.suffix.lower() in SUFFIXES}
     unlisted = {p.as_posix() for p in there if not _hidden(p)} - {p.id for p in listed}
-    return Listing(classes, listed, {"not_listed": sorted(unlisted)})
+    return Listing(classes, listed, {"not_listed": sorted(unlisted)}, tuple(split for split in roots if split))
 
 
 def _hidden(path: Path) -> bool:

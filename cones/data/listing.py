@@ -2,21 +2,20 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cones.config import ObjectData, PictureData
+from cones.data.duplicates import Kept, Splits, distinct
 from cones.data.objects import Findings, Mark, settle
 from cones.data.pictures import open_picture
 from cones.data.prepared import SPLITS, Record
 from cones.data.splits import divide
 from cones.errors import DataError
 from cones.files import file_hash
-
-Splits = dict[str, list[tuple[Record, Path]]]
 
 
 @dataclass(frozen=True)
@@ -41,20 +40,39 @@ class Listing:
     classes: list[str]
     pictures: list[Listed]
     report: dict
+    splits: tuple[str, ...] = ()
+    """The splits it has of its own; empty: those that its pictures name."""
+
+    @property
+    def given(self) -> set[str]:
+        """The splits it has of its own."""
+        return set(self.splits) or {picture.split for picture in self.pictures if picture.split}
+
+    @property
+    def divided(self) -> tuple[str, ...]:
+        """The splits it lacks, to be divided off its training pictures, or off all where it has no splits."""
+        return tuple(split for split in ("val", "test") if split not in self.given)
 
 
 def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
     """The readable pictures by split, and the report with what was left out.
 
-    Pictures without a split are divided by the fractions of `config`. Raises `DataError` for a class without pictures
-    or objects in a split, a picture with two labels, objects that are refused (cones/data/objects.py) and, unless
+    Splits that the data set lacks are divided off its training pictures, or off all it has, by the fractions and the
+    seed of `config`; the report names them in `divided`. Raises `DataError` for a class without pictures or objects in
+    a split, copies that are refused (cones/data/duplicates.py), objects that are (cones/data/objects.py) and, unless
     `unreadable: skip`, pictures that cannot be read. Pictures that show no object are kept.
     """
     classes, detection = listing.classes, isinstance(config, ObjectData)
     if not classes or (len(classes) < 2 and not detection):
         least = "one is needed to find" if detection else "two are needed to tell apart"
         raise DataError(f"{config.source} holds {len(classes)} classes; at least {least}")
-    report = {**listing.report, "unreadable": [], "duplicates": []}
+    report = {
+        **listing.report,
+        "divided": list(listing.divided),
+        "unreadable": [],
+        "duplicates": [],
+        "conflicting": [],
+    }
     findings = Findings()
     found: Splits = {}
     for picture in listing.pictures:
@@ -71,9 +89,13 @@ def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
             "repair or remove them, or set `unreadable: skip` to leave them out and have them listed in the report"
         )
     findings.refuse(config.source)
-    splits = {s: found.get(s, []) for s in SPLITS}
-    if "" in found:
-        splits = _divide(_distinct(found[""], report), classes, config)
+    for split in listing.given - set(found):
+        remove = "" if split == "train" else f", or remove it, to have {split} divided off train"
+        raise DataError(f"{split} of {config.source} has no picture that can be used; add some{remove}")
+    splits = distinct(found, config, report)
+    if listing.divided:
+        splits |= _divide(splits.pop("", []) + splits.get("train", []), classes, config, listing.divided)
+    splits = {s: splits[s] for s in SPLITS}
     for split, pictures in splits.items():
         counts = Counter(label for record, _ in pictures for label in record.labels)
         empty = [name for label, name in enumerate(classes) if not counts[label]]
@@ -130,27 +152,16 @@ def _record(picture: Listed, findings: Findings) -> Record:
     return Record(picture.id, -1, sha256, objects=settle(picture.id, picture.marks, size, findings), size=size)
 
 
-def _distinct(pictures: list[tuple[Record, Path]], report: dict) -> list[tuple[Record, Path]]:
-    """Each picture once, so that copies of one cannot fall into two splits; two labels for one picture are refused."""
-    first: dict[str, tuple[Record, Path]] = {}
-    for record, path in pictures:
-        kept = first.setdefault(record.sha256, (record, path))[0]
-        if (kept.label, kept.objects) != (record.label, record.objects):
-            under = "under two classes" if record.objects is None else "with different objects"
-            raise DataError(f"{kept.id} and {record.id} are the same picture {under}; remove one")
-        if kept is not record:
-            report["duplicates"].append(f"{record.id} is a copy of {kept.id}")
-    return list(first.values())
-
-
-def _divide(pictures: list[tuple[Record, Path]], classes: list[str], config: PictureData) -> Splits:
-    """Divide the pictures of each class, and those of no class; a picture of several goes with its rarest."""
-    splits: Splits = {s: [] for s in SPLITS}
+def _divide(pictures: Sequence[Kept], classes: list[str], config: PictureData, parts: Sequence[str]) -> Splits:
+    """Divide `parts` off the pictures of each class, and of no class; a picture of several goes with its rarest."""
+    splits: Splits = {s: [] for s in ("train", *parts)}
+    shares = {"val": config.val_fraction, "test": config.test_fraction}
+    fractions = {part: shares[part] for part in parts}
     counts = Counter(label for record, _ in pictures for label in record.labels)
     rarest = [min(r.labels, key=lambda label: (counts[label], label), default=len(classes)) for r, _ in pictures]
     for label in range(len(classes) + 1):
         of_class = [picture for picture, of in zip(pictures, rarest) if of == label]
         rng = np.random.default_rng([config.seed, label])
-        for picture, split in zip(of_class, divide(len(of_class), config.val_fraction, config.test_fraction, rng)):
+        for picture, split in zip(of_class, divide(len(of_class), fractions, rng)):
             splits[split].append(picture)
     return splits

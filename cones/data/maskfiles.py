@@ -83,10 +83,11 @@ def list_masks(config: MaskData) -> Listing:
     source = Path(config.source)
     classes = config.classes or ([CLASS] if config.values is None else [str(v) for v in config.values])
     pictures, left = pair_masks(config)
+    splits = dict.fromkeys(split for split, *_ in _places(config) if split)
     reading = _Reading(config)
     listed = [_listed(picture, reading, source) for picture in pictures]
     refuse_repeats(listed, config.source)
-    return Listing(classes, listed, {"not_listed": left, "too_small": reading.small})
+    return Listing(classes, listed, {"not_listed": left, "too_small": reading.small}, tuple(splits))
 
 
 def pair_masks(config: MaskData) -> tuple[list[Masked], list[str]]:

@@ -12,6 +12,8 @@ from cones.errors import DataError
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 MAX_PIXELS = 200_000_000
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B")
+BITS_PER_SAMPLE = 258
+"""TIFF's tag of the bits of each channel."""
 
 
 def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
@@ -34,12 +36,7 @@ def _opened(source: Path | bytes, name: str | None = None) -> Image.Image:
     name = name or str(source)
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(
-                    f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read"
-                )
-            if image.mode in DEEP_MODES:
-                raise DataError(f"{name} has more than 8 bits a pixel (mode {image.mode}); window it to 8 bits first")
+            _refuse(image, name)
             image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:
@@ -48,6 +45,35 @@ def _opened(source: Path | bytes, name: str | None = None) -> Image.Image:
         empty = source.stat().st_size == 0 if isinstance(source, Path) and source.exists() else source == b""
         why = "it is empty" if empty else str(error).split(": ")[-1] or type(error).__name__
         raise DataError(f"{name} cannot be read as a picture: {why}") from None
+
+
+def _refuse(image: Image.Image, name: str) -> None:
+    """Raise `DataError` for what Pillow opens and would read in part: too large, too deep, more than one picture.
+
+    A camera's JPEG of several pictures (MPO) is read: behind its first one are a depth map, a gain map or the like.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read"
+        )
+    if image.mode in DEEP_MODES:
+        raise DataError(f"{name} has more than 8 bits a pixel (mode {image.mode}); window it to 8 bits first")
+    bits = _channel_bits(image)
+    if bits > 8:
+        raise DataError(f"{name} has {bits} bits a channel (mode {image.mode}); save it with 8 bits a channel first")
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise DataError(
+            f"{name} holds {frames} pictures ({image.format}), and one a file is read; save those that are meant as "
+            "files of their own"
+        )
+
+
+def _channel_bits(image: Image.Image) -> int:
+    """Bits a channel of a picture as it is stored; Pillow opens colour of 16 bits in the modes of 8."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))
+    return 16 if image.format == "PNG" and any(str(tile[3]).endswith(";16B") for tile in image.tile) else 8
 
 
 def random_view(picture: Image.Image, min_area: float, rng: np.random.Generator, flip: bool = True) -> Image.Image:

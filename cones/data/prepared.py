@@ -82,9 +82,17 @@ class Split:
         return open_picture(content, record.id) if pixels is None else Image.fromarray(pixels)
 
     def mask(self, index: int) -> Image.Image | None:
-        """Where the subject of a picture is, in 8 bits and of its size; None where that is not told."""
-        mask = self.records[index].mask
-        return None if mask is None else open_picture(self.folder / mask).convert("L")
+        """Where the subject of a picture is, in 8 bits and of its size; None where that is not told.
+
+        `DataError` if it is not the one that was prepared.
+        """
+        record = self.records[index]
+        if record.mask is None:
+            return None
+        content = (self.folder / record.mask).read_bytes()
+        if mask_file(content) != record.mask:
+            raise DataError(f"the mask of {record.id} of {self.folder} is damaged; {DAMAGED}")
+        return open_picture(content, f"the mask of {record.id}").convert("L")
 
     @cached_property
     def _images(self) -> np.ndarray:
@@ -95,6 +103,11 @@ def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record],
     """Write a split's manifest beside its pictures."""
     content = {"classes": list(classes), "templates": list(templates), "records": [_content(r) for r in records]}
     write_json(folder / "manifest.json", content)
+
+
+def mask_file(content: bytes) -> str:
+    """The file of a mask, by its path from its split's folder: named by its content."""
+    return f"pictures/mask-{hashlib.sha256(content).hexdigest()[:16]}.png"
 
 
 def records_hash(records: Sequence[Record]) -> str:

@@ -1,12 +1,42 @@
 """Which pictures go where: nested few-shot draws, splits of unsplit data, and the check that splits do not overlap."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from cones.data.prepared import Record, Split
+from cones.data.prepared import SPLITS, Record, Split
 from cones.errors import DataError
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders, lists and columns call the splits, in small letters."""
+
+
+def split_names(names: Iterable[str], where: str) -> dict[str, str]:
+    """The name by which `where` calls each of its splits, in the order of `SPLITS`; names of no split are left aside.
+
+    `DataError` for two names of one split, and for splits without one to train on.
+    """
+    there: dict[str, str] = {}
+    for name in sorted(names):
+        split = SPLIT_NAMES.get(name.lower())
+        if split and there.setdefault(split, name) != name:
+            raise DataError(f"{where} has both `{there[split]}` and `{name}`, which are one split; join them into one")
+    names_of = {split: there[split] for split in SPLITS if split in there}
+    if names_of and "train" not in names_of:
+        raise DataError(
+            f"{where} has {', '.join(names_of.values())} and no `train`; give one: of the others, what is missing is "
+            "divided off it"
+        )
+    return names_of
 
 
 def draw_shots(split: Split, shots: int, seed: int, at_most: bool = False) -> list[int]:
@@ -62,15 +92,18 @@ def draw_pictures(split: Split, shots: int | None, seed: int, at_most: bool = Fa
     return list(chosen)
 
 
-def divide(count: int, val_fraction: float, test_fraction: float, rng: np.random.Generator) -> list[str]:
-    """A split for each of `count` pictures of a class, at random; each split gets at least one of three or more."""
-    val, test = (max(1, round(count * f)) for f in (val_fraction, test_fraction))
-    names = ["val"] * val + ["test"] * test + ["train"] * max(count - val - test, 1)
+def divide(count: int, fractions: Mapping[str, float], rng: np.random.Generator) -> list[str]:
+    """A split for each of `count` pictures of a class, at random: those of `fractions`, and the rest train.
+
+    With as many pictures as there are splits, each split gets at least one.
+    """
+    names = [split for split, share in fractions.items() for _ in range(max(1, round(count * share)))]
+    names += ["train"] * max(count - len(names), 1)
     return [str(s) for s in rng.permutation(names[-count:] if len(names) > count else names)]
 
 
-def refuse_overlap(splits: Mapping[str, Sequence[Record]]) -> None:
-    """Raise `DataError` when one picture, by its content, stands in two splits."""
+def refuse_overlap(splits: Mapping[str, Sequence[Record]], way_out: str = "") -> None:
+    """Raise `DataError` when one picture, by its content, stands in two splits; `way_out` ends its message."""
     seen: dict[str, tuple[str, str]] = {}
     shared = []
     for split, records in splits.items():
@@ -81,5 +114,5 @@ def refuse_overlap(splits: Mapping[str, Sequence[Record]]) -> None:
     if shared:
         raise DataError(
             f"{len(shared)} pictures stand in more than one split, so a test would be on what was learnt: "
-            f"{'; '.join(shared[:3])}; take them out of one of the two"
+            f"{'; '.join(shared[:3])}; take them out of one of the two{way_out}"
         )

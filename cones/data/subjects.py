@@ -1,6 +1,8 @@
 """A folder of a few pictures of one subject, as cameras and programs leave them, with or without masks."""
 
 import hashlib
+import os
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from PIL import Image
 
 from cones.config import SubjectData
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
-from cones.data.prepared import SPLITS, Record
+from cones.data.prepared import SPLITS, Record, mask_file
 from cones.errors import DataError
 
 FEWEST = 3
@@ -62,6 +64,7 @@ def _pictures(config: SubjectData, report: dict) -> list[Picture]:
     source = Path(config.source)
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; `source` must name a folder of pictures of one subject")
+    masks = {} if config.masks in (None, "alpha") else _masks(source, config.masks)
     found: dict[bytes, Picture] = {}
     for path in sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith(".")):
         suffix = path.suffix.lower()
@@ -70,7 +73,7 @@ def _pictures(config: SubjectData, report: dict) -> list[Picture]:
         if suffix not in SUFFIXES:
             report["not_pictures"].append(path.name)
             continue
-        picture, mask = _opened(path, config)
+        picture, mask = _opened(path, config, masks)
         content = picture.tobytes() + str(picture.size).encode()
         first = found.setdefault(content, (path.name, picture, mask))
         if first[0] != path.name:
@@ -78,8 +81,8 @@ def _pictures(config: SubjectData, report: dict) -> list[Picture]:
     return list(found.values())
 
 
-def _opened(path: Path, config: SubjectData) -> tuple[Image.Image, Image.Image | None]:
-    """A picture on white where it is transparent, and its mask if masks are asked for."""
+def _opened(path: Path, config: SubjectData, masks: Mapping[str, Path]) -> tuple[Image.Image, Image.Image | None]:
+    """A picture on white where it is transparent, and its mask if masks are asked for; those of a folder by name."""
     picture, alpha = open_masked(path)
     mask = None
     if config.masks == "alpha":
@@ -87,7 +90,10 @@ def _opened(path: Path, config: SubjectData) -> tuple[Image.Image, Image.Image |
             raise DataError(f"{path} has no transparency to take its mask from; leave `masks` out, or give a folder")
         mask = alpha
     elif config.masks is not None:
-        mask = _mask_beside(path, Path(config.masks))
+        if path.stem not in masks:
+            folder = Path(config.source) / config.masks
+            raise DataError(f"{folder} has no mask for {path.name}; it must be called {path.stem}.png or the like")
+        mask = open_picture(masks[path.stem]).convert("L")
         if mask.size != picture.size:
             raise DataError(f"the mask of {path} is {mask.size} pixels wide and high, the picture {picture.size}")
     if mask is not None and not np.asarray(mask).any():
@@ -98,11 +104,31 @@ def _opened(path: Path, config: SubjectData) -> tuple[Image.Image, Image.Image |
     return picture, mask
 
 
-def _mask_beside(path: Path, folder: Path) -> Image.Image:
-    beside = [p for p in sorted(folder.glob(f"{path.stem}.*")) if p.suffix.lower() in SUFFIXES]
-    if not beside:
-        raise DataError(f"{folder} has no mask for {path.name}; it must be called {path.stem}.png or the like")
-    return open_picture(beside[0]).convert("L")
+def _masks(source: Path, name: str) -> dict[str, Path]:
+    """The masks of a folder below `source`, by their names without the suffix."""
+    folder = source / name
+    if not _below(source, folder) or not folder.is_dir():
+        there = next((p for p in (folder, Path(name)) if p.is_dir()), None)
+        if there is None:
+            way_out = f"there is no folder {folder}"
+        elif _below(source, there):
+            way_out = f"write `masks: {os.path.relpath(there, source)}`"
+        else:
+            way_out = f"move the masks into a folder of their own in {source}"
+        raise DataError(
+            f"`masks` must be a folder below {source}, which is what DVC watches, by its path from there, or `alpha`, "
+            f"got `{name}`; {way_out}"
+        )
+    masks: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
+        other = masks.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(f"{other} and {path.name} are both masks of {path.stem}; remove one")
+    return masks
+
+
+def _below(source: Path, folder: Path) -> bool:
+    return Path(os.path.abspath(source)) in Path(os.path.abspath(folder)).parents
 
 
 def _write(folder: Path, picture: Picture) -> Record:
@@ -116,7 +142,7 @@ def _write(folder: Path, picture: Picture) -> Record:
     shown = None
     if mask is not None:
         content = _png(mask)
-        shown = f"pictures/mask-{hashlib.sha256(content).hexdigest()[:16]}.png"
+        shown = mask_file(content)
         (folder / shown).write_bytes(content)
     return Record(name, 0, sha256, file, mask=shown)
 

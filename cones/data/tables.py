@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from cones.config import CoOpData, TableData
 from cones.data.listing import Listed, Listing, inside
 from cones.data.prepared import SPLITS
+from cones.data.splits import split_names
 from cones.errors import DataError
 from cones.messages import first_mistake, nearest
 
@@ -35,20 +36,25 @@ KNOWN_SETS = {
 
 
 def list_table(config: TableData) -> Listing:
-    """The classes and pictures of a CSV with the columns `path`, `label` and, if wanted, `split`."""
+    """The classes and pictures of a CSV with the columns `path`, `label` and, if wanted, `split`.
+
+    The column may lack `val` or `test`, or say `valid`; `DataError` for one without `train`, and for an empty place.
+    """
     source = Path(config.source)
     lines = _lines(inside(source, config.table, "`table`"))
     classes = sorted({line["label"] for _, line in lines})
     label_of = {name: label for label, name in enumerate(classes)}
+    written = split_names((line.get("split", "") for _, line in lines), f"the column `split` of {config.table}")
+    splits = {name: split for split, name in written.items()}
     listed: dict[str, Listed] = {}
     for number, line in lines:
         where = f"line {number} of {config.table}"
-        split = line.get("split") or ""
-        if "split" in line and split not in SPLITS:
+        if "split" in line and line["split"] not in splits:
             raise DataError(
-                f"the split in {where} must be one of {', '.join(SPLITS)}, got {split!r}; without the column `split` "
-                "the pictures are divided at random"
+                f"the split in {where} must be one of {', '.join(SPLITS)}, got {line['split']!r}; without the column "
+                "`split` the pictures are divided at random"
             )
+        split = splits.get(line.get("split", ""), "")
         path = inside(source, line["path"], where)
         if line["path"] in listed:
             raise DataError(f"{where} names `{line['path']}` once more; each picture stands in the table once")
@@ -83,7 +89,7 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def list_coop(config: CoOpData) -> Listing:
-    """The classes and pictures of a data set in CoOp's layout, with its own split."""
+    """The classes and pictures of a data set in CoOp's layout, with its own splits; `val` or `test` may be missing."""
     source = Path(config.source)
     path = coop_split(source, config.split)
     try:
@@ -92,8 +98,9 @@ def list_coop(config: CoOpData) -> Listing:
         raise DataError(
             f"{path} is not one of CoOp's splits, {{split: [[path, label, class], ...]}}: {first_mistake(error)}"
         ) from None
-    if set(content) != set(SPLITS):
-        raise DataError(f"{path} has the splits {', '.join(content)}; it must have {', '.join(SPLITS)}")
+    splits = split_names(content, str(path))
+    if set(content) != set(splits.values()) or not content:
+        raise DataError(f"{path} has the splits {', '.join(content)}; it may have {', '.join(SPLITS)}")
     names: dict[int, str] = {}
     for label, name in ((label, name) for lines in content.values() for _, label, name in lines):
         if names.setdefault(label, name) != name:
@@ -105,10 +112,11 @@ def list_coop(config: CoOpData) -> Listing:
     pictures = inside(source, folder, "`pictures`")
     listed = [
         Listed(file, inside(pictures, file, path.name), label, split)
-        for split in SPLITS
-        for file, label, _ in content[split]
+        for split, name in splits.items()
+        for file, label, _ in content[name]
     ]
-    return Listing([names[label] for label in sorted(names)], listed, {"templates": [known.template]} if known else {})
+    report = {"templates": [known.template]} if known else {}
+    return Listing([names[label] for label in sorted(names)], listed, report, tuple(splits))
 
 
 def coop_split(source: Path, name: str | None = None) -> Path:

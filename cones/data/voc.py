@@ -11,16 +11,20 @@ from cones.config import VocData
 from cones.data.listing import Listed, Listing, inside, read_lines, refuse_repeats
 from cones.data.objects import Mark, label_of
 from cones.data.pictures import SUFFIXES
-from cones.data.prepared import SPLITS
+from cones.data.splits import split_names
 from cones.errors import DataError
+
+MAIN = "ImageSets/Main"
+"""The folder of the lists of pictures, one a split."""
 
 
 def list_voc(config: VocData) -> Listing:
     """The classes, sorted, and the pictures that have an XML, by the lists of ImageSets/Main where these are.
 
     The picture of Annotations/<id>.xml is the one of that name in JPEGImages, in whatever format. Other lists than
-    train.txt, val.txt and test.txt are not read, nor are VOC's masks. `DataError` for an XML that is missing, is not
-    as VOC has it or declares entities. What is in the folders and in no list is reported as `not_listed`.
+    train.txt, val.txt (or valid.txt and the like) and test.txt are not read, nor are VOC's masks. `DataError` for an
+    XML that is missing, is not as VOC has it or declares entities. What is in the folders and in no list is reported
+    as `not_listed`.
     """
     source = Path(config.source)
     for name in ("Annotations", "JPEGImages"):
@@ -28,11 +32,12 @@ def list_voc(config: VocData) -> Listing:
             raise DataError(f"{source} has no folder {name}; VOC's layout is Annotations/*.xml and JPEGImages/*.jpg")
     pictures = _pictures(source / "JPEGImages")
     annotations = {path.stem: path for path in sorted((source / "Annotations").glob("*.xml"))}
-    splits = _lists(source) or {"": list(annotations)}
+    lists = split_names((p.stem for p in (source / MAIN).glob("*.txt")), f"{source / MAIN}")
+    splits = {s: _names(source / MAIN / f"{name}.txt") for s, name in lists.items()} or {"": list(annotations)}
     trees: dict[str, Element] = {}
     for split, names in splits.items():
         for name in names:
-            where = f"ImageSets/Main/{split}.txt"
+            where = f"{MAIN}/{lists.get(split)}.txt"
             path = inside(source / "Annotations", f"{name}.xml", where)
             if not path.is_file():
                 raise DataError(f"{path} does not exist, and {where} names it; a picture of nothing has an XML too")
@@ -51,7 +56,7 @@ def list_voc(config: VocData) -> Listing:
         for name in names
     ]
     refuse_repeats(listed, config.source)
-    return Listing(classes, listed, {"not_listed": sorted({*annotations, *pictures} - set(trees))})
+    return Listing(classes, listed, {"not_listed": sorted({*annotations, *pictures} - set(trees))}, tuple(lists))
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
@@ -64,17 +69,9 @@ def _pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _lists(source: Path) -> dict[str, list[str]]:
-    """The names of the pictures of each split; nothing where no list is."""
-    folder = source / "ImageSets/Main"
-    given = [s for s in SPLITS if (folder / f"{s}.txt").is_file()]
-    if given and len(given) < len(SPLITS):
-        lacking = ", ".join(f"{s}.txt" for s in SPLITS if s not in given)
-        raise DataError(
-            f"{folder} has {', '.join(f'{s}.txt' for s in given)} but not {lacking}; give all three or none"
-        )
-    lines = {s: read_lines(folder / f"{s}.txt") for s in given}
-    return {split: [line.strip() for line in of if line.strip()] for split, of in lines.items()}
+def _names(path: Path) -> list[str]:
+    """The names of the pictures of a list."""
+    return [line.strip() for line in read_lines(path) if line.strip()]
 
 
 def _read(path: Path) -> Element:

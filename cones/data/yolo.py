@@ -14,6 +14,7 @@ from cones.data.listing import Listed, Listing, inside, read_lines, refuse_repea
 from cones.data.objects import Mark, label_of
 from cones.data.pictures import SUFFIXES
 from cones.data.prepared import SPLITS
+from cones.data.splits import split_names
 from cones.errors import DataError
 from cones.messages import first_mistake
 
@@ -41,7 +42,7 @@ class Table(BaseModel):
 
 
 def list_yolo(config: YoloData) -> Listing:
-    """The classes, in the order of their numbers, and the pictures of the splits, divided where `train` stands alone.
+    """The classes, in the order of their numbers, and the pictures of the splits; `val` may be called `valid`.
 
     A split is a folder, a .txt of pictures by their paths from its own folder, or several of these, from `path`, which
     starts from the YAML's folder; as Ultralytics has it, a `../` before what is not there is dropped. The labels of
@@ -56,7 +57,8 @@ def list_yolo(config: YoloData) -> Listing:
     report: dict[str, list[str]] = {"not_pictures": [], "not_listed": []}
     listed: list[Listed] = []
     labels: set[Path] = set()
-    for split, paths in _splits(table, yaml, source).items():
+    splits = _splits(table, yaml, source)
+    for split, paths in splits.items():
         for picture in (p for path in paths for p in _pictures(path, source, report)):
             name = picture.relative_to(source).as_posix()
             label = _label_file(name)
@@ -66,12 +68,16 @@ def list_yolo(config: YoloData) -> Listing:
     refuse_repeats(listed, config.source)
     there = {found for folder in {label.parent for label in labels} for found in folder.glob("*.txt")}
     report["not_listed"] = sorted(p.relative_to(source).as_posix() for p in there - labels)
-    return Listing(classes, listed, report)
+    return Listing(classes, listed, report, tuple(split for split in splits if split))
 
 
 def _read(path: Path) -> Table:
     try:
-        table = Table.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            written = split_names((key for key, value in content.items() if isinstance(key, str) and value), str(path))
+            content |= {split: content[name] for split, name in written.items()}
+        table = Table.model_validate(content)
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"there is no file {path}; `table` names YOLO's YAML in the folder `source`") from None
     except (YAMLError, UnicodeDecodeError) as error:
@@ -92,9 +98,8 @@ def _splits(table: Table, yaml: Path, source: Path) -> dict[str, list[Path]]:
             f"`path` of {yaml} leads to {root}, which is no folder; it starts from the YAML's: leave it out"
         )
     written = {split: getattr(table, split) for split in SPLITS if getattr(table, split)}
-    if "train" not in written or len(written) == 2:
-        lacking = ", ".join(s for s in SPLITS if s not in written)
-        raise DataError(f"{yaml} lacks {lacking}; give train, val and test, or train alone to have it divided")
+    if not written:
+        raise DataError(f"{yaml} names no pictures; give `train`, and `val` and `test` where there are some")
     splits: dict[str, list[Path]] = {}
     for split, names in written.items():
         for name in [names] if isinstance(names, str) else names:

@@ -1,0 +1,70 @@
+"""The stage that prepares: what it says of its splits, and data that changes while it is read."""
+
+import os
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cones.data
+from cones.config import FolderData
+from cones.data import prepare
+from cones.errors import DataError
+
+ROOT = Path(__file__).parent.parent
+ENTRY = "data:\n  pets: {kind: folder, source: pictures, seed: 3}\nbackbones: {}\nconcepts: {}\nruns: {}\n"
+
+
+def test_the_stage_says_what_was_divided(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(class_folders.parent)
+    (class_folders.parent / "params.yaml").write_text(ENTRY)
+    main = runpy.run_path(str(ROOT / "stages/prepare.py"))["main"]
+    main("pets")
+    assert capsys.readouterr().out == (
+        "pets: 2 classes, 8 train, 4 val, 4 test (val and test divided off train by the seed 3); left out: nothing\n"
+    )
+
+
+def add(source: Path) -> None:
+    Image.new("RGB", (20, 24), "white").save(source / "cat/late.png")
+
+
+def touch(source: Path) -> None:
+    os.utime(source / "cat/0.png", ns=(0, 0))
+
+
+def remove(source: Path) -> None:
+    (source / "cat/0.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [(add, "cat/late.png"), (touch, "cat/0.png"), (remove, "cat/0.png"), (None, "")]
+)
+def test_data_that_changes_while_it_is_read(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable | None, named: str
+) -> None:
+    """The change comes after the pictures are listed and copied, as one that is being copied there does."""
+    copy = cones.data.copy_pictures
+
+    def copy_late(pictures: list, folder: Path) -> list:
+        records = copy(pictures, folder)
+        if folder.name == "test" and change:
+            change(class_folders)
+        return records
+
+    monkeypatch.setattr(cones.data, "copy_pictures", copy_late)
+    (class_folders / "cat/loop").symlink_to(class_folders)
+    config = FolderData(kind="folder", source=str(class_folders))
+    if change is None:
+        assert prepare(config, tmp_path / "p")["pictures"]["train"] == 8
+        return
+    with pytest.raises(
+        DataError, match=rf"pictures changed while it was prepared \({named}\); try again once"
+    ) as error:
+        prepare(config, tmp_path / "p")
+    assert error.value.may_pass
+    assert not (tmp_path / "p").exists()
