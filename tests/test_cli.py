@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -82,6 +83,8 @@ def test_rates_are_written_out_so_that_dvc_can_set_them(here: Path, class_folder
     rows = YAML(typ="safe").load(Path("params.yaml"))["runs"]
     assert rows["pets-coop"]["method"] == {"name": "coop", "lr": 0.002}
     assert rows["pets-cones"]["method"] == {"name": "cones", "init": "blend", "lr": 0.003}
+    apply_overrides("params.yaml", ["runs.pets-coop.method.lr=0.01"])  # what `dvc exp run -S` does
+    assert load_params().runs["pets-coop"].method.lr == 0.01
 
 
 def test_two_that_write_rows_at_once_both_get_them(here: Path, class_folders: Path) -> None:
