@@ -1,18 +1,24 @@
 """Masks in a folder of a user's own pictures: where they are, what they are called, and what their values stand for."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cones.config import MaskData
-from cones.data import Masked, ending_of, masks_beside, open_mask, pair_masks, pictures_in, split_folders, values_in
+from cones.data import (
+    Masked,
+    ending_of,
+    mask_folders,
+    masks_beside,
+    open_mask,
+    pair_masks,
+    pictures_in,
+    split_folders,
+    subfolders,
+    values_in,
+)
 from cones.errors import DataError
 
-PICTURE_WORDS = {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "original", "originals"}
-MASK_WORDS = {"mask", "masks", "label", "labels", "gt", "groundtruth", "truth", "annotation", "annotations"}
-MASK_WORDS |= {"segmentation", "segmentations"}
-"""Words in the name of a folder of pictures or of masks; digits and signs part words."""
 TRIED = 50
 """Masks that are opened to see their values."""
 Values = Literal["classes", "instances", "shades"]
@@ -38,14 +44,14 @@ def masks_in(source: Path, name: str, values: Values | None = None) -> MaskData 
 def masks_in_folders(source: Path) -> dict[str, Any] | None:
     """How a folder of pictures and one of masks are called, and the ending of the masks' names."""
     for root in _roots(source):
-        pair = _pair(root)
+        pair = mask_folders(root)
         if pair:
             pictures, masks = (root / name for name in pair)
             stems = {p.relative_to(pictures).with_suffix("") for p in pictures_in(pictures)}
             endings = {ending_of(p.relative_to(masks), stems) for p in pictures_in(masks)}
             return {"pictures": pair[0], "masks": pair[1], "ending": _the_one(endings, masks)}
-        for folder in _subfolders(root):  # one for each picture
-            if pair := _pair(folder):
+        for folder in subfolders(root):  # one for each picture
+            if pair := mask_folders(folder):
                 return {"pictures": pair[0], "masks": pair[1]}
     return None
 
@@ -72,21 +78,10 @@ def _roots(source: Path) -> list[Path]:
         return [source]
 
 
-def _subfolders(folder: Path) -> Iterator[Path]:
-    yield from sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-
-
-def _pair(folder: Path) -> tuple[str, str] | None:
-    """The names of the folder of pictures and of the folder of masks that lie in a folder, if both do."""
-    words = {p: set(re.findall("[a-z]+", p.name.lower())) for p in _subfolders(folder)}
-    masks = [p for p, of in words.items() if of & MASK_WORDS and pictures_in(p)]
-    pictures = [p for p, of in words.items() if of & PICTURE_WORDS and not of & MASK_WORDS] if masks else []
-    if (pictures and len(masks) > 1) or len(pictures) > 1:
-        raise DataError(
-            f"{folder} has several folders of pictures or of masks ({', '.join(p.name for p in [*pictures, *masks])}); "
-            "write `kind: masks` with the two to use, `pictures` and `masks`, into params.yaml"
-        )
-    return (pictures[0].name, masks[0].name) if pictures else None
+def by_class(source: Path) -> bool:
+    """Whether several folders hold a folder of pictures and one of their masks each: each may be a class."""
+    pairs = [(p, pair) for root in _roots(source) for p in subfolders(root) if (pair := mask_folders(p))]
+    return len(pairs) > 1 and any(len(pictures_in(folder / pair[0])) > 1 for folder, pair in pairs)
 
 
 def _values(pictures: Sequence[Masked], wanted: Values | None, source: Path) -> dict[str, Any]:

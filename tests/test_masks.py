@@ -117,6 +117,20 @@ def test_masks_beside_pictures_of_class_folders_can_be_read_in_two_ways(here: Pa
     assert len(report["masks"]) == 16
 
 
+def test_class_folders_may_each_have_pictures_and_masks(here: Path) -> None:
+    """Masks in a class folder are no pictures of the class; a folder for each picture is no class."""
+    for c in ("covid", "normal"):
+        for i in range(8):
+            draw(Path(f"scans/{c}/images/{i}.png"), i + 10 * (c == "covid"))
+            mask(Path(f"scans/{c}/masks/{i}.png"))
+    with pytest.raises(DataError, match="two ways: class folders of whole pictures, and marks of the objects in them"):
+        look_at(Path("scans"))
+    assert look_at(Path("scans"), "classification").counts == {"covid": 8, "normal": 8}
+    assert look_at(Path("scans"), "detection").counts == {"object": 32}
+    report = prepare(FolderData(kind="folder", source="scans"), Path("out"))
+    assert sum(report["pictures"].values()) == len(report["masks"]) == 16
+
+
 def test_masks_are_no_pictures_of_a_subject(here: Path) -> None:
     for i in range(4):
         draw(Path(f"rex/{i}.png"), i)

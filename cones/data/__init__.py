@@ -27,16 +27,8 @@ from cones.data.coco import list_coco
 from cones.data.files import class_folders, copy_pictures, list_folder, split_folders
 from cones.data.labelme import list_labelme
 from cones.data.listing import Listing, gather
-from cones.data.maskfiles import (
-    Masked,
-    ending_of,
-    list_masks,
-    masks_beside,
-    open_mask,
-    pair_masks,
-    pictures_in,
-    values_in,
-)
+from cones.data.maskfiles import Masked, list_masks, open_mask, pair_masks, values_in
+from cones.data.masknames import ending_of, mask_folders, masks_beside, pictures_in, subfolders
 from cones.data.masks import object_mask
 from cones.data.pictures import SUFFIXES, open_picture, random_view
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
@@ -61,6 +53,7 @@ __all__ = [
     "draw_shots",
     "ending_of",
     "list_pictures",
+    "mask_folders",
     "masks_beside",
     "object_mask",
     "open_mask",
@@ -72,6 +65,7 @@ __all__ = [
     "records_hash",
     "refuse_masks_beside",
     "split_folders",
+    "subfolders",
     "values_in",
 ]
 
@@ -125,12 +119,15 @@ def prepare(config: DataConfig, target: Path) -> dict:
 def list_pictures(config: PictureData) -> Listing:
     """The classes and pictures that a data set names; no picture is opened, but masks are.
 
-    In class folders the masks beside pictures, x_mask.png beside x.png, are no pictures and are reported as `masks`.
-    `DataError` if they cannot be listed.
+    In class folders masks, x_mask.png beside x.png or in a folder beside that of the pictures, are no pictures of the
+    class and are reported as `masks`. `DataError` if they cannot be listed.
     """
     listing = LISTS[type(config)](config)
     if isinstance(config, FolderData):
-        masks = masks_beside([p.path for p in listing.pictures])
+        roots = [root / name for root in split_folders(Path(config.source)).values() for name in listing.classes]
+        folders = {root / pair[1] for root in roots if (pair := mask_folders(root))}
+        masks = {p for p in (p.path for p in listing.pictures) if folders & set(p.parents)}
+        masks |= set(masks_beside([p.path for p in listing.pictures]))
         left = [p for p in listing.pictures if p.path not in masks]
         report = {**listing.report, "masks": [p.id for p in listing.pictures if p.path in masks]}
         listing = replace(listing, pictures=left, report=report)

@@ -10,7 +10,7 @@ How a mask is read:
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cones.config import MaskData
 from cones.data.files import split_folders
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
+from cones.data.masknames import pictures_in
 from cones.data.masks import Runs, encode_mask
 from cones.data.objects import Mark
-from cones.data.pictures import SUFFIXES
 from cones.errors import DataError
 
 CLASS = "object"
@@ -31,29 +31,6 @@ LOSSY = {"JPEG", "MPO"}
 JPEG_THRESHOLD = 128
 BLACK = 32
 """A JPEG whose brightest value is below it is black."""
-BESIDE = re.compile(r"(?P<stem>.+?)(?P<ending>[ _.-](?:mask|masks|seg|segmentation|gt|label))(?:[ _-]?\d+)?", re.I)
-"""What a mask beside its picture, or in a folder of its own, is called after it: x_mask.png, or x_mask_1.png."""
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files in a folder and below it."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return [p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts)]
-
-
-def ending_of(mask: Path, pictures: Collection[Path]) -> str:
-    """What a mask's name has after that of its picture, such as `_mask`; "" for one called as none or just as one.
-
-    `pictures` are their paths without suffix, from where the mask's path starts.
-    """
-    match = BESIDE.fullmatch(mask.stem)
-    return match["ending"] if match and mask.with_name(match["stem"]) in pictures else ""
-
-
-def masks_beside(pictures: Sequence[Path]) -> dict[Path, str]:
-    """Those of some pictures that are masks of others in the same folder, each with its ending."""
-    there = {p.with_suffix("") for p in pictures}
-    return {p: ending for p in pictures if (ending := ending_of(p, there))}
 
 
 @dataclass(frozen=True)
@@ -107,7 +84,7 @@ def pair_masks(config: MaskData) -> tuple[list[Masked], list[str]]:
 
 
 def _places(config: MaskData) -> Iterator[tuple[str, Path, Path, bool]]:
-    """Each folder of pictures: its split, where its masks are, and whether one picture has it for itself."""
+    """Each folder of pictures: its split, where its masks are, and whether one picture may have it for itself."""
     source = Path(config.source)
     within, masks = inside(source, config.pictures, "`pictures`"), inside(source, config.masks, "`masks`")
     if config.pictures and within.is_dir():
@@ -141,9 +118,7 @@ def _pairs(folder: Path, masks: Path, alone: bool, config: MaskData) -> dict[Pat
         of_mask = {mask for files in named.values() for mask in files}
         pictures = [p for p in pictures if p not in of_mask]
         marked = [p for p in marked if p in of_mask]
-    if alone:
-        if len(pictures) != 1:
-            raise DataError(f"{folder} holds {len(pictures)} pictures beside one folder of masks; it takes one")
+    if alone and len(pictures) == 1:
         return {pictures[0]: marked}
     found: dict[Path, list[Path]] = {}
     for picture in pictures:
