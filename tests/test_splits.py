@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from cones.config import CoOpData, FolderData, TableData
-from cones.data import SPLITS, Split, prepare
+from cones.data import Split, list_pictures, prepare
+from cones.data.prepared import SPLITS
 from cones.errors import DataError
 
 ANIMALS = ("cat", "dog")
@@ -78,7 +79,8 @@ def test_what_lies_beside_the_splits_is_told_or_refused(tmp_path: Path) -> None:
 
 def test_an_empty_split_is_not_a_missing_one(tmp_path: Path) -> None:
     config = folders(tmp_path / "s", {"train": "train", "test": "test"})
-    (tmp_path / "s/val/cat").mkdir(parents=True)
+    draw(tmp_path / "s/val/0.png", 200)  # as in sets whose last split has no labels
+    assert list_pictures(config).report["not_listed"] == ["val/0.png"]
     with pytest.raises(DataError, match=r"val of .* has no picture that can be used; add some, or remove it, to have"):
         prepare(config, tmp_path / "p")
 

@@ -16,22 +16,22 @@ from cones.errors import DataError
 def list_folder(config: FolderData) -> Listing:
     """The classes and pictures of a folder.
 
-    A folder of pictures beside those of splits is reported as `not_listed`; where a split is missing it is refused, as
-    it may be that one. `DataError` also for what `split_folders` refuses.
+    Pictures of no class folder are reported as `not_listed`, and so is a folder of pictures beside those of splits;
+    where a split is missing that is refused, as it may be the one. `DataError` also for what `split_folders` refuses.
     """
     source = Path(config.source)
     roots, classes = split_folders(source), class_folders(source)
     report: dict = {"not_pictures": [], "not_listed": []}
     listed = [p for split, root in roots.items() for p in _pictures(root, classes, source, split, report)]
+    loose = [p for root in roots.values() for p in sorted(root.iterdir()) if _is_picture(p)]
     splits = tuple(split for split in roots if split)
-    if splits:
-        report["not_listed"] = [p.name for p in _folders(source) if p not in roots.values() and _has_pictures(p)]
+    beside = [p for p in _folders(source) if p not in roots.values() and _has_pictures(p)] if splits else []
+    report["not_listed"] += [p.relative_to(source).as_posix() for p in [*beside, *loose]]
     listing = Listing(classes, listed, report, splits)
-    if splits and listing.divided and report["not_listed"]:
-        beside = ", ".join(report["not_listed"])
+    if beside and listing.divided:
         raise DataError(
-            f"{source} has {', '.join(splits)} and, beside them, pictures in {beside}; call the folder of each split "
-            "train, val or test, or move out what is none: what is missing is divided off train"
+            f"{source} has {', '.join(splits)} and, beside them, pictures in {', '.join(p.name for p in beside)}; call "
+            "the folder of each split train, val or test, or move out what is none: what is missing comes off train"
         )
     return listing
 
@@ -60,7 +60,11 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _has_pictures(folder: Path) -> bool:
-    return any(p.suffix.lower() in SUFFIXES and p.name[0] != "." for p in folder.rglob("*"))
+    return any(_is_picture(p) for p in folder.rglob("*"))
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
 
 
 def _pictures(root: Path, classes: list[str], source: Path, split: str, report: dict) -> Iterator[Listed]:

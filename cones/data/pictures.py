@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cones.errors import DataError
 
@@ -71,9 +73,10 @@ def _refuse(image: Image.Image, name: str) -> None:
 
 def _channel_bits(image: Image.Image) -> int:
     """Bits a channel of a picture as it is stored; Pillow opens colour of 16 bits in the modes of 8."""
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))
-    return 16 if image.format == "PNG" and any(str(tile[3]).endswith(";16B") for tile in image.tile) else 8
+    deep = isinstance(image, PngImageFile) and any(str(tile[3]).endswith(";16B") for tile in image.tile)
+    return 16 if deep else 8
 
 
 def random_view(picture: Image.Image, min_area: float, rng: np.random.Generator, flip: bool = True) -> Image.Image:
