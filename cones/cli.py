@@ -6,10 +6,11 @@ A concept goes from your pictures to a registered model in three steps: **cones 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cones.choices import Task, Values
 from cones.process import plain_errors
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-Task = Literal["classification", "detection", "segmentation", "generation"]
-Values = Literal["classes", "instances", "shades"]
 OBJECTS = {
     "components": "each connected part of what a mask marks",
     "whole": "all that a mask marks of a class",

@@ -10,12 +10,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from cones.backbones import locate, open_backbone
+from cones.choices import Task
 from cones.config import BACKBONE_TASKS, BackboneConfig, Cones, CoOp, Name, Params, load_params
 from cones.errors import BackboneError, Busy, ParamsError
 from cones.files import fresh_file
 from cones.layout import CHECKPOINTS
 from cones.process import lock
-from cones.recognising import Found, Task
+from cones.recognising import Found
 
 MOST_SHOTS = 16
 GENERATED = ("world", "scenes", "subject_world")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cones.choices import Task, Values
 from cones.config import MaskData, ObjectData, PictureData, SubjectData
 from cones.data import list_pictures
 from cones.errors import DataError
-from cones.recognising_layouts import KNOWN, Task, entry_of, pictures_here
-from cones.recognising_masks import Values
+from cones.recognising_layouts import KNOWN, entry_of, pictures_here
 
 ENOUGH = 5
 """Pictures of a class that can be divided into training, validation and test."""

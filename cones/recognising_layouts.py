@@ -3,11 +3,11 @@
 import csv
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cones.choices import Task, Values
 from cones.config import (
     CoOpData,
     FolderData,
@@ -30,13 +30,12 @@ from cones.data import (
 )
 from cones.errors import DataError
 from cones.recognising_coco import ANNOTATIONS, coco_entry, coco_files, is_coco, json_object
-from cones.recognising_masks import Values, by_class, masks_in, masks_in_folders
+from cones.recognising_masks import by_class, masks_in, masks_in_folders
 
 KNOWN = (
     "class folders, a CSV with the columns path and label, CoOp's split_zhou_*.json, COCO's JSON, VOC's folders, "
     "YOLO's data.yaml, LabelMe's JSON, pictures with masks or pictures of one subject"
 )
-Task = Literal["classification", "detection", "segmentation", "generation"]
 FIRST = 5
 """JSON files of a folder that are opened to see whether they are LabelMe's."""
 

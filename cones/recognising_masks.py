@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from cones.choices import Values
 from cones.config import MaskData
 from cones.data import (
     Masked,
@@ -21,8 +22,6 @@ from cones.errors import DataError
 
 TRIED = 50
 """Masks that are opened to see their values."""
-Values = Literal["classes", "instances", "shades"]
-"""What the values of masks stand for, where there are several: classes, single objects, or shades of one mask."""
 
 
 def masks_in(source: Path, name: str, values: Values | None = None) -> MaskData | None:

@@ -8,7 +8,7 @@ from layouts import objects_of
 from PIL import Image
 
 from cones.config import FolderData, MaskData, SubjectData
-from cones.data import list_pictures, object_mask, prepare
+from cones.data import list_pictures, masks_beside, object_mask, prepare
 from cones.errors import DataError
 from cones.recognising import look_at
 
@@ -89,6 +89,19 @@ def test_masks_are_known_by_where_they_are(here: Path, layout: str) -> None:
     assert shown.sum() == (y2 - y1) * (x2 - x1)
 
 
+def test_a_split_that_masks_lack_is_divided_off_train(here: Path) -> None:
+    for i in range(8):
+        s = "train" if i < 6 else "valid"
+        draw(Path(f"cells/{s}/images/{i}.jpg"), i)
+        mask(Path(f"cells/{s}/masks/{i}.png"))
+    mask(Path("cells/extra/8.png"))
+    found = look_at(Path("cells"))
+    assert (found.has_splits, found.divided, found.fewest) == (True, ("test",), 5)
+    report = prepare(MaskData(**found.entry), Path("out"))
+    assert (report["pictures"], report["divided"]) == ({"train": 5, "val": 2, "test": 1}, ["test"])
+    assert report["not_listed"] == ["extra/8.png"]
+
+
 def test_folders_of_pictures_and_masks_are_no_classes_unless_one_says_so(here: Path) -> None:
     folders(Path("cells"))
     assert look_at(Path("cells")).entry["kind"] == "masks"
@@ -129,6 +142,15 @@ def test_class_folders_may_each_have_pictures_and_masks(here: Path) -> None:
     assert look_at(Path("scans"), "detection").counts == {"object": 32}
     report = prepare(FolderData(kind="folder", source="scans"), Path("out"))
     assert sum(report["pictures"].values()) == len(report["masks"]) == 16
+
+
+def test_what_a_mask_beside_its_picture_is_called() -> None:
+    called = ["x_mask", "x-mask", "x.mask", "x mask", "x_masks", "x_SEG", "x_segmentation", "x_mask_1", "x_mask2"]
+    others = ["x", "xmask", "x_masked", "y_mask", "mask", "_mask", "x_gt", "x_1", "with_mask"]
+    there = [Path(f"a/{name}.png") for name in (*called, *others)]
+    assert [p.stem for p in masks_beside(there)] == called
+    assert masks_beside([Path("a/x.png"), Path("b/x_mask.png")]) == {}
+    assert masks_beside([Path("a/x.jpg"), Path("a/x_mask.png")]) == {Path("a/x_mask.png"): "_mask"}
 
 
 def test_masks_are_no_pictures_of_a_subject(here: Path) -> None:
