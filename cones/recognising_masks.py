@@ -1,6 +1,6 @@
 """Masks in a folder of a user's own pictures: where they are, what they are called, and what their values stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,15 @@ def _beside(source: Path) -> dict[str, Any] | None:
     return {"pictures": "", "masks": "", "ending": _the_one(endings, source)} if endings else None
 
 
-def _the_one(endings: set[str], folder: Path) -> str:
-    if len(endings) > 1:
+def _the_one(endings: Iterable[str | None], folder: Path) -> str:
+    """The one ending among those of masks, of which None are no masks of a picture."""
+    there = sorted({ending for ending in endings if ending is not None})
+    if len(there) > 1:
         raise DataError(
             f"the masks in {folder} are called after their pictures in several ways, with "
-            f"{' and '.join(e or 'nothing' for e in sorted(endings))} at the end; give all of them one"
+            f"{' and '.join(e or 'nothing' for e in there)} at the end; give all of them one"
         )
-    return next(iter(endings), "")
+    return there[0] if there else ""
 
 
 def _roots(source: Path) -> list[Path]:

@@ -292,8 +292,16 @@ def test_masks_that_no_rule_reads_are_refused_by_name(here: Path, spoil, setting
 
 
 def test_masks_of_no_picture_are_counted(here: Path) -> None:
-    mask(folders(here / "cells") / "masks/more.png")
-    assert prepare(config(here / "cells"), Path("out"))["not_listed"] == ["masks/more.png"]
+    for i in range(8):
+        draw(Path(f"cells/images/{i}.jpg"), i)
+        mask(Path(f"cells/masks/{i}_gt.png"))
+    mask(Path("cells/masks/more.png"))
+    found = look_at(Path("cells"))
+    assert found.entry["ending"] == "_gt"
+    assert prepare(MaskData(**found.entry), Path("out"))["not_listed"] == ["masks/more.png"]
+    Path("cells/masks/3_gt.png").rename("cells/masks/3_seg.png")
+    with pytest.raises(DataError, match="called after their pictures in several ways, with _gt and _seg at the end"):
+        look_at(Path("cells"))
 
 
 @pytest.mark.parametrize(

@@ -23,19 +23,23 @@ def pictures_in(folder: Path) -> list[Path]:
     return [p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts)]
 
 
-def ending_of(mask: Path, pictures: Collection[Path], rule: re.Pattern[str] = APART) -> str:
-    """What a mask's name has after that of its picture, such as `_mask`; "" for one called as none or just as one.
+def ending_of(mask: Path, pictures: Collection[Path]) -> str | None:
+    """What a mask in a folder of masks has after its picture's name, such as `_mask`; None for one of no picture.
 
     `pictures` are their paths without suffix, from where the mask's path starts.
     """
-    match = None if mask.with_suffix("") in pictures and rule is APART else rule.fullmatch(mask.stem)
-    return match["ending"] if match and mask.with_name(match["stem"]) in pictures else ""
+    return "" if mask.with_suffix("") in pictures else _after(mask, pictures, APART)
 
 
 def masks_beside(pictures: Sequence[Path]) -> dict[Path, str]:
     """Those of some pictures that are masks of others in the same folder, each with its ending."""
     there = {p.with_suffix("") for p in pictures}
-    return {p: ending for p in pictures if (ending := ending_of(p, there, BESIDE))}
+    return {p: ending for p in pictures if (ending := _after(p, there, BESIDE))}
+
+
+def _after(mask: Path, pictures: Collection[Path], rule: re.Pattern[str]) -> str | None:
+    match = rule.fullmatch(mask.stem)
+    return match["ending"] if match and mask.with_name(match["stem"]) in pictures else None
 
 
 def mask_folders(folder: Path) -> tuple[str, str] | None:
