@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and their content hashes."""
 
+import glob
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     Those that killed processes left are removed, too.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    for left in target.parent.glob(f".{target.name}.*.tmp"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         if left == temporary or not _is_running(left.suffixes[-2][1:]):
             shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)

@@ -171,6 +171,11 @@ def test_copies_and_overlap(tmp_path: Path) -> None:
     assert prepare(coco(tmp_path / "s", copy), tmp_path / "p")["duplicates"] == ["copy.png is a copy of 1.png"]
     with pytest.raises(DataError, match=r"1.png and copy.png are the same picture with different objects\nremove all"):
         prepare(coco(tmp_path / "s", lambda t: (copy(t), t["annotations"].pop())), tmp_path / "q")
+    dropped = coco(tmp_path / "s", lambda t: (copy(t), t["annotations"].pop()), duplicates="drop")
+    assert prepare(dropped, tmp_path / "d")["conflicting"] == [
+        "1.png and copy.png are the same picture with different objects",
+        "copy.png and 1.png are the same picture with different objects",
+    ]
     config = coco(tmp_path / "s").model_copy(
         update={"annotations": dict.fromkeys(("train", "val", "test"), "all.json")}
     )

@@ -251,6 +251,14 @@ def test_a_bad_table_is_refused_by_its_line(class_folders: Path, tmp_path: Path,
     assert not list(tmp_path.glob("*p*/manifest.json"))
 
 
+def test_a_table_may_name_a_picture_under_two_classes(class_folders: Path, tmp_path: Path) -> None:
+    config = table(class_folders, [("path", "label"), *ALL, ("cat/0.png", "dog"), ("cat/1.png", "cat")])
+    report = prepare(config.model_copy(update={"duplicates": "drop"}), tmp_path / "p")
+    assert sum(report["pictures"].values()) == 15
+    assert report["conflicting"] == ["cat/0.png and cat/0.png are the same picture under two classes"] * 2
+    assert report["duplicates"] == ["cat/1.png is a copy of cat/1.png"]
+
+
 def coop(source: Path, content: dict, name: str = "split_zhou_EuroSAT.json") -> CoOpData:
     (source / name).write_text(json.dumps(content))
     return CoOpData(kind="coop", source=str(source))

@@ -2,6 +2,8 @@
 
 import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import cones.data
 from cones.config import FolderData
 from cones.data import prepare
 from cones.errors import DataError
+from cones.files import fresh_folder
 
 ROOT = Path(__file__).parent.parent
 ENTRY = "data:\n  pets: {kind: folder, source: pictures, seed: 3}\nbackbones: {}\nconcepts: {}\nruns: {}\n"
@@ -27,6 +30,15 @@ def test_the_stage_says_what_was_divided(
     assert capsys.readouterr().out == (
         "pets: 2 classes, 8 train, 4 val, 4 test (val and test divided off train by the seed 3); left out: nothing\n"
     )
+
+
+def test_what_a_killed_process_left_is_removed_whatever_its_name(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left = tmp_path / f".scan[1].{killed.stdout.strip()}.tmp"
+    left.mkdir()
+    with fresh_folder(tmp_path / "scan[1]"):
+        assert not left.exists()
+    assert (tmp_path / "scan[1]").is_dir()
 
 
 def add(source: Path) -> None:

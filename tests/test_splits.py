@@ -185,6 +185,33 @@ def test_a_picture_of_two_splits_leaves_the_training_side(tmp_path: Path) -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("rule", "pictures"), [("drop", {"train": 11, "test": 3}), ("keep_first", {"train": 11, "test": 4})]
+)
+def test_a_picture_of_two_splits_under_two_classes(tmp_path: Path, rule: str, pictures: dict) -> None:
+    config = folders(tmp_path / "s", {s: s for s in SPLITS}, duplicates=rule)
+    (tmp_path / "s/train/cat/0.png").write_bytes((tmp_path / "s/test/dog/0.png").read_bytes())
+    report = prepare(config, tmp_path / "p")
+    assert report["pictures"] == {"val": 4, **pictures}
+    assert (
+        "train/cat/0.png (train) and test/dog/0.png (test) are the same picture under two classes"
+        in report["conflicting"]
+    )
+
+
+def test_all_copies_of_a_picture_under_two_classes_are_dropped(tmp_path: Path) -> None:
+    config = folders(tmp_path / "s", {"train": "train"}, duplicates="drop")
+    for copy in ("cat/1.png", "dog/0.png"):
+        (tmp_path / "s/train" / copy).write_bytes((tmp_path / "s/train/cat/0.png").read_bytes())
+    report = prepare(config, tmp_path / "p")
+    assert [line.split()[0] for line in report["conflicting"]] == [
+        "train/cat/0.png",
+        "train/cat/1.png",
+        "train/dog/0.png",
+    ]
+    assert (report["duplicates"], sum(report["pictures"].values())) == ([], 9)
+
+
 def test_dividing_puts_no_copies_into_two_splits(tmp_path: Path) -> None:
     config = folders(tmp_path / "s", {"train": "train", "test": "test"})
     for i in range(40):

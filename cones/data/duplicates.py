@@ -36,10 +36,11 @@ def distinct(found: Splits, config: PictureData, report: dict) -> Splits:
     for copies in contents.values():
         first = copies[0]
         other = next((copy for copy in copies if _shown(copy) != _shown(first)), None)
-        for copy in copies if other and config.duplicates == "drop" else copies[1:]:
+        drop = other is not None and config.duplicates == "drop"
+        for copy in copies if drop else copies[1:]:
             gone.add(id(copy[1]))
-            against = other if copy is first else first
-            if against and _shown(copy) != _shown(against):
+            against = other if other and drop and _shown(copy) == _shown(first) else first
+            if _shown(copy) != _shown(against):
                 report["conflicting"].append(f"{_name(copy)} and {_name(against)} are {_conflict(copy)}")
             else:
                 report["duplicates"].append(f"{_name(copy)} is a copy of {_name(first)}")

@@ -46,7 +46,8 @@ def list_table(config: TableData) -> Listing:
     label_of = {name: label for label, name in enumerate(classes)}
     written = split_names((line.get("split", "") for _, line in lines), f"the column `split` of {config.table}")
     splits = {name: split for split, name in written.items()}
-    listed: dict[str, Listed] = {}
+    listed: list[Listed] = []
+    names: set[str] = set()
     for number, line in lines:
         where = f"line {number} of {config.table}"
         if "split" in line and line["split"] not in splits:
@@ -56,10 +57,14 @@ def list_table(config: TableData) -> Listing:
             )
         split = splits.get(line.get("split", ""), "")
         path = inside(source, line["path"], where)
-        if line["path"] in listed:
-            raise DataError(f"{where} names `{line['path']}` once more; each picture stands in the table once")
-        listed[line["path"]] = Listed(line["path"], path, label_of[line["label"]], split)
-    return Listing(classes, list(listed.values()), {})
+        if line["path"] in names and config.duplicates == "refuse":
+            raise DataError(
+                f"{where} names `{line['path']}` once more; each picture stands in the table once, unless `duplicates` "
+                "says which is kept"
+            )
+        names.add(line["path"])
+        listed.append(Listed(line["path"], path, label_of[line["label"]], split))
+    return Listing(classes, listed, {})
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
