@@ -95,10 +95,8 @@ def _undecided(source: Path, name: str, values: Values | None) -> PictureData | 
             "and marks of the objects in them; say which with --task classification, detection or segmentation"
         )
     if lists is None and marked is None:
-        try:
-            marked = masks_in(source, name, values)
-        except DataError as error:
-            raise DataError(f"{error}; --task classification or generation reads all as plain pictures") from None
+        plain = "; --task classification or generation reads all as plain pictures"
+        marked = masks_in(source, name, values, plain)
     found = lists or marked
     if found is not None:
         return found

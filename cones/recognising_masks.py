@@ -24,17 +24,20 @@ TRIED = 50
 """Masks that are opened to see their values."""
 
 
-def masks_in(source: Path, name: str, values: Values | None = None) -> MaskData | None:
+def masks_in(source: Path, name: str, values: Values | None, way_out: str = "") -> MaskData | None:
     """The entry, called `name`, that reads a folder with masks; None for one without.
 
     Known are a folder of pictures beside one of masks, in `source`, in its splits or in a folder for each picture, and
-    masks beside their pictures. `DataError` where the names or the values can be read in several ways.
+    masks beside their pictures. `DataError` for masks that do not go with their pictures, ending in `way_out`, and for
+    values that can be read in several ways.
     """
-    where = masks_in_folders(source) or _beside(source)
-    if where is None:
-        return None
-    config = MaskData(kind="masks", source=str(source), **where)
-    pictures, _ = pair_masks(config)
+    try:
+        where = masks_in_folders(source) or _beside(source)
+        if where is None:
+            return None
+        pictures, _ = pair_masks(MaskData(kind="masks", source=str(source), **where))
+    except DataError as error:
+        raise DataError(f"{error}{way_out}") from None
     several = any(len(picture.masks) > 1 for picture in pictures)
     objects = {"objects": "whole" if several else "components"}
     return MaskData(kind="masks", source=name, **where, **objects | _values(pictures, values, source))
