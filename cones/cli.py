@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cones.choices import Task, Values
 from cones.process import plain_errors
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 DEVICE = "Where the base model runs: cpu, cuda, cuda:1; auto is the GPU where there is one."
+OBJECTS = {
+    "components": "each connected part of what a mask marks",
+    "whole": "all that a mask marks of a class",
+    "instances": "all that has one value in a mask",
+}
 CONCEPT = "A registered concept's name (its champion is used), a URI such as models:/cells/3, or a Concept file."
 
 
@@ -34,7 +40,21 @@ def new(
         typer.Option(
             help="Your pictures: a folder of class folders (with or without train, val and test), a CSV with the "
             "columns path, label and if wanted split, or a data set in CoOp's layout; for detection a folder of COCO, "
-            "Pascal VOC or YOLO; for generation a folder of a few pictures of one subject. Asked for if left out."
+            "Pascal VOC, YOLO or LabelMe, or pictures with masks; for generation a folder of a few pictures of one "
+            "subject. Asked for if left out."
+        ),
+    ] = None,
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            help="What it is for, where the folder can be read in two ways, or to find boxes where it has masks."
+        ),
+    ] = None,
+    values: Annotated[
+        Values | None,
+        typer.Option(
+            help="What the values of masks stand for, where there are more than two: classes, single objects "
+            "(instances), or shades of one mask."
         ),
     ] = None,
     backbone: Annotated[
@@ -55,8 +75,9 @@ def new(
     """Write the rows for your own pictures into params.yaml: zero-shot, CoOp or another rival, and ConES.
 
     Looks at the folder, shows the classes it finds and asks what to call them. Nothing else of the file changes. Data
-    with boxes is for detection; where each object has a mask and the base model draws masks, for segmentation. A plain
-    folder of pictures is one subject to make new pictures of; say what kind of thing it is.
+    with boxes is for detection; where each object has a mask and the base model draws masks, for segmentation. A folder
+    of pictures beside one of masks, and x_mask.png beside x.png, are masks. A plain folder of pictures is one subject
+    to make new pictures of; say what kind of thing it is. Where a folder can be read in two ways, say which by --task.
 
     Example: **cones new cells --source scans/cells**
     """  # fmt: skip
@@ -65,9 +86,9 @@ def new(
     from cones.recognising import look_at
 
     source = source or Path(typer.prompt("Folder of your pictures"))
-    found = look_at(source.expanduser())
+    found = look_at(source.expanduser(), task, values)
     backbone = backbone or default_backbone(found)
-    task = task_of(found, load_params().entry("backbones", backbone))
+    does = task_of(found, load_params().entry("backbones", backbone))
     _show(found)
     told = dict(pair.split("=", 1) for pair in say or [] if "=" in pair)
     unknown = [pair for pair in say or [] if pair.split("=", 1)[0] not in found.classes or "=" not in pair]
@@ -81,7 +102,7 @@ def new(
     shots = shots or default_shots(found)
     rows = write_rows(name, found, backbone, shots, told, drop_demo)
     each = f"{shots} pictures a class" if shots else "all training pictures"
-    print(f"params.yaml now has {', '.join(rows)}, for {task} with {backbone} and {each}. Next:")
+    print(f"params.yaml now has {', '.join(rows)}, for {does} with {backbone} and {each}. Next:")
     print(f"  make run              (or: dvc repro && cones register)\n  cones lookup {name}")
 
 
@@ -96,6 +117,8 @@ def _show(found: "Found") -> None:
         how += f", {' and '.join(found.divided)} to be divided off train,"
     print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
     print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
+    if found.entry["kind"] == "masks":
+        print(f"An object is {OBJECTS[found.entry['objects']]}; `objects` in params.yaml has it otherwise.")
 
 
 @app.command()

@@ -10,7 +10,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _each_once(names: list[str]) -> list[str]:
+def _each_once(names: list[Any]) -> list[Any]:
     if len(set(names)) < len(names):
         raise PydanticCustomError("each_once", "must name each class once")
     return names
@@ -150,6 +150,54 @@ class YoloData(ObjectData):
     """The YAML that names the classes and the splits, by its path from `source`."""
 
 
+class LabelMeData(ObjectData):
+    """A folder of pictures with LabelMe's JSON for each."""
+
+    kind: Literal["labelme"]
+
+
+class MaskData(ObjectData):
+    """Pictures whose objects are marked in pictures of their own, the masks."""
+
+    kind: Literal["masks"]
+    pictures: str = "images"
+    """The folder of the pictures: in `source`, below its train, val and test (or with these below it), or, with one
+    picture each, in every folder of `source`. Empty: they lie in these places themselves."""
+    masks: str = "masks"
+    """The folder of the masks, likewise. The mask of <pictures>/a/x.jpg is <masks>/a/x.png, or all in <masks>/a/x/;
+    of a folder with one picture all that is in <masks>."""
+    ending: str = ""
+    """What a mask's name has after its picture's: `_mask` for x_mask.png, and x_mask_1.png if there are several."""
+    objects: Literal["components", "whole", "instances"] = "components"
+    """What an object is: each connected part of what is marked (pixels that touch at a corner are connected), all of
+    it, or all pixels of one value."""
+    values: Annotated[list[int], Field(min_length=1), AfterValidator(_each_once)] | None = None
+    """Values that stand for the classes, in the order of `classes`; without `classes` they are the names. 0 is the
+    ground, any other value an error. None: there is one class."""
+    ignore: list[int] = []
+    """Values that stand for nothing, such as 255 for what was left open."""
+    threshold: int | None = Field(None, ge=1)
+    """The least value that is marked. None: all but 0, where the masks have one other value and any more is an error;
+    in a JPEG, whose values are only nearly black and white, 128."""
+    smallest: int = Field(1, ge=1)
+    """Pixels that an object has at least; smaller ones are left out and counted."""
+
+    @model_validator(mode="after")
+    def _one_reading(self) -> "MaskData":
+        if self.pictures == self.masks and not self.ending:
+            raise PydanticCustomError("ending", "masks beside their pictures need an `ending`, such as _mask")
+        if self.values is not None and (self.threshold is not None or self.objects == "instances"):
+            raise PydanticCustomError("values", "`values` go with neither a `threshold` nor `objects: instances`")
+        classes = 1 if self.values is None else len(self.values)
+        if self.classes is not None and len(self.classes) != classes:
+            raise PydanticCustomError(
+                "classes",
+                "`classes` must name {n}, as {why}",
+                {"n": classes, "why": "`values` has as many" if self.values else "without `values` there is one class"},
+            )
+        return self
+
+
 class SubjectWorldData(Strict):
     """Pictures of one thing of the generated world, always of one colour, to be generated anew."""
 
@@ -197,6 +245,8 @@ DataConfig = Annotated[
     | CoOpData
     | CocoData
     | VocData
-    | YoloData,
+    | YoloData
+    | LabelMeData
+    | MaskData,
     Field(discriminator="kind"),
 ]

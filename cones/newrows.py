@@ -10,9 +10,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from cones.backbones import locate, open_backbone
-from cones.config import BACKBONE_TASKS, BackboneConfig, Name, Params, load_params
-from cones.errors import BackboneError, ParamsError
+from cones.choices import Task
+from cones.config import BACKBONE_TASKS, BackboneConfig, Cones, CoOp, Name, Params, load_params
+from cones.errors import BackboneError, Busy, ParamsError
 from cones.files import fresh_file
+from cones.layout import CHECKPOINTS
+from cones.process import lock
 from cones.recognising import Found
 
 MOST_SHOTS = 16
@@ -21,6 +24,8 @@ SCHEDULE = {"epochs": 60, "batch_size": 16, "validate_every": 5, "patience": 30}
 """Of the searched rows in detection."""
 IN_GENERATION = {"epochs": 300, "batch_size": 5, "validate_every": 10, "patience": 60}
 """Of the searched rows in generation."""
+LOCK_WAIT = 20.0
+"""Seconds to wait for another command that writes params.yaml."""
 TINY_RATES, RATES = {"inversion": 0.02, "cones": 0.3}, {"inversion": 0.002, "cones": 0.001}
 """Of those on `sd-tiny`, as measured in bench/subject.py, and on a real model, as published or usual there."""
 
@@ -37,22 +42,27 @@ def default_shots(found: Found) -> int | None:
     return None if found.one_subject else min(MOST_SHOTS, found.fewest) or None
 
 
-def task_of(found: Found, backbone: BackboneConfig) -> str:
+def task_of(found: Found, backbone: BackboneConfig) -> Task:
     """What the data and the base model can do: segmentation takes a mask of each object, and a mask head.
 
-    A base model that is not on this machine counts as one without.
+    A base model that is not on this machine counts as one without. `ParamsError` if another task was asked for.
     """
-    if found.one_subject:
-        return "generation"
-    if not found.has_objects:
-        return "classification"
-    if not found.has_masks or "segmentation" not in BACKBONE_TASKS[backbone.kind]:
+    if found.one_subject or not found.has_objects:
+        return "generation" if found.one_subject else "classification"
+    if found.task == "segmentation" and not found.has_masks:
+        raise ParamsError("not every object has a mask, which segmentation needs; take --task detection")
+    if found.task == "detection" or not found.has_masks or "segmentation" not in BACKBONE_TASKS[backbone.kind]:
         return "detection"
     try:
-        opened = open_backbone(backbone.kind, locate(backbone.source, backbone.revision))
+        has_head = open_backbone(backbone.kind, locate(backbone.source, backbone.revision)).has_masks
     except BackboneError:
-        return "detection"
-    return "segmentation" if opened.has_masks else "detection"
+        has_head = False
+    if found.task == "segmentation" and not has_head:
+        raise ParamsError(
+            f"the base model {backbone.source} has no mask head here, which segmentation needs; take --task detection, "
+            "and a row of `finetunes` with `kind: mask_head`"
+        )
+    return "segmentation" if has_head else "detection"
 
 
 def write_rows(
@@ -68,40 +78,50 @@ def write_rows(
 
     `say` tells what a class is called in a sentence; `shots` None takes all training pictures, in detection. With
     `drop_demo` everything over generated data goes. Comments and the other entries stay as they are. Raises
-    `ParamsError` if the name is taken, the base model does another task or the result would not be sound.
+    `ParamsError` if the name is taken, the base model does another task or the result would not be sound, and `Busy`
+    if the file is being written by another command, or was changed by an editor, which knows of no lock.
     """
-    params = load_params(path)
-    task = task_of(found, params.entry("backbones", backbone))
-    _refuse(name, backbone, task, params, path)
-    methods = _methods(name, task, backbone)
-    wanted = {"data": [name], "concepts": [name], "runs": list(methods), "finetunes": list(methods)}
-    for table, entries in wanted.items():
-        taken = [entry for entry in entries if entry in getattr(params, table)]
-        if taken:
-            raise ParamsError(f"`{taken[0]}` is in the table `{table}` of {path} already; choose another name")
-    yaml = YAML()
-    yaml.width = 160
-    yaml.preserve_quotes = True
-    content = yaml.load(path.read_text(encoding="utf-8"))
-    if drop_demo:
-        _drop(content, {d for d, c in params.data.items() if c.kind in GENERATED})
-    content["data"][name] = _line(found.entry)
+    with lock(path.parent / CHECKPOINTS / ".params.lock", str(path), LOCK_WAIT):
+        params = load_params(path)
+        before = path.read_bytes()
+        task = task_of(found, params.entry("backbones", backbone))
+        _refuse(name, backbone, task, params, path)
+        methods = _methods(name, task, backbone)
+        wanted = {"data": [name], "concepts": [name], "runs": list(methods), "finetunes": list(methods)}
+        for table, entries in wanted.items():
+            taken = [entry for entry in entries if entry in getattr(params, table)]
+            if taken:
+                raise ParamsError(f"`{taken[0]}` is in the table `{table}` of {path} already; choose another name")
+        yaml = YAML()
+        yaml.width = 160
+        yaml.preserve_quotes = True
+        content = yaml.load(before.decode("utf-8"))
+        if drop_demo:
+            _drop(content, {d for d, c in params.data.items() if c.kind in GENERATED})
+        content["data"][name] = _line(found.entry)
+        content["concepts"][name] = _line(_concept(name, found, task, backbone, shots, say))
+        for row, method in methods.items():
+            content["runs"][row] = _line({"concept": name, "method": method})
+        with fresh_file(path) as temporary:
+            with temporary.open("w", encoding="utf-8") as file:
+                yaml.dump(content, file)
+            load_params(temporary)
+            os.chmod(temporary, path.stat().st_mode)
+            if path.read_bytes() != before:
+                raise Busy(f"{path} was changed by something else while `{name}` was written; run the command again")
+    return list(methods)
+
+
+def _concept(
+    name: str, found: Found, task: str, backbone: str, shots: int | None, say: Mapping[str, str]
+) -> dict[str, Any]:
+    """The entry of the table `concepts`."""
     concept: dict[str, Any] = {"task": task, "backbone": backbone, "data": name, "seed": 0}
     names = {c: s for c, s in say.items() if s != c.replace("_", " ")}
     if found.one_subject:
         subject = found.classes[0]
-        concept["word"] = names.get(subject, subject.replace("_", " "))
-    else:
-        concept |= {"shots": shots} | ({"names": names} if names else {})
-    content["concepts"][name] = _line(concept)
-    for row, method in methods.items():
-        content["runs"][row] = _line({"concept": name, "method": method})
-    with fresh_file(path) as temporary:
-        with temporary.open("w", encoding="utf-8") as file:
-            yaml.dump(content, file)
-        load_params(temporary)
-        os.chmod(temporary, path.stat().st_mode)
-    return list(methods)
+        return concept | {"word": names.get(subject, subject.replace("_", " "))}
+    return concept | {"shots": shots} | ({"names": names} if names else {})
 
 
 def _refuse(name: str, backbone: str, task: str, params: Params, path: Path) -> None:
@@ -120,9 +140,12 @@ def _refuse(name: str, backbone: str, task: str, params: Params, path: Path) -> 
 
 
 def _methods(name: str, task: str, backbone: str) -> dict[str, dict[str, Any]]:
-    """The methods of the rows, by the rows' names."""
+    """The methods of the rows, by the rows' names. `dvc exp run -S` sets what is there, so the rates are."""
     if task == "classification":
-        rivals: dict[str, dict[str, Any]] = {"coop": {"name": "coop"}, "cones": {"name": "cones", "init": "blend"}}
+        rivals: dict[str, dict[str, Any]] = {
+            "coop": {"name": "coop", "lr": CoOp.model_fields["lr"].default},
+            "cones": {"name": "cones", "init": "blend", "lr": Cones.model_fields["lr"].default},
+        }
     elif task == "generation":
         rates = TINY_RATES if backbone == "sd-tiny" else RATES
         rivals = {

@@ -88,13 +88,13 @@ def die_with_parent(interval: float = 0.5) -> None:
 
 
 @contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a file lock; `Busy` at once if another process holds it. The system frees it when its process ends."""
+def lock(path: Path, what: str, wait: float = 0) -> Iterator[None]:
+    """Hold a file lock; `Busy` if another process holds it, after `wait` seconds. It is freed when its process ends."""
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path, timeout=0):
+        with FileLock(path, timeout=wait):
             yield
     except Timeout:
         raise Busy(f"{what} is being worked on by another process ({path} is held); wait for it or end it") from None

@@ -11,6 +11,8 @@ LEFT_OUT = (
     "conflicting",
     "not_pictures",
     "not_listed",
+    "masks",
+    "too_small",
     "zero_area",
     "outside",
     "empty_mask",

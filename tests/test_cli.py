@@ -3,17 +3,25 @@
 import csv
 import json
 import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 import pytest
+from dvc.utils.hydra import apply_overrides
 from PIL import Image
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from cones.cli import app
 from cones.config import load_params
 from cones.doctor import damaged_entries
-from cones.errors import ConesError, DataError, ParamsError
+from cones.errors import Busy, ConesError, DataError, ParamsError
+from cones.layout import CHECKPOINTS
 from cones.newrows import write_rows
+from cones.process import lock
 from cones.recognising import look_at
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +78,55 @@ def test_new_refuses_and_changes_nothing(here: Path, class_folders: Path) -> Non
     assert Path("params.yaml").read_bytes() == before
 
 
+def test_rates_are_written_out_so_that_dvc_can_set_them(here: Path, class_folders: Path) -> None:
+    write_rows("pets", look_at(Path("pictures")), "clip-tiny", 4, {}, False)
+    rows = YAML(typ="safe").load(Path("params.yaml"))["runs"]
+    assert rows["pets-coop"]["method"] == {"name": "coop", "lr": 0.002}
+    assert rows["pets-cones"]["method"] == {"name": "cones", "init": "blend", "lr": 0.003}
+    apply_overrides("params.yaml", ["runs.pets-coop.method.lr=0.01"])  # what `dvc exp run -S` does
+    assert load_params().runs["pets-coop"].method.lr == 0.01
+
+
+def test_two_that_write_rows_at_once_both_get_them(here: Path, class_folders: Path) -> None:
+    """The first holds the file open while the second begins; without a lock the second would undo the first."""
+    found, begun = look_at(Path("pictures")), threading.Barrier(2)
+
+    def write(name: str) -> list[str]:
+        begun.wait()
+        return write_rows(name, found, "clip-tiny", 4, {}, False)
+
+    with ThreadPoolExecutor(2) as pool:
+        rows = [row for rows in pool.map(write, ["pets", "beasts"]) for row in rows]
+    assert set(rows) <= set(load_params().runs)
+    assert len(rows) == 6
+
+
+def test_rows_are_not_written_over_an_edit_made_meanwhile(
+    here: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = look_at(Path("pictures"))
+
+    def edit(self: YAML, content: object, file: TextIO, dump: Callable[..., None] = YAML.dump) -> None:
+        dump(self, content, file)
+        Path("params.yaml").write_text(Path("params.yaml").read_text() + "# mine\n")
+
+    monkeypatch.setattr(YAML, "dump", edit)
+    with pytest.raises(Busy, match=r"params.yaml was changed by something else while `pets` was written"):
+        write_rows("pets", found, "clip-tiny", 4, {}, False)
+    assert Path("params.yaml").read_text() == (ROOT / "params.yaml").read_text() + "# mine\n"
+
+
+def test_rows_wait_for_another_writer_and_then_say_so(
+    here: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cones.newrows.LOCK_WAIT", 0.1)
+    with (
+        lock(CHECKPOINTS / ".params.lock", "params.yaml"),
+        pytest.raises(Busy, match=r"params.yaml is being worked on"),
+    ):
+        write_rows("pets", look_at(Path("pictures")), "clip-tiny", 4, {}, False)
+
+
 def test_new_knows_tables_and_splits(here: Path, class_folders: Path) -> None:
     lines = [(f"{c}/{i}.png", c, s) for c in ("cat", "dog") for i, s in enumerate(["train"] * 4 + ["val", "test"] * 2)]
     with Path("pictures/list.csv").open("w", newline="") as file:
@@ -89,13 +146,28 @@ def test_new_knows_tables_and_splits(here: Path, class_folders: Path) -> None:
     shutil.rmtree(here.parent / "elsewhere")
 
 
+def test_new_looks_for_the_files_of_a_table(here: Path, class_folders: Path) -> None:
+    lines = [f"{c}/{i}.png,{c}" for c in ("cat", "dog") for i in range(8)]
+    Path("pictures/list.csv").write_text("\n".join(["path,label", *lines, "cat/gone.png,cat", "dog/too.png,dog"]))
+    told = run.invoke(app, ["new", "pets", "--source", "pictures", "--yes"])
+    assert told.exit_code == 1
+    assert isinstance(told.exception, DataError)
+    assert "2 of the 18 pictures that pictures lists do not exist, such as pictures/cat/gone.png" in str(told.exception)
+    Path("pictures/list.csv").write_text("\n".join(["path,label,label", *(f"{line},x" for line in lines)]))
+    with pytest.raises(DataError, match=r"list.csv has two columns `label`; keep the one that counts"):
+        look_at(Path("pictures"))
+    Path("pictures/more.csv").write_text("\n".join(["path,label", *lines]))
+    with pytest.raises(DataError, match=r"pictures has several tables \(list.csv, more.csv\); give the one to use"):
+        look_at(Path("pictures"))
+
+
 def test_new_rows_run_from_pictures_to_a_champion(project, class_folders: Path) -> None:
     """Three commands, as the README has them; the second is what `make run` does."""
     new = project.run(
         "cones", "new", "pets", "--source", str(class_folders), "--backbone", "toy", "--drop-demo", "--yes"
     )
     assert new.returncode == 0, new.stdout
-    text = (project.folder / "params.yaml").read_text().replace("{name: coop}", "{name: coop, epochs: 1}")
+    text = (project.folder / "params.yaml").read_text().replace("{name: coop,", "{name: coop, epochs: 1,")
     project.params(text)
     done = project.run("bash", "-c", "cones check && dvc repro && cones register")
     assert done.returncode == 0, done.stdout

@@ -162,6 +162,55 @@ def test_new_takes_the_task_that_data_and_base_model_can_do(here: Path, class_fo
         write_rows("pets", look_at(class_folders), "glip-tiny", 2, {}, False)
 
 
+def test_new_does_the_task_that_is_asked_for_or_says_why_not(here: Path, class_folders: Path) -> None:
+    """Boxes of data with masks are asked for; masks that data or base model lack are not to be had."""
+    objects_in(Path("cells"), "coco")
+    told = run.invoke(app, ["new", "cells", "--source", "cells", "--task", "detection", "--yes"])
+    assert "for detection with glip-tiny" in told.output
+    assert load_params().concepts["cells"].task == "detection"
+    objects_in(Path("boxes"), "coco", masks=False)
+    for source, backbone, message in (
+        ("boxes", "glip-tiny", "not every object has a mask, which segmentation needs; take --task detection"),
+        ("cells", "absent", "the base model models/backbones/absent has no mask head here, which segmentation needs"),
+    ):
+        wanted = ["new", "more", "--source", source, "--backbone", backbone, "--task", "segmentation", "--yes"]
+        refused = run.invoke(app, wanted)
+        assert isinstance(refused.exception, ParamsError)
+        assert message in str(refused.exception)
+    with pytest.raises(DataError, match="nothing in pictures marks objects, which detection needs: COCO's JSON"):
+        look_at(class_folders.relative_to(Path.cwd()), "detection")
+    assert run.invoke(app, ["new", "more", "--source", "cells", "--task", "drawing"]).exit_code == 2
+    assert "more" not in load_params().data
+
+
+def test_new_writes_rows_for_masks(here: Path) -> None:
+    """White squares in one folder, the pictures in another; the values of a second class have to be explained."""
+    for i in range(10):
+        for part in ("images", "masks"):
+            Path("cells", part).mkdir(parents=True, exist_ok=True)
+            Image.new("L", (40, 30), 20 * i).save(f"cells/images/{i}.png")
+        mask = Image.new("L", (40, 30))
+        mask.paste(255, (5, 5, 15, 15))
+        mask.save(f"cells/masks/{i}.png")
+    done = run.invoke(app, ["new", "cells", "--source", "cells", "--yes", "--say", "object=cell"])
+    assert "1 classes, 10 objects with masks in 10 pictures" in done.output
+    assert (
+        "An object is each connected part of what a mask marks; `objects` in params.yaml has it otherwise"
+        in done.output
+    )
+    assert "cells: {kind: masks, source: cells, objects: components}" in Path("params.yaml").read_text()
+    concept = load_params().concepts["cells"]
+    assert (concept.task, concept.names) == ("segmentation", {"object": "cell"})
+    for i in range(10):
+        mask = Image.open(f"cells/masks/{i}.png")
+        mask.paste(9, (20, 5, 30, 15))
+        mask.save(f"cells/masks/{i}.png")
+    assert isinstance(run.invoke(app, ["new", "two", "--source", "cells", "--yes"]).exception, DataError)
+    done = run.invoke(app, ["new", "two", "--source", "cells", "--values", "classes", "--yes"])
+    assert "9 (10), 255 (10)" in done.output
+    assert load_params().data["two"].values == [9, 255]
+
+
 def test_new_promises_only_pictures_that_training_surely_has(here: Path) -> None:
     """Twelve pictures of both classes and three of one: whatever is held back may show the other."""
     config = YoloData(kind="yolo", source="cells")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from cones.config import (
     CoOpData,
     DataConfig,
     FolderData,
+    LabelMeData,
+    MaskData,
     PictureData,
     SceneData,
     SubjectData,
@@ -21,8 +24,11 @@ from cones.config import (
 )
 from cones.data.changes import unchanged
 from cones.data.coco import list_coco
-from cones.data.files import class_folders, copy_pictures, list_folder
+from cones.data.files import class_folders, copy_pictures, list_folder, split_folders
+from cones.data.labelme import list_labelme
 from cones.data.listing import Listing, gather
+from cones.data.maskfiles import Masked, list_masks, open_mask, pair_masks, values_in
+from cones.data.masknames import ending_of, mask_folders, masks_beside, pictures_in, subfolders
 from cones.data.masks import object_mask
 from cones.data.pictures import SUFFIXES, open_picture, random_view
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
@@ -32,23 +38,35 @@ from cones.data.tables import list_coop, list_table
 from cones.data.voc import list_voc
 from cones.data.worlds import generate_pictures, generate_scenes, generate_subject
 from cones.data.yolo import list_yolo
+from cones.errors import DataError
 from cones.files import fresh_folder, write_json
 
 __all__ = [
     "FEWEST",
     "SUFFIXES",
+    "Masked",
     "Object",
     "Record",
     "Split",
     "class_folders",
     "draw_pictures",
     "draw_shots",
+    "ending_of",
     "list_pictures",
+    "mask_folders",
+    "masks_beside",
     "object_mask",
+    "open_mask",
     "open_picture",
+    "pair_masks",
+    "pictures_in",
     "prepare",
     "random_view",
     "records_hash",
+    "refuse_masks_beside",
+    "split_folders",
+    "subfolders",
+    "values_in",
 ]
 
 LISTS: dict[type[PictureData], Callable[[Any], Listing]] = {
@@ -58,6 +76,8 @@ LISTS: dict[type[PictureData], Callable[[Any], Listing]] = {
     CocoData: list_coco,
     VocData: list_voc,
     YoloData: list_yolo,
+    LabelMeData: list_labelme,
+    MaskData: list_masks,
 }
 
 
@@ -77,6 +97,7 @@ def prepare(config: DataConfig, target: Path) -> dict:
         elif isinstance(config, SubjectWorldData):
             classes, splits, report = generate_subject(config, folder)
         elif isinstance(config, SubjectData):
+            refuse_masks_beside(Path(config.source))
             classes, splits, report = copy_subject(config, folder)
         else:
             listing = list_pictures(config)
@@ -96,5 +117,28 @@ def prepare(config: DataConfig, target: Path) -> dict:
 
 
 def list_pictures(config: PictureData) -> Listing:
-    """The classes and pictures that a data set names; no picture is opened. `DataError` if they cannot be listed."""
-    return LISTS[type(config)](config)
+    """The classes and pictures that a data set names; no picture is opened, but masks are.
+
+    In class folders masks, x_mask.png beside x.png or in a folder beside that of the pictures, are no pictures of the
+    class and are reported as `masks`. `DataError` if they cannot be listed.
+    """
+    listing = LISTS[type(config)](config)
+    if isinstance(config, FolderData):
+        roots = [root / name for root in split_folders(Path(config.source)).values() for name in listing.classes]
+        folders = {root / pair[1] for root in roots if (pair := mask_folders(root))}
+        masks = {p for p in (p.path for p in listing.pictures) if folders & set(p.parents)}
+        masks |= set(masks_beside([p.path for p in listing.pictures]))
+        left = [p for p in listing.pictures if p.path not in masks]
+        report = {**listing.report, "masks": [p.id for p in listing.pictures if p.path in masks]}
+        listing = replace(listing, pictures=left, report=report)
+    return listing
+
+
+def refuse_masks_beside(source: Path) -> None:
+    """Raise `DataError` for a folder of one subject whose pictures have masks beside them."""
+    masks = masks_beside([p for p in source.glob("*") if p.suffix.lower() in SUFFIXES])
+    if masks:
+        raise DataError(
+            f"{source} holds masks among its pictures, such as {next(iter(masks)).name}; move them to a folder in "
+            "it, each called as its picture, and name that with `masks`"
+        )

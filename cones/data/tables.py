@@ -78,6 +78,9 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
                     f"{path} has no column `{missing[0]}`; it must be a comma-separated table whose first line names "
                     f"the columns path, label and, if wanted, split; its first line is {','.join(columns)[:80]!r}"
                 )
+            twice = next((c for c in columns if c and columns.count(c) > 1), None)
+            if twice is not None:
+                raise DataError(f"{path} has two columns `{twice}`; keep the one that counts, or rename the other")
             reader.fieldnames = columns
             lines = [(reader.line_num, {k: (v or "").strip() for k, v in line.items() if k}) for line in reader]
     except FileNotFoundError:

@@ -1,0 +1,60 @@
+"""What masks and the folders of masks are called."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from cones.data.pictures import SUFFIXES
+from cones.errors import DataError
+
+PICTURE_WORDS = {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "original", "originals"}
+MASK_WORDS = {"mask", "masks", "label", "labels", "gt", "groundtruth", "truth", "annotation", "annotations"}
+MASK_WORDS |= {"segmentation", "segmentations"}
+"""Words in the name of a folder of pictures or of masks; digits and signs part words."""
+BESIDE = re.compile(r"(?P<stem>.+?)(?P<ending>[ _.-](?:mask|masks|seg|segmentation))(?:[ _-]?\d+)?", re.I)
+"""What a mask beside its picture is called after it: x_mask.png, or x_mask_1.png if there are several."""
+APART = re.compile(r"(?P<stem>.+?)(?P<ending>[ _.-][a-z]+)(?:[ _-]?\d+)?", re.I)
+"""What one in a folder of masks may be called if it is not called as its picture."""
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files in a folder and below it."""
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts)]
+
+
+def ending_of(mask: Path, pictures: Collection[Path]) -> str | None:
+    """What a mask in a folder of masks has after its picture's name, such as `_mask`; None for one of no picture.
+
+    `pictures` are their paths without suffix, from where the mask's path starts.
+    """
+    return "" if mask.with_suffix("") in pictures else _after(mask, pictures, APART)
+
+
+def masks_beside(pictures: Sequence[Path]) -> dict[Path, str]:
+    """Those of some pictures that are masks of others in the same folder, each with its ending."""
+    there = {p.with_suffix("") for p in pictures}
+    return {p: ending for p in pictures if (ending := _after(p, there, BESIDE))}
+
+
+def _after(mask: Path, pictures: Collection[Path], rule: re.Pattern[str]) -> str | None:
+    match = rule.fullmatch(mask.stem)
+    return match["ending"] if match and mask.with_name(match["stem"]) in pictures else None
+
+
+def mask_folders(folder: Path) -> tuple[str, str] | None:
+    """The names of the folder of pictures and of the folder of masks that lie in a folder; None unless both do."""
+    words = {p: set(re.findall("[a-z]+", p.name.lower())) for p in subfolders(folder)}
+    masks = [p for p, of in words.items() if of & MASK_WORDS and pictures_in(p)]
+    pictures = [p for p, of in words.items() if of & PICTURE_WORDS and not of & MASK_WORDS] if masks else []
+    if (pictures and len(masks) > 1) or len(pictures) > 1:
+        raise DataError(
+            f"{folder} has several folders of pictures or of masks ({', '.join(p.name for p in [*pictures, *masks])}); "
+            "write `kind: masks` with the two to use, `pictures` and `masks`, into params.yaml"
+        )
+    return (pictures[0].name, masks[0].name) if pictures else None
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() else []

@@ -1,0 +1,333 @@
+"""Masks as pictures: the layouts people have, what their values stand for, and what is never guessed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts import objects_of
+from PIL import Image
+
+from cones.config import FolderData, MaskData, SubjectData
+from cones.data import list_pictures, masks_beside, object_mask, prepare
+from cones.errors import DataError
+from cones.recognising import look_at
+
+HEIGHT, WIDTH = 30, 40
+BOXES = [(2, 3, 12, 9), (20, 10, 31, 25)]
+"""Two rectangles in each picture, as xyxy."""
+NUCLEI = Path(__file__).parents[2] / "shared/data/nuclei_dsb2018/stage1_train"
+
+
+def draw(path: Path, number: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT), (20 * (number % 10), 100 + number // 10, 50)).save(path)
+
+
+def mask(path: Path, values: tuple[int, ...] = (255, 255), **settings: object) -> None:
+    """A mask with a value for each of `BOXES`."""
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint16 if max(values) > 255 else np.uint8)
+    for (x1, y1, x2, y2), value in zip(BOXES, values):
+        pixels[y1:y2, x1:x2] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **settings)
+
+
+def folders(source: Path, values: tuple[int, ...] = (255, 255), suffix: str = ".png") -> Path:
+    for i in range(8):
+        draw(source / f"images/{i}.jpg", i)
+        mask(source / f"masks/{i}{suffix}", values)
+    return source
+
+
+def config(source: Path, **settings: object) -> MaskData:
+    return MaskData(kind="masks", source=str(source), **settings)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SPLIT = ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+LAYOUTS = {
+    "two folders": ("images/{i}.jpg", ["masks/{i}.png"], {}),
+    "in splits": ("{s}/images/{i}.jpg", ["{s}/masks/{i}.png"], {}),
+    "splits in them": ("img/{s}/{i}.jpg", ["GroundTruth/{s}/{i}.png"], {"pictures": "img", "masks": "GroundTruth"}),
+    "folders in them": ("images/a/{i}.jpg", ["masks/a/{i}.png"], {}),
+    "an ending": ("images/{i}.jpg", ["masks/{i}_segmentation.png"], {"ending": "_segmentation"}),
+    "beside": ("{i}.png", ["{i}_mask.png"], {"pictures": "", "masks": "", "ending": "_mask"}),
+    "beside in splits": ("{s}/{i}.png", ["{s}/{i}-mask.png"], {"pictures": "", "masks": "", "ending": "-mask"}),
+    "a picture's own": ("{i}/images/{i}.png", ["{i}/masks/a{i}.png", "{i}/masks/b{i}.png"], {"objects": "whole"}),
+    "several beside": (
+        "x ({i}).png",
+        ["x ({i})_mask.png", "x ({i})_mask_1.png"],
+        {"pictures": "", "masks": "", "ending": "_mask", "objects": "whole"},
+    ),
+    "several in a folder": ("images/{i}.png", ["masks/{i}/1.png", "masks/{i}/2.png"], {"objects": "whole"}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_masks_are_known_by_where_they_are(here: Path, layout: str) -> None:
+    picture, masks, settings = LAYOUTS[layout]
+    for i, s in enumerate(SPLIT):
+        draw(here / "cells" / picture.format(i=i, s=s), i)
+        for k, name in enumerate(masks):
+            mask(here / "cells" / name.format(i=i, s=s), (255, 255) if len(masks) == 1 else ((255, 0), (0, 255))[k])
+    found = look_at(Path("cells"))
+    assert found.entry == {"kind": "masks", "source": "cells", "objects": "components", **settings}
+    assert (found.classes, found.counts, found.pictures) == (["object"], {"object": 16}, 8)
+    assert (found.has_objects, found.has_masks, found.has_splits) == (True, True, "{s}" in picture)
+    report = prepare(MaskData(**found.entry), Path("out"))
+    assert report["objects"]["kept"] == 16
+    first = objects_of(Path("out"), picture.format(i=0, s="train"))
+    assert [o.box for o in first] == BOXES
+    x1, y1, x2, y2 = BOXES[0]
+    shown = object_mask(first[0], (HEIGHT, WIDTH))
+    assert shown[y1:y2, x1:x2].all()
+    assert shown.sum() == (y2 - y1) * (x2 - x1)
+
+
+def test_a_split_that_masks_lack_is_divided_off_train(here: Path) -> None:
+    for i in range(8):
+        s = "train" if i < 6 else "valid"
+        draw(Path(f"cells/{s}/images/{i}.jpg"), i)
+        mask(Path(f"cells/{s}/masks/{i}.png"))
+    mask(Path("cells/extra/8.png"))
+    found = look_at(Path("cells"))
+    assert (found.has_splits, found.divided, found.fewest) == (True, ("test",), 5)
+    report = prepare(MaskData(**found.entry), Path("out"))
+    assert (report["pictures"], report["divided"]) == ({"train": 5, "val": 2, "test": 1}, ["test"])
+    assert report["not_listed"] == ["extra/8.png"]
+
+
+def test_folders_of_pictures_and_masks_are_no_classes_unless_one_says_so(here: Path) -> None:
+    folders(Path("cells"))
+    assert look_at(Path("cells")).entry["kind"] == "masks"
+    told = look_at(Path("cells"), "classification")
+    assert (told.entry, told.classes) == ({"kind": "folder", "source": "cells"}, ["images", "masks"])
+    with pytest.raises(DataError, match="cells itself holds no 3 pictures of one subject"):
+        look_at(Path("cells"), "generation")
+    Path("cells/masks/3.png").rename("cells/masks/other.png")
+    with pytest.raises(DataError, match=r"images/3.jpg has no mask; it would be cells/masks/3.\*.* --task classif"):
+        look_at(Path("cells"))
+
+
+def test_masks_beside_pictures_of_class_folders_can_be_read_in_two_ways(here: Path) -> None:
+    for c in ("benign", "malignant"):
+        for i in range(8):
+            draw(Path(f"scans/{c}/{i}.png"), i + 10 * (c == "benign"))
+            mask(Path(f"scans/{c}/{i}_mask.png"))
+    with pytest.raises(DataError, match="two ways: class folders of whole pictures, and marks of the objects in them"):
+        look_at(Path("scans"))
+    assert look_at(Path("scans"), "segmentation").counts == {"object": 32}
+    told = look_at(Path("scans"), "classification")
+    assert (told.entry["kind"], told.counts) == ("folder", {"benign": 8, "malignant": 8})
+    report = prepare(FolderData(kind="folder", source="scans"), Path("out"))
+    assert sum(report["pictures"].values()) == 16
+    assert report["masks"][:2] == ["benign/0_mask.png", "benign/1_mask.png"]
+    assert len(report["masks"]) == 16
+
+
+def test_class_folders_may_each_have_pictures_and_masks(here: Path) -> None:
+    """Masks in a class folder are no pictures of the class; a folder for each picture is no class."""
+    for c in ("covid", "normal"):
+        for i in range(8):
+            draw(Path(f"scans/{c}/images/{i}.png"), i + 10 * (c == "covid"))
+            mask(Path(f"scans/{c}/masks/{i}.png"))
+    with pytest.raises(DataError, match="two ways: class folders of whole pictures, and marks of the objects in them"):
+        look_at(Path("scans"))
+    assert look_at(Path("scans"), "classification").counts == {"covid": 8, "normal": 8}
+    assert look_at(Path("scans"), "detection").counts == {"object": 32}
+    report = prepare(FolderData(kind="folder", source="scans"), Path("out"))
+    assert sum(report["pictures"].values()) == len(report["masks"]) == 16
+
+
+def test_what_a_mask_beside_its_picture_is_called() -> None:
+    called = ["x_mask", "x-mask", "x.mask", "x mask", "x_masks", "x_SEG", "x_segmentation", "x_mask_1", "x_mask2"]
+    others = ["x", "xmask", "x_masked", "y_mask", "mask", "_mask", "x_gt", "x_1", "with_mask"]
+    there = [Path(f"a/{name}.png") for name in (*called, *others)]
+    assert [p.stem for p in masks_beside(there)] == called
+    assert masks_beside([Path("a/x.png"), Path("b/x_mask.png")]) == {}
+    assert masks_beside([Path("a/x.jpg"), Path("a/x_mask.png")]) == {Path("a/x_mask.png"): "_mask"}
+
+
+def test_masks_are_no_pictures_of_a_subject(here: Path) -> None:
+    for i in range(4):
+        draw(Path(f"rex/{i}.png"), i)
+        mask(Path(f"rex/{i}_mask.png"))
+    assert look_at(Path("rex")).entry["kind"] == "masks"
+    for attempt in (
+        lambda: look_at(Path("rex"), "generation"),
+        lambda: prepare(SubjectData(kind="subject", source="rex"), Path("out")),
+    ):
+        with pytest.raises(DataError, match=r"rex holds masks among its pictures, such as \d_mask.png; move them"):
+            attempt()
+
+
+def test_a_list_of_classes_and_masks_are_two_ways(here: Path) -> None:
+    folders(Path("cells"))
+    lines = [f"images/{i}.jpg,{'ab'[i % 2]}" for i in range(8)]
+    Path("cells/list.csv").write_text("\n".join(["path,label", *lines]))
+    with pytest.raises(DataError, match="two ways: a list of whole pictures, and marks"):
+        look_at(Path("cells"))
+    assert look_at(Path("cells"), "classification").entry["kind"] == "csv"
+    assert look_at(Path("cells"), "detection").entry["kind"] == "masks"
+    with pytest.raises(DataError, match=r"list.csv lists classes of pictures, which is not for detection"):
+        look_at(Path("cells/list.csv"), "detection")
+
+
+def test_values_are_asked_for_where_there_are_several(here: Path) -> None:
+    folders(Path("cells"), (1, 2))
+    with pytest.raises(DataError, match=r"have the values 1, 2 \(0.png\): say what they stand for, with `--values cl"):
+        look_at(Path("cells"))
+    classes = look_at(Path("cells"), values="classes")
+    assert (classes.entry["values"], classes.counts) == ([1, 2], {"1": 8, "2": 8})
+    instances = look_at(Path("cells"), values="instances")
+    assert (instances.entry["objects"], instances.counts) == ("instances", {"object": 16})
+    prepare(config(Path("cells"), values=[2, 1], classes=["ring", "star"]), Path("out"))
+    assert [(o.label, o.box) for o in objects_of(Path("out"), "images/0.jpg")] == [(1, BOXES[0]), (0, BOXES[1])]
+
+
+def test_shades_are_cut_at_half(here: Path) -> None:
+    folders(Path("cells"), (100, 200))
+    found = look_at(Path("cells"), values="shades")
+    assert (found.entry["threshold"], found.counts) == (128, {"object": 8})
+    with pytest.raises(DataError, match="--values classes is for pictures with masks, and cells/images is none of"):
+        look_at(Path("cells/images"), values="classes")
+
+
+def test_instances_may_have_numbers_of_16_bits(here: Path) -> None:
+    folders(Path("cells"), (7, 60_000))
+    listed = look_at(Path("cells"), values="instances")
+    assert listed.counts == {"object": 16}
+
+
+def test_a_jpeg_is_cut_at_half_and_a_dim_one_refused(here: Path) -> None:
+    folders(Path("cells"), suffix=".jpg")
+    assert look_at(Path("cells")).counts == {"object": 16}
+    prepare(config(Path("cells"), smallest=20), Path("out"))
+    assert len(objects_of(Path("out"), "images/0.jpg")) == 2
+    with pytest.raises(DataError, match="is a JPEG, which changes values, so they cannot be classes"):
+        look_at(Path("cells"), values="classes")
+    mask(Path("cells/masks/0.jpg"), (60, 60))
+    with pytest.raises(DataError, match=r"0.jpg is a JPEG whose brightest value is \d+, and 128 or more is marked"):
+        look_at(Path("cells"))
+
+
+def test_a_mask_becomes_its_parts_or_one_object(here: Path) -> None:
+    """Pixels that touch at a corner are one part; parts below `smallest` are left out and counted."""
+    folders(Path("cells"))
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[2:5, 2:5] = pixels[5:8, 5:8] = pixels[20, 30] = 1
+    for i in range(8):
+        Image.fromarray(pixels).save(f"cells/masks/{i}.png")
+    prepare(config(Path("cells")), Path("out"))
+    assert [o.box for o in objects_of(Path("out"), "images/0.jpg")] == [(2, 2, 8, 8), (30, 20, 31, 21)]
+    report = prepare(config(Path("cells"), smallest=2), Path("out"))
+    assert report["objects"]["kept"] == 8
+    assert report["too_small"][0] == "part 2 of masks/0.png: 1 pixels"
+    prepare(config(Path("cells"), objects="whole"), Path("out"))
+    (whole,) = objects_of(Path("out"), "images/0.jpg")
+    assert whole.box == (2, 2, 31, 21)
+    assert object_mask(whole, (HEIGHT, WIDTH)).sum() == 19
+
+
+def test_a_black_mask_is_a_picture_of_nothing(here: Path) -> None:
+    folders(Path("cells"))
+    mask(Path("cells/masks/5.png"), (0, 0))
+    report = prepare(config(Path("cells")), Path("out"))
+    assert report["objects"]["pictures_without_objects"] == 1
+    assert objects_of(Path("out"), "images/5.jpg") == ()
+
+
+def palette(path: Path) -> None:
+    image = Image.fromarray(np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH) % 2, "L").convert("P")
+    image.putpalette([9, 9, 9, 200, 0, 0])
+    image.save(path)
+
+
+def test_a_palette_counts_by_its_numbers(here: Path) -> None:
+    folders(Path("cells"))
+    for i in range(8):
+        palette(Path(f"cells/masks/{i}.png"))
+    report = prepare(config(Path("cells"), values=[1], classes=["grain"], objects="whole"), Path("out"))
+    assert report["classes"] == ["grain"]
+    assert object_mask(objects_of(Path("out"), "images/0.jpg")[0], (HEIGHT, WIDTH)).sum() == HEIGHT * WIDTH // 2
+
+
+def grow(path: Path) -> None:
+    Image.new("L", (WIDTH, HEIGHT + 1), 255).save(path)
+
+
+def colour(path: Path) -> None:
+    Image.new("RGB", (WIDTH, HEIGHT), (255, 0, 0)).save(path)
+
+
+def fade(path: Path) -> None:
+    Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 9)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "message"),
+    [
+        (grow, {}, "3.jpg has 40 x 30 pixels.* and its annotation is for 40 x 31"),
+        (colour, {}, "the mask masks/3.png is in colours; save it in grey"),
+        (fade, {}, "the mask masks/3.png is transparent in part"),
+        (lambda p: p.write_text("x"), {}, "the mask masks/3.png cannot be read as a picture"),
+        (lambda p: p.unlink(), {}, r"images/3.jpg has no mask; it would be .*masks/3.\*"),
+        (lambda p: mask(p, (1, 1)), {}, "more than one value beside 0: 255 in masks/0.png and 1 in masks/3.png; where"),
+        (lambda p: mask(p, (9, 9)), {"values": [255]}, "masks/3.png has the value 9, which is not in `values`"),
+        (lambda p: mask(p.with_suffix(".tif")), {}, "3.jpg has the masks 3.png and 3.tif; take one of them away"),
+        (lambda p: p.unlink(), {"pictures": "../x"}, "`../x` in `pictures` lies outside"),
+        (lambda p: p.unlink(), {"pictures": "scans"}, "holds pictures and no folder `scans`"),
+        (lambda p: p.unlink(), {"masks": "truth"}, "has no masks: there is no folder .*truth; `masks` names it"),
+    ],
+)
+def test_masks_that_no_rule_reads_are_refused_by_name(here: Path, spoil, settings: dict, message: str) -> None:
+    spoil(folders(here / "cells") / "masks/3.png")
+    with pytest.raises(DataError, match=message):
+        prepare(config(here / "cells", **settings), Path("out"))
+
+
+def test_masks_of_no_picture_are_counted(here: Path) -> None:
+    for i in range(8):
+        draw(Path(f"cells/images/{i}.jpg"), i)
+        mask(Path(f"cells/masks/{i}_gt.png"))
+    mask(Path("cells/masks/more.png"))
+    found = look_at(Path("cells"))
+    assert found.entry["ending"] == "_gt"
+    assert prepare(MaskData(**found.entry), Path("out"))["not_listed"] == ["masks/more.png"]
+    Path("cells/masks/3_gt.png").rename("cells/masks/3_seg.png")
+    with pytest.raises(DataError, match="called after their pictures in several ways, with _gt and _seg at the end"):
+        look_at(Path("cells"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pictures": "", "masks": ""}, "masks beside their pictures need an `ending`"),
+        ({"values": [1, 2], "classes": ["a"]}, "`classes` must name 2, as `values` has as many"),
+        ({"classes": ["a", "b"]}, "`classes` must name 1, as without `values` there is one class"),
+        ({"values": [1], "objects": "instances"}, "`values` go with neither a `threshold` nor `objects: instances`"),
+    ],
+)
+def test_settings_that_say_nothing_together(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(Path("cells"), **settings)
+
+
+@pytest.mark.skipif(not NUCLEI.is_dir(), reason=f"there is no {NUCLEI}")
+def test_nuclei_as_kaggle_has_them(tmp_path: Path) -> None:
+    """A folder a picture, a mask a nucleus; one mask is in two pieces and stays one nucleus."""
+    numbers = {p: len(list((p / "masks").iterdir())) for p in NUCLEI.iterdir()}
+    in_pieces = next(p for p in numbers if p.name.startswith("ef3ef194"))
+    chosen = [in_pieces, *sorted(numbers, key=lambda p: (numbers[p], p))[:4]]
+    (tmp_path / "nuclei").mkdir()
+    for folder in chosen:
+        (tmp_path / "nuclei" / folder.name).symlink_to(folder)
+    found = look_at(tmp_path / "nuclei")
+    masks = sum(numbers[p] for p in chosen)
+    assert (found.entry["objects"], found.pictures, found.counts) == ("whole", 5, {"object": masks})
+    assert len([m for p in list_pictures(config(tmp_path / "nuclei")).pictures for m in p.marks]) == masks + 1
