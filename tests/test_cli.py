@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cones.cli import app
 from cones.config import load_params
-from cones.doctor import damaged_entries
+from cones.damage import damaged_entries
 from cones.errors import ConesError, DataError, ParamsError
 from cones.newrows import write_rows
 from cones.recognising import look_at

@@ -7,7 +7,7 @@ import pytest
 import torch
 from generations import CONES, INVERSION, PROMPTS, Studio
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from cones.backbones.diffusion import Diffusion
@@ -185,10 +185,14 @@ def test_class_pictures_are_made_once_and_count(studio: Studio, tmp_path: Path, 
     without = studio.tune(start, **settings)
     with_prior = studio.tune(start, prior_pictures=3, **settings)
     assert with_prior.result.curves[1]["train_loss"] > without.result.curves[1]["train_loss"]
-    monkeypatch.setattr(Diffusion, "sample", refuse)
-    assert studio.tune(start, prior_pictures=3, **settings).weights == with_prior.weights
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "sample", refuse)
+        assert studio.tune(start, prior_pictures=3, **settings).weights == with_prior.weights
     weightless = studio.tune(start, prior_pictures=3, prior_weight=0.0, **settings)
     assert weightless.result.curves[1]["train_loss"] < with_prior.result.curves[1]["train_loss"]
+    path = next((tmp_path / "class-pictures").rglob("*.safetensors"))
+    save_file({name: -t for name, t in load_file(path).items()}, path)
+    assert studio.tune(start, prior_pictures=3, **settings).weights == with_prior.weights
 
 
 @pytest.mark.parametrize("kind", ["lora", "dreambooth"])
