@@ -19,12 +19,17 @@ def main(name: str) -> None:
 
     from accelerate import Accelerator
 
+    from cones.concept import Concept
     from cones.data import Split
     from cones.evaluation import evaluate_rows
     from cones.evaluation_files import write_evaluation
     from cones.judging import Judges
+    from cones.results import refuse_other_settings
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
+    hashes = {row: file_hash(path) for row, path in concepts.items()}
+    for row, path in concepts.items():
+        refuse_other_settings(params, row, Concept.load(path).card)
     test = PREPARED / concept.data / "test"
     device = Accelerator().device
     backbone = params.entry("backbones", concept.backbone)
@@ -34,7 +39,7 @@ def main(name: str) -> None:
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)
-        write_json(out / "concepts.json", {row: file_hash(path) for row, path in concepts.items()})
+        write_json(out / "concepts.json", hashes)
         threshold = concept.score_threshold if isinstance(concept, DetectionConcept) else 0.0
         write_evaluation(out, concept.task, found, Split.open(test), best, threshold)
     head = headline(concept.task)

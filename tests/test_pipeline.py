@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from cones.errors import ConceptError
+from cones.files import file_hash, read_json
 
 ROWS = ("few-zero-shot", "few-coop", "few-cones")
 
@@ -97,6 +101,22 @@ def test_search_never_opens_the_test_split(finished, tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "data/prepared/glyphs/test is not prepared" in refused.stdout
     assert not (project.folder / "evaluated").exists()
+
+
+def test_a_concept_of_other_settings_than_its_row_is_not_evaluated(finished, tmp_path: Path, monkeypatch) -> None:
+    """As it is left when params.yaml is edited while the search runs."""
+    project = finished.copy(tmp_path / "project")
+    hashes = {row: file_hash(project.folder / f"searched/few/{row}/concept.safetensors") for row in ROWS}
+    assert read_json(project.folder / "evaluated/few/concepts.json") == hashes
+    monkeypatch.chdir(project.folder)
+    evaluate = runpy.run_path("stages/evaluate.py")["main"]
+    params = Path("params.yaml").read_text()
+    project.params(params.replace("name: cones, epochs: 5", "name: cones, epochs: 6"))
+    with pytest.raises(ConceptError, match=r"few-cones/concept\.safetensors was searched with method\.epochs 5, and"):
+        evaluate("few")
+    project.params(params)
+    evaluate("few")
+    assert read_json(Path("evaluated/few/concepts.json")) == hashes
 
 
 def test_a_stray_row_folder_is_refused_by_name(project) -> None:
