@@ -1,5 +1,6 @@
 """Using Concepts of generation: pictures of prompts, export, judges, fine-tuning, and what is refused."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_likeness_obedience_and_diversity_of_known_features() -> None:
     assert obedience(torch.stack([a, b]), torch.stack([b, b])) == pytest.approx((1 + half) / 2)
 
 
-def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: Path) -> None:
+def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: Path, opened_pictures: Counter) -> None:
     rows = {"cones": CONES, "inversion": INVERSION, "all": {**CONES, "rows": "all"}}
     paths = {}
     for row, settings in rows.items():
@@ -140,6 +141,8 @@ def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: P
         concept.save(paths[row])
     judges = Judges.of(studio.concept, studio.backbone)
     found = evaluate_rows(paths, studio.folder / "prepared/test", tmp_path, judges=judges)
+    # Once to be encoded, once to be compared with, however many rows there are.
+    assert opened_pictures == {("test", i): 2 for i in range(3)}
     wanted = {"denoising_loss", "dino", "clip_i", "clip_t", "diversity"}
     assert set(found["cones"].metrics) == set(found["inversion"].metrics) == wanted
     assert set(found["all"].metrics) == wanted - {"clip_t"}
