@@ -2,7 +2,7 @@
 
 from cones.config import DetectionConcept, GenerationConcept, load_params
 from cones.errors import ConesError
-from cones.files import fresh_folder, read_json, write_json
+from cones.files import file_hash, fresh_folder, read_json, write_json
 from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED
 from cones.process import run_stage
 from cones.ranking import headline, rank
@@ -34,6 +34,7 @@ def main(name: str) -> None:
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)
+        write_json(out / "concepts.json", {row: file_hash(path) for row, path in concepts.items()})
         threshold = concept.score_threshold if isinstance(concept, DetectionConcept) else 0.0
         write_evaluation(out, concept.task, found, Split.open(test), best, threshold)
     head = headline(concept.task)
