@@ -42,6 +42,7 @@ def kept(kind: Kind, facts: Sequence[Any], cache: Path, make: Callable[[Path], N
         if folder.exists():
             damaged = damaged_entry(folder)
             if not damaged:
+                folder.touch()  # the folder's own time says when it was last used
                 return folder
             print(f"{folder} is damaged ({', '.join(damaged)}); it is removed and made again", file=sys.stderr)
             shutil.rmtree(folder)

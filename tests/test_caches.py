@@ -178,8 +178,10 @@ def test_what_is_kept_is_made_once_by_code_that_is_the_same(tmp_path: Path, monk
 
     folder = kept("text-maps", ["a", 1], tmp_path, make)
     assert (folder / "x").read_text() == "x"
+    os.utime(folder, (0, 0))
     assert kept("text-maps", ["a", 1], tmp_path, make) == folder
     assert len(made) == 1
+    assert folder.stat().st_mtime > 0, "nobody would know that it is in use"
     assert kept("text-maps", ["a", 2], tmp_path, make) != folder
     (folder / SEAL).unlink()
     assert kept("text-maps", ["a", 1], tmp_path, make) == folder
