@@ -93,7 +93,8 @@ def _random_features(classes: int) -> FeatureStore:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(classes, (32,), generator=generator).tolist()
     unit = torch.nn.functional.normalize(torch.randn(32, 512, generator=generator), dim=-1)
-    return write_features(WORK / "curve", [str(i) for i in range(32)], labels, 1, lambda rows, view: {"image": unit})
+    ids = [str(i) for i in range(32)]
+    return write_features(WORK / "curve", ids, labels, 1, lambda rows: lambda view: {"image": unit})
 
 
 def _step_seconds(folder: Path, method: torch.nn.Module, classes: int, store: FeatureStore, steps: int) -> float:

@@ -133,7 +133,8 @@ def check() -> None:
 @app.command()
 def doctor(
     cache: Annotated[
-        bool, typer.Option("--cache", help="Read all of DVC's cache as well and name the entries that are damaged.")
+        bool,
+        typer.Option("--cache", help="Read DVC's cache, encoded/ and cache/ as well and name what is damaged in them."),
     ] = False,
 ) -> None:
     """Show versions, device, servers and base models; say what is missing and what to do about it.

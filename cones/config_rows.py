@@ -19,6 +19,8 @@ BACKBONE_TASKS = {
 """Which tasks a kind of backbone does."""
 FINETUNES = {"glip": ("head", "lora", "full", "mask_head"), "sd": ("lora", "dreambooth")}
 """Which kinds of fine-tuning are defined on a kind of backbone."""
+KEEPS_FEATURES = {"head": True, "lora": True, "mask_head": True, "full": False, "dreambooth": True}
+"""Whether the kept features of pictures hold after a kind of fine-tuning: not where it trains what encodes pictures."""
 
 
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]

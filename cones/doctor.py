@@ -1,12 +1,9 @@
 """What is here and what is missing: versions, device, servers, base models. Nothing is changed or fetched."""
 
-import contextlib
-import hashlib
 import json
 import os
 import platform
 import re
-import shlex
 import shutil
 import sys
 import urllib.error
@@ -19,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import cones
 from cones.errors import ConesError
+from cones.layout import CACHE, ENCODED
 
 if TYPE_CHECKING:
     from cones.config import ModelSource
@@ -49,7 +47,7 @@ class Finding:
 
 
 def examine(cache: bool = False) -> Iterator[Finding]:
-    """Look at everything that a run needs, one finding at a time; with `cache` at each entry of DVC's cache too."""
+    """Look at everything that a run needs, one finding at a time; with `cache` at every byte that is kept, too."""
     yield Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield Finding("cones", f"{cones.__version__}, {Path(cones.__file__).parent}")
     yield from _packages()
@@ -58,7 +56,11 @@ def examine(cache: bool = False) -> Iterator[Finding]:
     yield from _tracking()
     yield _prefect()
     if cache:
+        from cones.damage import damaged_encoded, damaged_entries, damaged_kept
+
         yield from damaged_entries(Path(".dvc/cache/files/md5"), Path("dvc.lock"))
+        yield from damaged_encoded(ENCODED)
+        yield from damaged_kept(CACHE)
 
 
 def _packages() -> Iterator[Finding]:
@@ -171,41 +173,6 @@ def _prefect() -> Finding:
         to_do = "for deployments: `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api"
         return Finding("Prefect", "no server set; a flow starts a temporary one", None, to_do)
     return _answers("Prefect", url, "/health", "start it with `prefect server start`, or unset PREFECT_API_URL")
-
-
-def damaged_entries(cache: Path, lock: Path) -> Iterator[Finding]:
-    """The entries of DVC's cache whose content is not what their name says, with what to remove."""
-    entries = [p for p in sorted(cache.glob("??/*")) if p.is_file()]
-    bad = [p for p in entries if _md5(p) != p.parent.name + p.name.removesuffix(".dir")]
-    if not bad:
-        yield Finding("DVC cache", f"{len(entries)} entries, all sound")
-    used = _outputs(cache, lock) if bad else {}
-    for path in bad:
-        where = used.get(path.parent.name + path.name, [])
-        found = f"{path} is damaged ({', '.join(where) or 'used by no output'})"
-        yield Finding("DVC cache", found, False, f"{shlex.join(['rm', '-rf', str(path), *where])} && dvc repro")
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def _outputs(cache: Path, lock: Path) -> dict[str, list[str]]:
-    """The outputs that each cache entry belongs to: DVC stores a file by its hash, and a folder as a list of those."""
-    from ruamel.yaml import YAML
-
-    found: dict[str, list[str]] = {}
-    stages = (YAML(typ="safe").load(lock) or {}).get("stages", {}) if lock.exists() else {}
-    for output in (o for stage in stages.values() for o in stage.get("outs", []) if "md5" in o):
-        name, path = output["md5"], output["path"]
-        found.setdefault(name, []).append(path)
-        listing = cache / name[:2] / name[2:]
-        if name.endswith(".dir") and listing.exists():
-            with contextlib.suppress(ValueError):  # a damaged list names nothing
-                for file in json.loads(listing.read_bytes()):
-                    found.setdefault(file["md5"], []).append(path)
-    return found
 
 
 def _answers(what: str, url: str, path: str, to_do: str) -> Finding:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cones.class_pictures import class_latents
 from cones.concept import Concept
 from cones.config import FinetuneConfig
 from cones.encoded import Encoded
-from cones.files import content_hash, fresh_file
 from cones.finetuning import FinetunedRow, refuse_other_start, tuned_concept
 from cones.layout import CACHE
 from cones.methods.generation import drawn_sentences
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("peft",)
 PUBLISHED_PRIOR = 200
-AT_ONCE = 16
 
 
 def dreambooth_row(
@@ -116,25 +115,7 @@ def class_pictures(
 
     `on_batch` is told how many were made.
     """
-    from safetensors.torch import load_file, save
-
-    count, about = prior_count(settings), encoded.about
+    count = prior_count(settings)
     if not count:
         return None
-    how = (about["seed"], about["sampling_steps"], about["guidance"])
-    key = content_hash([encoded.base.sha256, about["names"], about["templates"][0], count, *how])
-    path = CACHE / "class-pictures" / f"{key[:16]}.safetensors"
-    if not path.exists():
-        backbone: Any = encoded.backbone(device)
-        found: list[dict[str, Tensor]] = []
-        for start in range(0, count, AT_ONCE):
-            text = encoded.text.embeds[:1].expand(min(AT_ONCE, count - start), -1, -1)
-            pictures = backbone.sample(text, encoded.unconditional, *how, first=start)
-            found.append({n: t.cpu() for n, t in backbone.encode(backbone.pixels(pictures)).items()})
-            on_batch(len(pictures))
-        with fresh_file(path) as temporary:
-            temporary.write_bytes(save({n: torch.cat([f[n] for f in found]).contiguous() for n in found[0]}))
-    else:
-        on_batch(count)
-    tensors = load_file(path)
-    return Features(tensors, torch.zeros(count, dtype=torch.long))
+    return Features(class_latents(encoded, count, device, CACHE, on_batch), torch.zeros(count, dtype=torch.long))

@@ -11,7 +11,8 @@ from cones.backbones import locate, open_backbone
 from cones.card import BaseModelCard
 from cones.errors import DAMAGED, DataError
 from cones.features import FeatureStore
-from cones.files import path_hash, read_json
+from cones.files import read_json
+from cones.intact import damaged_parts
 from cones.types import Backbone, TextEmbeds
 
 
@@ -32,15 +33,17 @@ class Encoded:
 
     @staticmethod
     def open(folder: Path) -> "Encoded":
-        """Read it all but the large arrays; `DataError` if it is missing or damaged."""
+        """Read it all but the large arrays; `DataError` if it is missing or damaged.
+
+        Arrays that were found sound are not read again to see whether they are, as long as no file of theirs changes.
+        """
         from safetensors.torch import load_file
 
         if not (folder / "about.json").exists():
             raise DataError(f"{folder} is not encoded; run `dvc repro` to encode it")
         about = read_json(folder / "about.json")
-        for part, written in about["hashes"].items():
-            if not (folder / part).exists() or path_hash(folder / part) != written:
-                raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
+        for part in damaged_parts(folder, about["hashes"]):
+            raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
         tensors = load_file(folder / "text.safetensors")
         embeds = tensors["text"] if tensors["text"].ndim == 3 else tensors["text"][None]
         text = TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), tensors["owner"])

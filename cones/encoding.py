@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from cones.backbones import base_hash, locate, open_backbone
@@ -14,7 +16,8 @@ from cones.config import BackboneConfig, ClassificationConcept, DetectionConcept
 from cones.data import Split, draw_pictures, draw_shots, records_hash
 from cones.encoded import Encoded
 from cones.errors import BackboneError, DataError
-from cones.files import content_hash, fresh_folder, path_hash, write_json
+from cones.files import content_hash, fresh_folder, write_json
+from cones.intact import hash_parts
 from cones.messages import nearest
 from cones.picture_encoding import encode_objects, encode_split, picture_of
 from cones.sentences import SENTENCES
@@ -155,7 +158,7 @@ def encode_concept(
             "seed": concept.seed,
             "split_hash": content_hash(drawn.hashes),
             "val_hash": drawn.hashes["val"],
-            "hashes": {p: path_hash(out / p) for p in ("train", "val", "text.safetensors")},
+            "hashes": hash_parts(out, ("train", "val", "text.safetensors")),
         }
         write_json(out / "about.json", about)
         write_json(out / "cost.json", {"feature_seconds": round(seconds, 3)})
@@ -201,15 +204,19 @@ def _subject(
     config: ModelSource,
     device: Any,
 ) -> Told:
+    folder = locate(config.source, config.revision)
+    clip = open_backbone("clip", folder, device)
+    images: list[Tensor] = []
+
+    def look(pictures: list[Image.Image]) -> None:
+        images.append(clip.encode(clip.pixels(pictures))["image"].float())
+
     crops = (concept.views, concept.min_crop, concept.seed)
-    encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch, concept.flip)
+    encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch, concept.flip, look)
     encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
     templates = list(concept.templates or SENTENCES[concept.learns])
     text = backbone.embed_text(drawn.names, templates=templates)
-    pictures = [drawn.train.picture(i) for i in drawn.shown]
-    folder = locate(config.source, config.revision)
-    clip = open_backbone("clip", folder, device)
-    seen = clip.encode(clip.pixels(pictures))["image"].float().mean(0)
+    seen = torch.cat(images).mean(0)
     special = {
         "guidance": concept.guidance,
         "sampling_steps": concept.sampling_steps,

@@ -1,34 +1,27 @@
 """Judging searched Concepts on pictures that no search has seen."""
 
+import gc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from PIL import Image
 
 from cones.concept import Concept
+from cones.config_rows import KEEPS_FEATURES
 from cones.data import Split, records_hash
 from cones.errors import ConceptError
 from cones.features import FeatureStore
-from cones.files import content_hash, folder_hash
 from cones.judging import Judges, Sampled
+from cones.kept import kept
 from cones.picture_encoding import encode_objects, encode_split
 from cones.search import predict_all
 from cones.tasks import TASKS, Evaluated
 from cones.types import Features, Predictions, TextEmbeds
 
-ENCODING_CODE = (
-    "picture_encoding.py",
-    "features.py",
-    "targets.py",
-    "data/pictures.py",
-    "backbones/clip.py",
-    "backbones/glip.py",
-    "backbones/glip_parts.py",
-    "backbones/diffusion.py",
-)
-"""What decides the features of a picture: a change in it makes kept ones worthless."""
+FEATURES = "features"
 
 
 @dataclass(frozen=True)
@@ -51,11 +44,11 @@ def evaluate_rows(
 ) -> dict[str, Evaluation]:
     """Test metrics and predictions of each Concept file of one concept; the test pictures are encoded once for all.
 
+    Rows of one base model with the same weights are judged one after the other, so that no two models are open at once.
     `judges` are for Concepts of generation, which make pictures for them.
     """
     split = Split.open(test)
-    found: dict[str, Evaluation] = {}
-    opened: dict[tuple[Path, str | None], Any] = {}
+    groups: dict[tuple[str, str | None, str], dict[str, Concept]] = {}
     for row, path in concepts.items():
         concept = Concept.load(path)
         card = concept.card
@@ -63,38 +56,65 @@ def evaluate_rows(
             raise ConceptError(
                 f"{path} knows {len(card.classes)} classes, {test} has {len(split.classes)}, and they differ"
             )
-        key = (concept.locate_base(), card.weights_sha256)
-        if key not in opened:
-            opened[key] = concept.open_backbone(device)
-        backbone = opened[key]
-        store = _test_features(concept, backbone, split, cache)
-        text, task = concept.text.to(device), TASKS[card.task]
-
-        def told(batch: Features, text: TextEmbeds = text) -> TextEmbeds:
-            return text.in_turns(len(batch.views))
-
-        predictions = predict_all(backbone, store.batches(task.batch), told, task, device)
-        judged, made = task.full(predictions, store, card.classes), None
-        if judges is not None:
-            made = judges.judge(concept, backbone, [split.picture(i) for i in range(len(split.records))])
-            judged = Evaluated(judged.metrics | made.metrics)
-        found[row] = Evaluation(judged, predictions, store, made)
-    return found
+        groups.setdefault((card.base.sha256, card.weights_sha256, card.task), {})[row] = concept
+    pictures, found = _TestPictures(split, cache, device, judges), dict[str, Evaluation]()
+    for rows in groups.values():
+        found |= pictures.evaluate(rows)
+        gc.collect()  # a model's parts may refer to each other
+    return {row: found[row] for row in concepts}
 
 
-def _test_features(concept: Concept, backbone: Any, split: Split, cache: Path) -> FeatureStore:
-    """The test pictures' features, kept by what they came from, so that editing a row does not encode them again."""
-    package, card = Path(__file__).parent, concept.card
-    code = folder_hash(package, [package / name for name in ENCODING_CODE])
-    vision = card.weights_sha256 if card.finetune and card.finetune["kind"] == "full" else None
-    key = content_hash([code, card.base.sha256, vision, card.preprocessing, card.canvas, records_hash(split.records)])
-    folder, rows = cache / "test-features" / key[:16], list(range(len(split.records)))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # another concept may be evaluated on the same pictures
-        if folder.exists():
-            return FeatureStore(folder)
-        if card.canvas is None:
-            return encode_split(backbone, split, rows, 1, 1.0, 0, folder)
-        sizes = [r.size for r in split.records if r.size]
-        canvas = tuple(map(max, backbone.canvas(sizes), card.canvas))
-        return encode_objects(backbone, split, rows, 1, (canvas[0], canvas[1]), folder)
+@dataclass(frozen=True)
+class _TestPictures:
+    """The pictures that rows are judged on, their features by the folder these are kept in, and what judges samples."""
+
+    split: Split
+    cache: Path
+    device: Any
+    judges: Judges | None
+    stores: dict[Path, FeatureStore] = field(default_factory=dict)
+
+    @cached_property
+    def subject(self) -> list[Image.Image]:
+        return [self.split.picture(i) for i in range(len(self.split.records))]
+
+    def evaluate(self, rows: Mapping[str, Concept]) -> dict[str, Evaluation]:
+        """What Concepts of one base model with the same weights are worth."""
+        first = next(iter(rows.values()))
+        backbone, task = first.open_backbone(self.device), TASKS[first.card.task]
+        found: dict[str, Evaluation] = {}
+        for row, concept in rows.items():
+            store, text = self.features(concept, backbone), concept.text.to(self.device)
+
+            def told(batch: Features, text: TextEmbeds = text) -> TextEmbeds:
+                return text.in_turns(len(batch.views))
+
+            predictions = predict_all(backbone, store.batches(task.batch), told, task, self.device)
+            judged, made = task.full(predictions, store, concept.card.classes), None
+            if self.judges is not None:
+                made = self.judges.judge(concept, backbone, self.subject)
+                judged = Evaluated(judged.metrics | made.metrics)
+            found[row] = Evaluation(judged, predictions, store, made)
+        return found
+
+    def features(self, concept: Concept, backbone: Any) -> FeatureStore:
+        """Kept by what they came from, so that editing a row does not encode the pictures again."""
+        card, records, canvas = concept.card, self.split.records, None
+        rows = list(range(len(records)))
+        if card.canvas is not None:
+            height, width = map(max, backbone.canvas([r.size for r in records if r.size]), card.canvas)
+            canvas = (height, width)
+
+        def make(folder: Path) -> None:
+            if canvas is None:
+                encode_split(backbone, self.split, rows, 1, 1.0, 0, folder / FEATURES)
+            else:
+                encode_objects(backbone, self.split, rows, 1, canvas, folder / FEATURES)
+
+        changed = card.finetune is not None and not KEEPS_FEATURES[card.finetune["kind"]]
+        weights = card.weights_sha256 if changed else None
+        facts = [card.base.sha256, weights, card.preprocessing, canvas, [r.id for r in records], records_hash(records)]
+        folder = kept("test-features", facts, self.cache, make) / FEATURES
+        if folder not in self.stores:
+            self.stores[folder] = FeatureStore(folder)
+        return self.stores[folder]

@@ -98,24 +98,25 @@ def write_features(
     ids: Sequence[str],
     labels: Sequence[int],
     views: int,
-    encode: Callable[[Sequence[int], int], Mapping[str, Tensor]],
+    open_pictures: Callable[[Sequence[int]], Callable[[int], Mapping[str, Tensor]]],
     batch_size: int = 64,
     on_batch: Callable[[int], None] = lambda done: None,
     write_more: Callable[[Path], None] = lambda folder: None,
 ) -> FeatureStore:
     """Fill a feature cache at `target`, whole or not at all; `write_more` adds files to it.
 
-    `encode(rows, view)` returns the tensors of those pictures in that view, first axis as `rows`; `on_batch` is
-    told how many picture views it did. Raises `DataError` when the disk cannot hold the cache.
+    `open_pictures(rows)` opens a batch of pictures, once, and returns what gives their tensors in a view, first axis as
+    `rows`; `on_batch` is told how many picture views were done. Raises `DataError` when the disk cannot hold the cache.
     """
     if not ids:
         raise DataError(f"there are no pictures to encode for {target}")
     with fresh_folder(target) as folder:
         arrays: dict[str, np.memmap] = {}
-        for view in range(views):
-            for start in range(0, len(ids), batch_size):
-                rows = range(start, min(start + batch_size, len(ids)))
-                tensors = encode(rows, view)
+        for start in range(0, len(ids), batch_size):
+            rows = range(start, min(start + batch_size, len(ids)))
+            encode = open_pictures(rows)
+            for view in range(views):
+                tensors = encode(view)
                 if not arrays:
                     arrays = _allocate(folder, len(ids), views, tensors)
                 for name, tensor in tensors.items():

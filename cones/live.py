@@ -1,20 +1,24 @@
 """Pictures that are encoded as they are asked for, where their features cannot be kept: what encodes them trains."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cones.data import Split
-from cones.features import FeatureStore
+from cones.features import IN_MEMORY, FeatureStore
 from cones.types import Features
 
 
 @dataclass(frozen=True)
 class LivePictures:
-    """The pictures of a store, encoded anew as they are asked for: what encodes them is being trained."""
+    """The pictures of a store, encoded anew as they are asked for: what encodes them is being trained.
+
+    Each is read and decoded once, as far as `IN_MEMORY` bytes hold them.
+    """
 
     store: FeatureStore
     split: Split
@@ -27,6 +31,7 @@ class LivePictures:
     """Pictures to train on are shrunk by a random factor from this to 1."""
     colour_jitter: float = 0.0
     """By how much at most each of their channels is scaled up or down, and shifted, in standard deviations."""
+    _decoded: dict[int, Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def views(self) -> int:
@@ -53,8 +58,7 @@ class LivePictures:
         kept, plain = self.store.targets.batch(rows.tolist(), views.tolist())
         pixels, instances, geometry = [], [], []
         for i, (row, objects, before) in enumerate(zip(rows.tolist(), kept, plain)):
-            picture = self.split.picture(self.rows[row])
-            shown, (after,) = self.backbone.view([picture], self.canvas, before.flipped, scales[i])
+            shown, (after,) = self.backbone.view([self._picture(row)], self.canvas, before.flipped, scales[i])
             (h, w), (height, width) = after.content, before.content
             shown[..., :h, :w] = shown[..., :h, :w] * gains[i] + shifts[i]
             boxes = objects.boxes * torch.tensor([w / width, h / height]).repeat(2)
@@ -63,6 +67,14 @@ class LivePictures:
             geometry.append(after)
         tensors = self.backbone.pyramid(torch.cat(pixels))
         return Features(tensors, views, instances=tuple(instances), geometry=tuple(geometry))
+
+    def _picture(self, row: int) -> Image.Image:
+        if row in self._decoded:
+            return self._decoded[row]
+        picture = self.split.picture(self.rows[row])
+        if sum(3 * p.width * p.height for p in (*self._decoded.values(), picture)) <= IN_MEMORY:
+            self._decoded[row] = picture
+        return picture
 
     def batches(self, size: int) -> Iterator[Features]:
         """All once in their plain view, in half precision and back, as kept features are and so those of the test."""

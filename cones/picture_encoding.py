@@ -28,28 +28,39 @@ def encode_split(
     target: Path,
     on_batch: Callable[[int], None] = lambda done: None,
     flip: bool = True,
+    on_pictures: Callable[[list[Image.Image]], None] = lambda pictures: None,
 ) -> FeatureStore:
     """Features of some pictures of a split: view 0 plain, the others random crops and, unless told, flips. Where the
-    pictures have masks, these are cut likewise."""
+    pictures have masks, these are cut likewise.
+
+    Each picture is opened once for all its views; `on_pictures` is shown each batch of them as they are.
+    """
     records = [split.records[i] for i in rows]
     masked = any(r.mask for r in records)
 
-    def encode(chosen: Sequence[int], view: int) -> dict[str, Tensor]:
-        def seen(pictures: list[Image.Image]) -> list[Image.Image]:
-            if not view:
-                return pictures
-            streams = (np.random.default_rng([seed, view, rows[i]]) for i in chosen)
-            return [random_view(p, min_crop, rng, flip) for p, rng in zip(pictures, streams)]
-
+    def open_pictures(chosen: Sequence[int]) -> Callable[[int], dict[str, Tensor]]:
         pictures = [split.picture(rows[i]) for i in chosen]
-        tensors = dict(backbone.encode(backbone.pixels(seen(pictures))))
+        masks = []
         if masked:
             masks = [split.mask(rows[i]) or Image.new("L", p.size, 255) for i, p in zip(chosen, pictures)]
-            tensors["mask"] = backbone.cells(seen(masks))
-        return tensors
+        on_pictures(pictures)
+
+        def seen(images: list[Image.Image], view: int) -> list[Image.Image]:
+            if not view:
+                return images
+            streams = (np.random.default_rng([seed, view, rows[i]]) for i in chosen)
+            return [random_view(p, min_crop, rng, flip) for p, rng in zip(images, streams)]
+
+        def encode(view: int) -> dict[str, Tensor]:
+            tensors = dict(backbone.encode(backbone.pixels(seen(pictures, view))))
+            if masked:
+                tensors["mask"] = backbone.cells(seen(masks, view))
+            return tensors
+
+        return encode
 
     ids, labels = [r.id for r in records], [r.label for r in records]
-    return write_features(target, ids, labels, views, encode, on_batch=on_batch)
+    return write_features(target, ids, labels, views, open_pictures, on_batch=on_batch)
 
 
 def picture_of(record: Record, geometry: Geometry | None) -> Picture:
@@ -84,19 +95,24 @@ def encode_objects(
     All are fitted into one canvas (height, width). Mask targets are cut once, here, and not at every step.
     """
     records = [split.records[i] for i in rows]
-    pictures: dict[int, Picture] = {}
+    ordered: list[Picture] = []
 
-    def encode(chosen: Sequence[int], view: int) -> dict[str, Tensor]:
-        pixels, geometry = backbone.view([split.picture(rows[i]) for i in chosen], canvas, flipped=bool(view))
-        pictures.update({i: picture_of(records[i], g) for i, g in zip(chosen, geometry) if not view})
-        return dict(backbone.encode(pixels))
+    def open_pictures(chosen: Sequence[int]) -> Callable[[int], dict[str, Tensor]]:
+        pictures = [split.picture(rows[i]) for i in chosen]
+
+        def encode(view: int) -> dict[str, Tensor]:
+            pixels, geometry = backbone.view(pictures, canvas, flipped=bool(view))
+            if not view:
+                ordered.extend(picture_of(records[i], g) for i, g in zip(chosen, geometry))
+            return dict(backbone.encode(pixels))
+
+        return encode
 
     def write_more(folder: Path) -> None:
-        ordered = [pictures[i] for i in range(len(rows))]
         crops = None
         if all(p.has_masks for p in ordered):
             crops = torch.cat([backbone.crop_masks(p.bitmaps()[k], p.truth().boxes[k]) for p, k in _counted(ordered)])
         write_targets(folder, ordered, crops)
 
     ids = [r.id for r in records]
-    return write_features(target, ids, [-1] * len(ids), views, encode, DETECTION_BATCH, on_batch, write_more)
+    return write_features(target, ids, [-1] * len(ids), views, open_pictures, DETECTION_BATCH, on_batch, write_more)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones.files import content_hash, fresh_file
+from cones.kept import kept
 from cones.types import TextEmbeds
 
 PHRASES, MOST_WORDS, SEED = 3000, 3, 0
@@ -32,21 +32,20 @@ def pictured_rows(
     """
     from safetensors.torch import load_file, save
 
-    key = content_hash([*hashes, template, rows, PHRASES, MOST_WORDS, SEED, RIDGE])
-    path = cache / "text-maps" / f"{key[:16]}.safetensors"
-    if not path.exists():
+    def make(folder: Path) -> None:
         calls = sd.text_encoder_calls
         fitted = fit_map(sd, clip, template, rows)
         sd.text_encoder_calls = calls  # those of a search are counted; this is once for a base model
-        with fresh_file(path) as temporary:
-            temporary.write_bytes(save(fitted))
-    kept = load_file(path)
-    texts = kept["texts"]
+        (folder / "map.safetensors").write_bytes(save(fitted))
+
+    facts = [*hashes, template, rows, PHRASES, MOST_WORDS, SEED, RIDGE]
+    fitted = load_file(kept("text-maps", facts, cache, make) / "map.safetensors")
+    texts = fitted["texts"]
     # A picture's feature lies apart from those of texts; seen as a mean of the nearest ones it lies among them
     # (Li et al. 2023, DeCap, section 3.3).
     near = F.softmax(clip.logit_scale * F.normalize(feature.cpu(), dim=-1) @ texts.T, dim=-1)
     seen = F.normalize(near @ texts, dim=-1)
-    flat = (seen - kept["text_mean"]) @ kept["map"] + kept["row_mean"]
+    flat = (seen - fitted["text_mean"]) @ fitted["map"] + fitted["row_mean"]
     return flat.reshape(-1, sd.sites["text_embeds"].width)
 
 

@@ -2,7 +2,7 @@
 
 from cones.config import DetectionConcept, GenerationConcept, load_params
 from cones.errors import ConesError
-from cones.files import fresh_folder, read_json, write_json
+from cones.files import file_hash, fresh_folder, read_json, write_json
 from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED
 from cones.process import run_stage
 from cones.ranking import headline, rank
@@ -19,12 +19,17 @@ def main(name: str) -> None:
 
     from accelerate import Accelerator
 
+    from cones.concept import Concept
     from cones.data import Split
     from cones.evaluation import evaluate_rows
     from cones.evaluation_files import write_evaluation
     from cones.judging import Judges
+    from cones.results import refuse_other_settings
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
+    hashes = {row: file_hash(path) for row, path in concepts.items()}
+    for row, path in concepts.items():
+        refuse_other_settings(params, row, Concept.load(path).card)
     test = PREPARED / concept.data / "test"
     device = Accelerator().device
     backbone = params.entry("backbones", concept.backbone)
@@ -34,6 +39,7 @@ def main(name: str) -> None:
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)
+        write_json(out / "concepts.json", hashes)
         threshold = concept.score_threshold if isinstance(concept, DetectionConcept) else 0.0
         write_evaluation(out, concept.task, found, Split.open(test), best, threshold)
     head = headline(concept.task)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from PIL import Image
 from cones.backbones import tiny
 from cones.backbones.clip import Clip
 from cones.config import BackboneConfig, ClassificationConcept, WorldData
-from cones.data import prepare, synthetic
+from cones.data import Split, prepare, synthetic
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 
@@ -110,6 +111,20 @@ def encoded(toy_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoded
     concept = ClassificationConcept(task="classification", backbone="toy", data="glyphs", shots=3, views=2)
     backbone = BackboneConfig(kind="clip", source=str(toy_clip))
     return encode_concept("few", concept, backbone, draw(concept, folder / "prepared"), folder / "few")
+
+
+@pytest.fixture
+def opened_pictures(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
+    """How often each picture was opened, by its split's folder and its index."""
+    counts: Counter[tuple[str, int]] = Counter()
+    opening = Split.picture
+
+    def picture(split: Split, index: int) -> Image.Image:
+        counts[split.folder.name, index] += 1
+        return opening(split, index)
+
+    monkeypatch.setattr(Split, "picture", picture)
+    return counts
 
 
 @pytest.fixture

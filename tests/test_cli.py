@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cones.cli import app
 from cones.config import load_params
-from cones.doctor import damaged_entries
+from cones.damage import damaged_entries
 from cones.errors import Busy, ConesError, DataError, ParamsError
 from cones.layout import CHECKPOINTS
 from cones.newrows import write_rows

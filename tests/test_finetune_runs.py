@@ -3,8 +3,11 @@
 import json
 import runpy
 import shutil
+import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from cones.data import Split, prepare
 from cones.errors import ConceptError, DataError, SearchError
 from cones.evaluation import evaluate_rows
 from cones.files import read_json
+from cones.picture_encoding import encode_objects
 from cones.tuning import rate_share
 
 
@@ -152,6 +156,57 @@ finetunes:
     assert "tuned: val mask_ap" in capsys.readouterr().out
     assert (out / "curves.csv").read_text().splitlines()[0].startswith("epoch,step,train_loss,val_score,val_box_ap")
     Concept.load(out / "concept.safetensors").open_backbone().part("backbone")
+
+
+def test_one_model_is_open_at_a_time(maskless: Bench, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Rows of one model are judged together, and told in the order they came in."""
+    maskless.saved(maskless.finetune("head", steps=1, validate_every=1), tmp_path / "tuned")
+    shutil.copytree(tmp_path / "tuned", tmp_path / "again")
+    (tmp_path / "zero").mkdir()
+    maskless.start.save(tmp_path / "zero/concept.safetensors")
+    opening, opened = Concept.open_backbone, []
+
+    def open_backbone(concept: Concept, device) -> Any:
+        assert not [model for model in opened if model() is not None]
+        backbone = opening(concept, device)
+        opened.extend(weakref.ref(thing) for thing in (backbone, backbone.head, backbone.vision))
+        return backbone
+
+    monkeypatch.setattr(Concept, "open_backbone", open_backbone)
+    paths = {row: tmp_path / row / "concept.safetensors" for row in ("tuned", "zero", "again")}
+    found = evaluate_rows(paths, maskless.scenes / "test", tmp_path / "cache")
+    assert list(found) == list(paths)
+    assert len(opened) == 2 * 3
+    assert not [model for model in opened if model() is not None]
+    assert found["tuned"].metrics == found["again"].metrics
+    assert found["tuned"].store is found["zero"].store  # a tuned head leaves the pictures' features as they are
+
+
+def test_an_object_detector_opens_a_picture_once_for_both_views(
+    maskless: Bench, tmp_path: Path, opened_pictures: Counter
+) -> None:
+    split, encoded = Split.open(maskless.scenes / "train"), maskless.encoded
+    rows, canvas = [5, 1, 2], tuple(encoded.about["canvas"])
+    store = encode_objects(encoded.backbone(), split, rows, 2, canvas, tmp_path / "features")
+    assert opened_pictures == {("train", i): 1 for i in rows}
+    assert store.views == 2
+    assert [p.labels for p in store.targets.pictures] == [[o.label for o in split.records[i].objects] for i in rows]
+
+
+def test_a_picture_that_trains_what_encodes_it_is_decoded_once(
+    bench: Bench, opened_pictures: Counter, monkeypatch
+) -> None:
+    live = bench.live()
+    size, seeds = len(live), [torch.Generator().manual_seed(i) for i in range(3)]
+    first = [live.sample(size, generator) for generator in seeds]
+    assert set(opened_pictures.values()) == {1}
+    assert len(opened_pictures) == size
+    monkeypatch.setattr("cones.live.IN_MEMORY", 0)
+    again = bench.live()
+    for before, generator in zip(first, (torch.Generator().manual_seed(i) for i in range(3))):
+        batch = again.sample(size, generator)
+        assert all(torch.equal(t, batch.tensors[name]) for name, t in before.tensors.items())
+    assert set(opened_pictures.values()) == {4}
 
 
 def test_pictures_to_train_on_are_shrunk_and_their_boxes_with_them(bench: Bench) -> None:

@@ -1,16 +1,19 @@
 """Searching what a Stable Diffusion is told: ConES in its rows, textual inversion, noise, stop and resume."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from generations import CONES, INVERSION, NOISE, Studio
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cones.backbones.diffusion import Diffusion
 from cones.config import Searched, parse_method
 from cones.dreambooth import _drawn
+from cones.encoding import draw, encode_concept
 from cones.methods import build
 from cones.methods.concept import Cones, LanguagePrompt
 from cones.methods.generation import FixedSentences, SentenceCones, places_of
@@ -219,9 +222,27 @@ def test_a_map_from_captions_tells_more_than_the_mean(studio: Studio, tmp_path: 
     feature = clip.embed_text([phrases[0]], templates=["a photo of a {}"]).embeds[0, 0]
     rows = pictured_rows(sd, clip, feature, "a photo of a {}", "own", ("a", "b"), tmp_path)
     assert rows.shape == (1, 32)
-    monkeypatch.setattr(sd, "embed_text", None)
-    again = pictured_rows(sd, clip, feature, "a photo of a {}", "own", ("a", "b"), tmp_path)
-    assert torch.equal(rows, again)
+    path = next(tmp_path.rglob("*.safetensors"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sd, "embed_text", None)
+        again = pictured_rows(sd, clip, feature, "a photo of a {}", "own", ("a", "b"), tmp_path)
+        assert torch.equal(rows, again)
+        fitted = load_file(path)
+    save_file({**fitted, "row_mean": -fitted["row_mean"]}, path)
+    mended = pictured_rows(sd, clip, feature, "a photo of a {}", "own", ("a", "b"), tmp_path)
+    assert torch.allclose(rows, mended, atol=1e-6)
+
+
+def test_a_subjects_pictures_are_opened_once_for_all_views_and_for_clip(
+    studio: Studio, tmp_path: Path, opened_pictures: Counter
+) -> None:
+    drawn = draw(studio.concept, studio.folder / "prepared")
+    encoded = encode_concept("zorb", studio.concept, studio.backbone, drawn, tmp_path / "encoded")
+    assert opened_pictures == {("train", i): 1 for i in drawn.shown} | {("val", i): 1 for i in drawn.held}
+    assert encoded.train.views == 2
+    clip = encoded.clip()
+    pictures = [drawn.train.picture(i) for i in drawn.shown]
+    assert torch.equal(encoded.seen, clip.encode(clip.pixels(pictures))["image"].mean(0))
 
 
 def test_a_search_can_start_from_the_pictures(studio: Studio, tmp_path: Path, monkeypatch) -> None:

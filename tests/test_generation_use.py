@@ -5,6 +5,7 @@ import io
 import re
 import shlex
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import torch
 from generations import CONES, INVERSION, PROMPTS, Studio
 from openings import ONCE
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
@@ -256,7 +257,7 @@ def test_likeness_obedience_and_diversity_of_known_features() -> None:
     assert obedience(torch.stack([a, b]), torch.stack([b, b])) == pytest.approx((1 + half) / 2)
 
 
-def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: Path) -> None:
+def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: Path, opened_pictures: Counter) -> None:
     rows = {"cones": CONES, "inversion": INVERSION, "all": {**CONES, "rows": "all"}}
     paths = {}
     for row, settings in rows.items():
@@ -265,6 +266,8 @@ def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: P
         concept.save(paths[row])
     judges = Judges.of(studio.concept, studio.backbone)
     found = evaluate_rows(paths, studio.folder / "prepared/test", tmp_path, judges=judges)
+    # Once to be encoded, once to be compared with, however many rows there are.
+    assert opened_pictures == {("test", i): 2 for i in range(3)}
     wanted = {"denoising_loss", "dino", "clip_i", "clip_t", "diversity"}
     assert set(found["cones"].metrics) == set(found["inversion"].metrics) == wanted
     assert set(found["all"].metrics) == wanted - {"clip_t"}
@@ -323,10 +326,14 @@ def test_class_pictures_are_made_once_and_count(studio: Studio, tmp_path: Path, 
     without = studio.tune(start, **settings)
     with_prior = studio.tune(start, prior_pictures=3, **settings)
     assert with_prior.result.curves[1]["train_loss"] > without.result.curves[1]["train_loss"]
-    monkeypatch.setattr(Diffusion, "sample", refuse)
-    assert studio.tune(start, prior_pictures=3, **settings).weights == with_prior.weights
+    with monkeypatch.context() as patch:
+        patch.setattr(Diffusion, "sample", refuse)
+        assert studio.tune(start, prior_pictures=3, **settings).weights == with_prior.weights
     weightless = studio.tune(start, prior_pictures=3, prior_weight=0.0, **settings)
     assert weightless.result.curves[1]["train_loss"] < with_prior.result.curves[1]["train_loss"]
+    path = next((tmp_path / "class-pictures").rglob("*.safetensors"))
+    save_file({name: -t for name, t in load_file(path).items()}, path)
+    assert studio.tune(start, prior_pictures=3, **settings).weights == with_prior.weights
 
 
 @pytest.mark.parametrize("kind", ["lora", "dreambooth"])

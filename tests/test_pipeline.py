@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import time
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from cones.errors import ConceptError, DataError
+from cones.files import file_hash, read_json
 
 ROWS = ("few-zero-shot", "few-coop", "few-cones")
 
@@ -84,19 +88,39 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
     assert all(sum(f.stat().st_size for f in model.rglob("*")) < 100_000 for model in models)
 
 
-def test_search_never_opens_the_test_split(finished, tmp_path: Path) -> None:
+def run_here(stage: str, name: str) -> None:
+    """Run a stage in this process, where one stands in a project: the libraries are loaded already."""
+    runpy.run_path(f"stages/{stage}.py")["main"](name)
+
+
+def test_search_never_opens_the_test_split(finished, tmp_path: Path, monkeypatch) -> None:
     project = finished.copy(tmp_path / "project")
     for made in ("encoded", "searched", "evaluated", "cache"):
         shutil.rmtree(project.folder / made)
     shutil.rmtree(project.folder / "data/prepared/glyphs/test")
-    assert project.stage("encode", "few").returncode == 0
+    monkeypatch.chdir(project.folder)
+    run_here("encode", "few")
     for row in ROWS:
-        done = project.stage("search", row)
-        assert done.returncode == 0, done.stdout
-    refused = project.stage("evaluate", "few")
-    assert refused.returncode == 1
-    assert "data/prepared/glyphs/test is not prepared" in refused.stdout
-    assert not (project.folder / "evaluated").exists()
+        run_here("search", row)
+        assert Path(f"searched/few/{row}/concept.safetensors").exists()
+    with pytest.raises(DataError, match="data/prepared/glyphs/test is not prepared"):
+        run_here("evaluate", "few")
+    assert not Path("evaluated").exists()
+
+
+def test_a_concept_of_other_settings_than_its_row_is_not_evaluated(finished, tmp_path: Path, monkeypatch) -> None:
+    """As it is left when params.yaml is edited while the search runs."""
+    project = finished.copy(tmp_path / "project")
+    hashes = {row: file_hash(project.folder / f"searched/few/{row}/concept.safetensors") for row in ROWS}
+    assert read_json(project.folder / "evaluated/few/concepts.json") == hashes
+    monkeypatch.chdir(project.folder)
+    params = Path("params.yaml").read_text()
+    project.params(params.replace("name: cones, epochs: 5", "name: cones, epochs: 6"))
+    with pytest.raises(ConceptError, match=r"few-cones/concept\.safetensors was searched with method\.epochs 5, and"):
+        run_here("evaluate", "few")
+    project.params(params)
+    run_here("evaluate", "few")
+    assert read_json(Path("evaluated/few/concepts.json")) == hashes
 
 
 def test_a_stray_row_folder_is_refused_by_name(project) -> None:
