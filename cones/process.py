@@ -1,18 +1,24 @@
-"""What every stage's process does: end with its parent, hold its lock, and turn expected errors into one message."""
+"""What every stage's process does: divide the cores, end with its parent, hold its lock, and end with one message."""
 
 import errno
 import inspect
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from cones.errors import MAY_PASS_CODE, Busy, ConesError
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
+STOPPED_CODE, ENDED_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit codes of a process that a person stopped with Ctrl-C, and of one that was ended with SIGTERM, as shells have it.
+"""
 
 MOST_THREADS = 16
 """More gain little here, and cost much where several stages share the cores."""
@@ -23,10 +29,20 @@ def run_stage(main: Callable[..., None]) -> None:
     wanted = list(inspect.signature(main).parameters)
     if len(sys.argv) - 1 != len(wanted):
         sys.exit(" ".join(["usage: python", sys.argv[0], *map(str.upper, wanted)]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads()))
-    die_with_parent()
     with plain_errors():
+        share_the_cores()
+        die_with_parent()
         main(*sys.argv[1:])
+
+
+def share_the_cores() -> None:
+    """Set how a process that is about to import torch computes; what the environment says already stands.
+
+    Its threads sleep while they wait for each other: those that spin take the core of whatever else runs, and of the
+    very thread that they wait for. OpenMP reads this once, when torch is loaded.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads()))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def cores() -> list[int]:
@@ -46,9 +62,26 @@ def compute_threads() -> int:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Make an expected error one message and exit code 1, or `MAY_PASS_CODE` where trying again may help."""
+    """Make an expected error one message and exit code 1, or `MAY_PASS_CODE` where trying again may help.
+
+    Ctrl-C becomes one line as well, that of the KeyboardInterrupt if it has one, and exit code `STOPPED_CODE`. SIGTERM
+    is taken for Ctrl-C, with exit code `ENDED_CODE`. For the main thread.
+    """
+    code = [STOPPED_CODE]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        code[0] = ENDED_CODE
+        as_ctrl_c = signal.getsignal(signal.SIGINT)
+        if not callable(as_ctrl_c):  # a shell starts what is in its background without Ctrl-C
+            raise KeyboardInterrupt
+        as_ctrl_c(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt as stopped:
+        print(stopped.args[0] if stopped.args else "stopped; run it again to go on", file=sys.stderr)
+        sys.exit(code[0])
     except ConesError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(MAY_PASS_CODE if error.may_pass else 1)
@@ -57,6 +90,8 @@ def plain_errors() -> Iterator[None]:
             raise
         where = f" where {error.filename} is" if error.filename else ""
         sys.exit(f"error: {FULL[error.errno]}{where}; free some space and run it again: nothing is half written")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def die_with_parent(interval: float = 0.5) -> None:
