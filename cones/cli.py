@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cones.process import STOPPED_CODE, plain_errors, share_the_cores
+from cones.process import plain_errors, share_the_cores
 
 if TYPE_CHECKING:
     from cones.recognising import Found
@@ -311,12 +311,7 @@ def main() -> None:
     """Run the command line, with expected errors as one message."""
     with plain_errors():
         share_the_cores()
-        try:
-            app()
-        except SystemExit as end:
-            if end.code == STOPPED_CODE:  # typer's word for Ctrl-C, without a line of its own
-                raise KeyboardInterrupt from None
-            raise
+        app()
 
 
 if __name__ == "__main__":

@@ -64,34 +64,50 @@ def compute_threads() -> int:
 def plain_errors() -> Iterator[None]:
     """Make an expected error one message and exit code 1, or `MAY_PASS_CODE` where trying again may help.
 
-    Ctrl-C becomes one line as well, that of the KeyboardInterrupt if it has one, and exit code `STOPPED_CODE`. SIGTERM
-    is taken for Ctrl-C, with exit code `ENDED_CODE`. For the main thread.
+    Being stopped is one line as well, that of the KeyboardInterrupt if it has one: by Ctrl-C with exit code
+    `STOPPED_CODE`, by SIGTERM, which does what Ctrl-C does, with `ENDED_CODE`. For the main thread.
     """
-    code = [STOPPED_CODE]
+    asked: list[int] = []
+    with _noted_in(asked):
+        try:
+            yield
+        except ConesError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MAY_PASS_CODE if error.may_pass else 1)
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                where = f" where {error.filename} is" if error.filename else ""
+                sys.exit(
+                    f"error: {FULL[error.errno]}{where}; free some space and run it again: nothing is half written"
+                )
+            stopped = isinstance(error, KeyboardInterrupt)
+            # An import that Ctrl-C cuts short may fail in any way: torch takes the numpy that it cuts off for missing.
+            if not stopped and not asked:
+                raise
+            print(error.args[0] if stopped and error.args else "stopped; run it again to go on", file=sys.stderr)
+            sys.exit(128 + (asked or [signal.SIGINT])[0])
+
+
+@contextmanager
+def _noted_in(asked: list[int]) -> Iterator[None]:
+    """Note which signals ask this process to stop; SIGTERM goes to whoever handles Ctrl-C at that moment."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        code[0] = ENDED_CODE
-        as_ctrl_c = signal.getsignal(signal.SIGINT)
-        if not callable(as_ctrl_c):  # a shell starts what is in its background without Ctrl-C
+        asked.append(number)
+        handles = signal.getsignal(signal.SIGINT)
+        if number == signal.SIGTERM and callable(handles):
+            handles(signal.SIGINT, frame)
+        else:
             raise KeyboardInterrupt
-        as_ctrl_c(signal.SIGINT, frame)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell has it for what is in its background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
-    except KeyboardInterrupt as stopped:
-        print(stopped.args[0] if stopped.args else "stopped; run it again to go on", file=sys.stderr)
-        sys.exit(code[0])
-    except ConesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MAY_PASS_CODE if error.may_pass else 1)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        where = f" where {error.filename} is" if error.filename else ""
-        sys.exit(f"error: {FULL[error.errno]}{where}; free some space and run it again: nothing is half written")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def die_with_parent(interval: float = 0.5) -> None:

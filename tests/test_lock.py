@@ -26,7 +26,9 @@ def dvc_hash(folder: Path) -> str:
 def test_it_holds_only_what_is_alike_on_every_machine() -> None:
     """The rest is of whoever runs the pipeline, so that a run in a fresh clone changes no line of it."""
     assert {s for s in STAGES if not s.startswith(tuple(name[:-1] for name in ALIKE))} == set()
-    assert {s for s in STAGES if s.startswith("prepare@")} == {f"prepare@{name}" for name in load_params(ROOT / "params.yaml").data}
+    assert {s for s in STAGES if s.startswith("prepare@")} == {
+        f"prepare@{name}" for name in load_params(ROOT / "params.yaml").data
+    }
     said = (ROOT / "README.md").read_text()
     assert all(f"`{name}`" in said for name in ALIKE)
 

@@ -80,6 +80,39 @@ def test_what_holds_ctrl_c_back_says_where_it_goes_on(start: Start, number: int,
     assert process.returncode == code
 
 
+def test_a_stop_that_an_import_turns_into_another_error_is_a_stop(start: Start) -> None:
+    """As torch does, which takes a numpy whose import is cut short for missing and fails later."""
+    begin = """
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raise RecursionError from None"""
+    process = start(STAGE.format(begin=begin.strip()))
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[0] == "stopped; run it again to go on\n"
+    assert process.returncode == 130
+
+
+def test_an_error_of_its_own_stays_one(start: Start) -> None:
+    """A stop does not hide why what it was asked of could not be kept."""
+    begin = """
+        import os
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        finally:
+            os.write(os.open("/dev/full", os.O_WRONLY), b"x")"""
+    process = start(STAGE.format(begin=begin.strip()))
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[0].startswith("error: the disk is full; free some space")
+    assert process.returncode == 1
+    failed = start("from cones.process import run_stage; run_stage(lambda: 1 / 0)")
+    assert "ZeroDivisionError" in failed.communicate(timeout=20)[0]
+
+
 def test_what_a_shell_runs_in_its_background_ends_at_sigterm(start: Start) -> None:
     """There Ctrl-C is ignored."""
     process = start(STAGE.format(begin="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"))
