@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cones.process import plain_errors
+from cones.process import compute_threads, plain_errors
 
 Start = Callable[[str], subprocess.Popen]
 
@@ -141,6 +141,32 @@ def test_a_stopped_command_ends_with_one_line(start: Start, number: int, code: i
     process.send_signal(number)
     assert process.communicate(timeout=20)[0] == "stopped; run it again to go on\n"
     assert process.returncode == code
+
+
+WHAT_OPENMP_READ = """
+    import ctypes
+    from importlib.util import find_spec
+    from pathlib import Path
+    from cones.process import share_the_cores
+
+    share_the_cores()
+    (folder,) = find_spec("torch").submodule_search_locations
+    ctypes.CDLL(str(next(Path(folder, "lib").glob("libgomp*"))))
+"""
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait(start: Start, given: dict[str, str], policy: str) -> None:
+    """As torch's own OpenMP says of itself when it is loaded; what a person sets stands."""
+    told = start(WHAT_OPENMP_READ, OMP_DISPLAY_ENV="true", **given).communicate(timeout=20)[0]
+    assert f"OMP_WAIT_POLICY = '{policy}'" in told
+    assert f"OMP_NUM_THREADS = '{compute_threads()}'" in told
+
+
+def test_a_stage_shares_the_cores_before_it_imports_anything(start: Start) -> None:
+    shown = "import os; print(os.environ['OMP_WAIT_POLICY'], os.environ['OMP_NUM_THREADS'], 'torch' in sys.modules)"
+    process = start(STAGE.format(begin=shown))
+    assert process.stdout.readline() == f"passive {compute_threads()} False\n"
 
 
 def test_sigterm_is_what_it_was_after_the_block() -> None:
