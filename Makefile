@@ -31,6 +31,7 @@ bench: .venv/ready
 	python bench/flow.py
 	python bench/readme_tables.py
 
+pretrain: export OMP_WAIT_POLICY := passive
 pretrain: .venv/ready
 	for stage in pretrain-clip pretrain-glip pretrain-judge pretrain-sd; do dvc unfreeze $$stage && dvc repro --force $$stage; dvc freeze $$stage; done
 

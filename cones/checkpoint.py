@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cones.concept import tensors_hash
 from cones.errors import SearchError
-from cones.files import content_hash, folder_hash, fresh_file
+from cones.files import content_hash, file_hash, folder_hash, fresh_file
 from cones.layout import CHECKPOINTS
 from cones.ranking import headline, rank
 
@@ -102,6 +103,11 @@ def checkpoint_path(*facts: Any) -> Path:
     package = Path(__file__).parent
     code = folder_hash(package, package.rglob("*.py"))
     return CHECKPOINTS / content_hash([*facts, code])[:16] / "state.safetensors"
+
+
+def row_checkpoint(settings: BaseModel, about: dict[str, Any], start: Path | None = None) -> Path:
+    """`checkpoint_path` of a row, by the `about` of its encoded concept and the Concept file that it starts from."""
+    return checkpoint_path(settings.model_dump(), about, *([] if start is None else [file_hash(start)]))
 
 
 def save_checkpoint(path: Path, progress: Progress, method: nn.Module, optimiser: torch.optim.Optimizer) -> None:

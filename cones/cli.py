@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cones.choices import Task, Values
-from cones.process import plain_errors
+from cones.process import plain_errors, share_the_cores
 
 if TYPE_CHECKING:
     from cones.recognising import Found
@@ -302,9 +302,50 @@ def join(
     print(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}")
 
 
+@app.command()
+def clean(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; remove what is shown and not kept.")] = False,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Remove the results of data, concepts and rows that params.yaml has no more.")
+    ] = False,
+    days: Annotated[float, typer.Option(min=0, help="After how many days without use a cache is stale.")] = 30,
+) -> None:
+    """Show what nothing uses any more and how large it is, and remove it after asking.
+
+    That is: checkpoints that no row goes on from, as it or the code was edited; features, maps and class pictures under
+    `cache/` that were not used for a month; files that killed processes left half written. Nothing is removed while a
+    search, an evaluation, a flow or a registration runs here.
+    """
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    from cones.cleaning import find_stale, remove_stale
+    from cones.config import load_params
+
+    params = load_params()
+    stale = find_stale(params, days, rows)
+    if not stale:
+        print("nothing is stale")
+        return
+    table = Table("", "why", "size", "")
+    table.columns[0].overflow = "fold"
+    for entry in stale:
+        table.add_row(str(entry.path), entry.why, decimal(entry.size), "kept" * entry.kept)
+    Console().print(table)
+    if not rows and any(entry.kept for entry in stale):
+        print("kept are results, which `--rows` removes as well, and what may be of a row that has not begun")
+    size = decimal(sum(entry.size for entry in stale if not entry.kept))
+    if all(entry.kept for entry in stale) or not (yes or typer.confirm(f"Remove {size}?", default=False)):
+        return
+    removed = remove_stale(params, days, rows)
+    print(f"removed {len(removed)}, {decimal(sum(entry.size for entry in removed))}")
+
+
 def main() -> None:
     """Run the command line, with expected errors as one message."""
     with plain_errors():
+        share_the_cores()
         app()
 
 

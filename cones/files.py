@@ -19,7 +19,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        if left == temporary or not _is_running(left.suffixes[-2][1:]):
+        if left == temporary or not is_running(left.suffixes[-2][1:]):
             shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -31,7 +31,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_running(pid: str) -> bool:
+def is_running(pid: str) -> bool:
     import psutil
 
     return pid.isdecimal() and psutil.pid_exists(int(pid))

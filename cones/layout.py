@@ -10,3 +10,8 @@ RESULTS = Path("results")
 CHECKPOINTS = Path("checkpoints")
 CACHE = Path("cache")
 BACKBONES = Path("models/backbones")
+
+
+def lock_of(row: str) -> Path:
+    """What the process that works on a row holds."""
+    return CHECKPOINTS / f"{row}.lock"

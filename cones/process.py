@@ -1,18 +1,24 @@
-"""What every stage's process does: end with its parent, hold its lock, and turn expected errors into one message."""
+"""What every stage's process does: divide the cores, end with its parent, hold its lock, and end with one message."""
 
 import errno
 import inspect
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from cones.errors import MAY_PASS_CODE, Busy, ConesError
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+
+STOPPED_CODE, ENDED_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit codes of a process that a person stopped with Ctrl-C, and of one that was ended with SIGTERM, as shells have it.
+"""
 
 MOST_THREADS = 16
 """More gain little here, and cost much where several stages share the cores."""
@@ -23,10 +29,20 @@ def run_stage(main: Callable[..., None]) -> None:
     wanted = list(inspect.signature(main).parameters)
     if len(sys.argv) - 1 != len(wanted):
         sys.exit(" ".join(["usage: python", sys.argv[0], *map(str.upper, wanted)]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads()))
-    die_with_parent()
     with plain_errors():
+        share_the_cores()
+        die_with_parent()
         main(*sys.argv[1:])
+
+
+def share_the_cores() -> None:
+    """Set how a process that is about to import torch computes; what the environment says already stands.
+
+    Its threads sleep while they wait for each other: those that spin take the core of whatever else runs, and of the
+    very thread that they wait for. OpenMP reads this once, when torch is loaded.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads()))
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def cores() -> list[int]:
@@ -46,17 +62,52 @@ def compute_threads() -> int:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Make an expected error one message and exit code 1, or `MAY_PASS_CODE` where trying again may help."""
+    """Make an expected error one message and exit code 1, or `MAY_PASS_CODE` where trying again may help.
+
+    Being stopped is one line as well, that of the KeyboardInterrupt if it has one: by Ctrl-C with exit code
+    `STOPPED_CODE`, by SIGTERM, which does what Ctrl-C does, with `ENDED_CODE`. For the main thread.
+    """
+    asked: list[int] = []
+    with _noted_in(asked):
+        try:
+            yield
+        except ConesError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(MAY_PASS_CODE if error.may_pass else 1)
+        except BaseException as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                where = f" where {error.filename} is" if error.filename else ""
+                sys.exit(
+                    f"error: {FULL[error.errno]}{where}; free some space and run it again: nothing is half written"
+                )
+            stopped = isinstance(error, KeyboardInterrupt)
+            # An import that Ctrl-C cuts short may fail in any way: torch takes the numpy that it cuts off for missing.
+            if not stopped and not asked:
+                raise
+            print(error.args[0] if stopped and error.args else "stopped; run it again to go on", file=sys.stderr)
+            sys.exit(128 + (asked or [signal.SIGINT])[0])
+
+
+@contextmanager
+def _noted_in(asked: list[int]) -> Iterator[None]:
+    """Note which signals ask this process to stop; SIGTERM goes to whoever handles Ctrl-C at that moment."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        handles = signal.getsignal(signal.SIGINT)
+        if number == signal.SIGTERM and callable(handles):
+            handles(signal.SIGINT, frame)
+        else:
+            raise KeyboardInterrupt
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell has it for what is in its background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
     try:
         yield
-    except ConesError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MAY_PASS_CODE if error.may_pass else 1)
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        where = f" where {error.filename} is" if error.filename else ""
-        sys.exit(f"error: {FULL[error.errno]}{where}; free some space and run it again: nothing is half written")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def die_with_parent(interval: float = 0.5) -> None:

@@ -162,7 +162,10 @@ def peak_memory_mb() -> float:
 
 
 def write_row(folder: Path, task: str, found: FoundRow, samples: Path | None = None) -> None:
-    """Fill the folder of a row: its Concept, validation metrics, cost and curves, and pictures made on the way."""
+    """Fill the folder of a row: its Concept, validation metrics, cost and curves, and pictures made on the way.
+
+    A list of the pictures stands beside them, as DVC warns of an output that is an empty folder.
+    """
     found.concept.save(folder / "concept.safetensors")
     write_json(folder / "metrics.json", {"val": found.metrics})
     write_json(folder / "cost.json", found.cost)
@@ -170,6 +173,7 @@ def write_row(folder: Path, task: str, found: FoundRow, samples: Path | None = N
     (folder / "samples").mkdir(exist_ok=True)
     if samples is not None and samples.is_dir():
         shutil.copytree(samples, folder / "samples", dirs_exist_ok=True)
+    write_json(folder / "samples/pictures.json", sorted(p.name for p in (folder / "samples").iterdir()))
 
 
 def write_curves(path: Path, task: str, curves: Sequence[Mapping[str, float]]) -> None:

@@ -28,7 +28,7 @@ from pydantic import Field
 from cones.config import load_params
 from cones.errors import ConesError
 from cones.layout import CHECKPOINTS
-from cones.process import compute_threads, cores, lock
+from cones.process import compute_threads, cores, lock, plain_errors
 from flows.graph import Stage, stage_graph
 from flows.processes import gpus, none_left_behind, one_gpu, run_command
 from flows.results import publish_results
@@ -174,7 +174,8 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, help="how many stages may run at once")
     asked = parser.parse_args()
     run = partial(row, asked.row) if asked.row else pipeline
-    state = run(parallel=asked.parallel, return_state=True)
+    with plain_errors():
+        state = run(parallel=asked.parallel, return_state=True)
     if not state.is_completed():
         sys.exit(f"error: {state.message}")
 

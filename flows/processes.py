@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cones.errors import MAY_PASS_CODE, ConesError
+from cones.process import STOPPED_CODE
 
 FLOW_PID = "CONES_FLOW_PID"
 """Names the flow's process to the stages it starts, which end with it."""
@@ -35,9 +36,12 @@ class CommandFailed(ConesError):
 def _may_pass(output: str, returncode: int) -> bool:
     """Killed by a signal, a stage's own word that it may pass (its exit code, as DVC tells it), or DVC's lock.
 
-    A signal n is told as -n, or as 128 + n where the shell that DVC runs a stage in stays between them.
+    A signal n is told as -n, or as 128 + n by the shell that DVC runs a stage in or by the stage itself. Ctrl-C is a
+    person's word, and no reason to try again.
     """
-    codes = [returncode, *map(int, re.findall(r"exited with (-?\d+)", output))]
+    codes = {returncode, *map(int, re.findall(r"exited with (-?\d+)", output))}
+    if codes & {STOPPED_CODE, -signal.SIGINT}:
+        return False
     killed = any(code < 0 or 128 < code <= 128 + signal.NSIG for code in codes)
     return killed or MAY_PASS_CODE in codes or "it is being blocked by" in output
 

@@ -1,11 +1,12 @@
 """Fine-tune one row: weights of the base model train on from it; write the Concept with them and what they cost."""
 
 import shutil
+from contextlib import suppress
 
 from cones.config import load_params
 from cones.console import progress_bar, row_progress
-from cones.files import file_hash, fresh_folder
-from cones.layout import CHECKPOINTS, ENCODED, PREPARED, SEARCHED
+from cones.files import fresh_folder
+from cones.layout import ENCODED, PREPARED, SEARCHED, lock_of
 from cones.process import lock, run_stage
 from cones.ranking import headline
 
@@ -16,7 +17,7 @@ def main(row: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.checkpoint import checkpoint_path
+    from cones.checkpoint import row_checkpoint
     from cones.concept import WEIGHTS_FILE, Concept
     from cones.dreambooth import class_pictures, dreambooth_row, prior_count
     from cones.encoded import Encoded
@@ -26,7 +27,7 @@ def main(row: str) -> None:
     encoded = Encoded.open(ENCODED / settings.concept)
     first = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"
     start = Concept.load(first)
-    checkpoint = checkpoint_path(settings.model_dump(), encoded.about, file_hash(first))
+    checkpoint = row_checkpoint(settings, encoded.about, first)
     data = PREPARED / params.entry("concepts", settings.concept).data
     task = judged_as(settings, encoded)
     head = headline(task)
@@ -35,7 +36,7 @@ def main(row: str) -> None:
     if task == "generation" and prior_count(settings):
         with progress_bar(f"pictures of the class word for {row}", prior_count(settings)) as advance:
             prior = class_pictures(settings, encoded, accelerator.device, advance)
-    with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"fine-tuning {row}", steps) as advance:
+    with lock(lock_of(row), f"the row `{row}`"), progress_bar(f"fine-tuning {row}", steps) as advance:
         show = row_progress(row, "step", head, advance, checkpoint.exists())
         if task == "generation":
             found = dreambooth_row(row, settings, start, encoded, accelerator, prior, checkpoint, show, samples)
@@ -46,6 +47,8 @@ def main(row: str) -> None:
             (out / WEIGHTS_FILE).write_bytes(found.weights)
         checkpoint.unlink(missing_ok=True)
         shutil.rmtree(samples, ignore_errors=True)
+        with suppress(OSError):  # what was put aside stays
+            checkpoint.parent.rmdir()
     print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
 
 

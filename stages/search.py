@@ -1,11 +1,12 @@
 """Search one row: optimise its method on the cached features, write the Concept, its curves, metrics and cost."""
 
 import shutil
+from contextlib import suppress
 
 from cones.config import Searched, load_params
 from cones.console import progress_bar, row_progress
 from cones.files import fresh_folder
-from cones.layout import CHECKPOINTS, ENCODED, SEARCHED
+from cones.layout import ENCODED, SEARCHED, lock_of
 from cones.process import lock, run_stage
 from cones.ranking import headline
 
@@ -16,22 +17,24 @@ def main(row: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.checkpoint import checkpoint_path
+    from cones.checkpoint import row_checkpoint
     from cones.encoded import Encoded
     from cones.rows import search_row, write_row
 
     encoded = Encoded.open(ENCODED / run.concept)
     head = headline(encoded.about["task"])
-    checkpoint = checkpoint_path(run.model_dump(), encoded.about)
+    checkpoint = row_checkpoint(run, encoded.about)
     samples = checkpoint.parent / "samples"
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
-    with lock(CHECKPOINTS / f"{row}.lock", f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
+    with lock(lock_of(row), f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
         show = row_progress(row, "epoch", head, advance, checkpoint.exists())
         found = search_row(row, run, encoded, Accelerator(), checkpoint, show, samples)
         with fresh_folder(SEARCHED / run.concept / row) as out:
             write_row(out, encoded.about["task"], found, samples)
         checkpoint.unlink(missing_ok=True)
         shutil.rmtree(samples, ignore_errors=True)
+        with suppress(OSError):  # what was put aside stays
+            checkpoint.parent.rmdir()
     print(f"{row}: val {head} {found.metrics[head]:.3f} in {found.cost['search_seconds']} s")
 
 

@@ -144,6 +144,9 @@ def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, t
         ("print('ERROR: failed to run: python stages/search.py x, exited with -9'); raise SystemExit(255)", True),
         ("print('ERROR: failed to run: python stages/search.py x, exited with 137'); raise SystemExit(255)", True),
         ("print('ERROR: failed to run: python stages/search.py x, exited with 1'); raise SystemExit(255)", False),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with 130'); raise SystemExit(255)", False),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with -2'); raise SystemExit(255)", False),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with 143'); raise SystemExit(255)", True),
     ],
 )
 def test_only_what_may_pass_is_tried_again(program: str, again: bool) -> None:

@@ -70,7 +70,8 @@ def test_every_row_is_sampled_and_judged(generated: Project) -> None:
     with (generated.folder / "evaluated/zorb/plot.csv").open() as file:
         assert {line["row"] for line in csv.DictReader(file)} == set(ROWS)
     samples = generated.folder / "searched/zorb/zorb-cones/samples"
-    assert sorted(p.name for p in samples.iterdir()) == ["000002.jpg", "000004.jpg"]
+    assert sorted(p.name for p in samples.glob("*.jpg")) == ["000002.jpg", "000004.jpg"]
+    assert json.loads((samples / "pictures.json").read_text()) == ["000002.jpg", "000004.jpg"]
 
 
 def test_nothing_is_left_to_do_and_one_edit_runs_one_row(generated: Project, tmp_path: Path) -> None:
