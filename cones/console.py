@@ -30,18 +30,18 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
         yield advance
 
 
-def row_progress(
-    row: str, unit: str, head: str, advance: Callable[..., None], resumed: bool
-) -> Callable[[dict[str, float]], None]:
+def row_progress(row: str, unit: str, head: str, advance: Callable[..., None]) -> Callable[[dict[str, float]], None]:
     """What moves a bar by the lines of a row's curves, which count `unit` ("epoch" or "step"), and shows the validation
-    score `head`; the first line of a row that is resumed says where it goes on."""
+    score `head`; a row whose first line is not that of its start is resumed, and says where it goes on."""
+    first = True
 
     def show(line: dict[str, float]) -> None:
-        nonlocal resumed
-        if resumed:
-            done, resumed = int(line[unit]) - 1, False
+        nonlocal first
+        if first and line[unit]:
+            done = int(line[unit]) - 1
             print(f"{row}: resuming after {unit} {done}", flush=True)
             advance(done)
+        first = False
         score = line.get(f"val_{head}")
         advance(min(int(line[unit]), 1), "" if score is None else f"val {head} {score:.3f}")
 

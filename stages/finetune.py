@@ -37,7 +37,7 @@ def main(row: str) -> None:
         with progress_bar(f"pictures of the class word for {row}", prior_count(settings)) as advance:
             prior = class_pictures(settings, encoded, accelerator.device, advance)
     with lock(lock_of(row), f"the row `{row}`"), progress_bar(f"fine-tuning {row}", steps) as advance:
-        show = row_progress(row, "step", head, advance, checkpoint.exists())
+        show = row_progress(row, "step", head, advance)
         if task == "generation":
             found = dreambooth_row(row, settings, start, encoded, accelerator, prior, checkpoint, show, samples)
         else:

@@ -27,7 +27,7 @@ def main(row: str) -> None:
     samples = checkpoint.parent / "samples"
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(lock_of(row), f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
-        show = row_progress(row, "epoch", head, advance, checkpoint.exists())
+        show = row_progress(row, "epoch", head, advance)
         found = search_row(row, run, encoded, Accelerator(), checkpoint, show, samples)
         with fresh_folder(SEARCHED / run.concept / row) as out:
             write_row(out, encoded.about["task"], found, samples)
