@@ -24,7 +24,7 @@ from cones.features import FeatureStore, write_features
 from cones.methods.concept import Cones
 from cones.methods.text import ContextTokens
 from cones.rows import peak_memory_mb, search_row
-from cones.search import optimiser_for, train_epoch
+from cones.search import optimiser_for, train_steps
 from cones.types import TextEmbeds
 
 ROUNDS = 5
@@ -104,7 +104,7 @@ def _step_seconds(folder: Path, method: torch.nn.Module, classes: int, store: Fe
     seconds = []
     for epoch in range(steps + 1):
         began = time.perf_counter()
-        train_epoch(method, backbone, names, store, settings, optimiser, accelerator, 0, epoch)
+        list(train_steps(method, backbone, names, store, settings, optimiser, accelerator, 0, epoch, []))
         seconds.append(time.perf_counter() - began)
     return median(seconds[1:])
 

@@ -28,7 +28,7 @@ from cones.methods.concept import Cones, LanguagePrompt
 from cones.methods.text import ContextTokens
 from cones.methods.weights import KIND_PARTS, Trained, parameters_of
 from cones.rows import peak_memory_mb, search_row
-from cones.search import optimiser_for, text_of, train_epoch
+from cones.search import optimiser_for, text_of, train_steps
 from cones.tuning import optimiser_for as finetuning_optimiser_for
 from cones.tuning import train_step
 from cones.types import Features, Prompts, TextEmbeds
@@ -96,7 +96,7 @@ def epoch_of(
     """An epoch of a method on pictures, which the search loop makes."""
     settings = parse_method({"name": "cones", **SCHEDULE})
     optimiser = optimiser_for(method, settings)
-    return lambda: train_epoch(method, backbone, names, pictures, settings, optimiser, accelerator, 0, 1)
+    return lambda: list(train_steps(method, backbone, names, pictures, settings, optimiser, accelerator, 0, 1, []))
 
 
 def full_steps(encoded: Encoded, rows: list[int], work: Path, accelerator: Accelerator) -> Callable[[], None]:

@@ -1,26 +1,36 @@
 """A search's state on disk: safetensors and JSON of our own, so that reading it never unpickles."""
 
 import json
+import math
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from cones.concept import tensors_hash
+from cones.errors import SearchError
 from cones.files import content_hash, folder_hash, fresh_file
 from cones.layout import CHECKPOINTS
-from cones.ranking import rank
+from cones.ranking import headline, rank
 
-KEY = "cones_checkpoint"
+KEY, HASH = "cones_checkpoint", "sha256"
 
 
 @dataclass
 class Progress:
-    """How far a search is, the best it found, and what it cost."""
+    """How far a search is, the best it found, and what it cost. `losses` are those of the steps that are done of the
+    epoch after `epoch`."""
 
     epoch: int = 0
+    losses: list[float] = field(default_factory=list)
     curves: list[dict[str, float]] = field(default_factory=list)
     best_metrics: dict[str, float] | None = None
     best_epoch: int = 0
@@ -42,6 +52,50 @@ class Progress:
             self.best_metrics, self.best_epoch, self.best = metrics, self.epoch, state()
         return line
 
+    def refuse_no_score(self, task: str) -> None:
+        """`SearchError` where no validation gave a finite score, so that none is better than another."""
+        if rank(task, self.best_metrics or {})[0] == -math.inf:
+            told = (self.best_metrics or {}).get(headline(task))
+            raise SearchError(f"no validation gave a finite {headline(task)}, the last was {told}; lower `lr`")
+
+
+class Keeper:
+    """Keeps a search's state by the clock, and where a person stops it.
+
+    As a context it holds the first Ctrl-C back until the step under way is done; a second one ends at once. Call it
+    after each step with where the search goes on; `save` None keeps nothing and holds nothing back.
+    """
+
+    def __init__(self, save: Callable[[], None] | None, seconds: float) -> None:
+        self._save, self._seconds = save, seconds
+        self._saved_at, self._stop_asked = time.perf_counter(), False
+
+    def __enter__(self) -> "Keeper":
+        self._before = signal.getsignal(signal.SIGINT)
+        here = threading.current_thread() is threading.main_thread() and self._before is not signal.SIG_IGN
+        self._holds_back = self._save is not None and here
+        if self._holds_back:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._holds_back:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, *_: object) -> None:
+        self._stop_asked = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def __call__(self, where: str) -> None:
+        """Save if it is time to. Raises KeyboardInterrupt, the state being saved, where a stop was asked for."""
+        if self._save is None:
+            return
+        if self._stop_asked or time.perf_counter() - self._saved_at >= self._seconds:
+            self._save()
+            self._saved_at = time.perf_counter()
+        if self._stop_asked:
+            raise KeyboardInterrupt(f"stopped; goes on at {where}")
+
 
 def checkpoint_path(*facts: Any) -> Path:
     """Where the state of a search goes, by all that decides it: its settings, what it works on, and this code."""
@@ -58,27 +112,49 @@ def save_checkpoint(path: Path, progress: Progress, method: nn.Module, optimiser
     tensors |= {f"best.{n}": t for n, t in progress.best.items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{n}": t for n, t in state.items() if t is not None}
-    about = {k: v for k, v in asdict(progress).items() if k != "best"}
+    copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
+    about = json.dumps({k: v for k, v in asdict(progress).items() if k != "best"})
     with fresh_file(path) as temporary:
-        copies = {n: t.detach().cpu().contiguous().clone() for n, t in tensors.items()}
         # As bytes, so that a full disk is Python's own error.
-        temporary.write_bytes(save(copies, metadata={KEY: json.dumps(about)}))
+        temporary.write_bytes(save(copies, metadata={KEY: about, HASH: content_hash([about, tensors_hash(copies)])}))
 
 
 def load_checkpoint(path: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
-    """Put a checkpoint's state into a method and its optimiser; returns how far it was."""
+    """Put a checkpoint's state into a method and its optimiser; returns how far it was.
+
+    `SearchError` for one that is not what was written, before anything is changed.
+    """
     from safetensors import safe_open
 
+    try:
+        with safe_open(path, "pt") as file:
+            header, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise SearchError(f"the checkpoint {path} cannot be read ({error})") from None
+    about = header.get(KEY, "")
+    if header.get(HASH) != content_hash([about, tensors_hash(tensors)]):
+        raise SearchError(f"the checkpoint {path} is damaged: it is not what was written")
     groups: dict[str, dict[str, Tensor]] = {"method": {}, "best": {}, "optimiser": {}}
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()[KEY])
-        for name in file.keys():
-            group, rest = name.split(".", 1)
-            groups[group][rest] = file.get_tensor(name)
+    for name, tensor in tensors.items():
+        group, rest = name.split(".", 1)
+        groups[group][rest] = tensor
     method.load_state_dict(groups["method"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in groups["optimiser"].items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    return Progress(**about, best=groups["best"])
+    return Progress(**json.loads(about), best=groups["best"])
+
+
+def resume(path: Path | None, method: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:
+    """Go on from a checkpoint if there is one; a damaged one is put aside, and said so, and the search begins anew."""
+    if path is None or not path.exists():
+        return Progress()
+    try:
+        return load_checkpoint(path, method, optimiser)
+    except SearchError as error:
+        aside = path.with_name(f"damaged-{path.name}")
+        path.replace(aside)
+        print(f"{error}; it is put aside as {aside}, and the search begins anew", file=sys.stderr, flush=True)
+        return Progress()

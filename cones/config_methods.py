@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from cones.config_data import Strict
@@ -35,7 +35,13 @@ class Noise(Strict):
     stratified: bool = False
     """Timesteps spread evenly over a step's latents instead of drawn one by one."""
     antithetic: bool = False
-    """Every noise comes with its opposite, at the same timestep; takes two latents or copies."""
+    """Half of a latent's copies are the other half with the opposite noise, at the same timesteps; `copies` is even."""
+
+    @model_validator(mode="after")
+    def _pairs(self) -> "Noise":
+        if self.antithetic and self.copies % 2:
+            raise PydanticCustomError("pairs", "`antithetic` pairs the copies of a latent: set `copies` to 2, 4, ...")
+        return self
 
 
 class Searched(Strict):

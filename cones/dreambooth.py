@@ -17,7 +17,7 @@ from cones.methods.generation import drawn_sentences
 from cones.methods.weights import LORA_SCALE, Trained, add_lora, attention_layers, parameters_of
 from cones.rows import cost_of
 from cones.search import predict_all
-from cones.sentence_rows import Watch
+from cones.sentence_rows import Watch, watch_nothing
 from cones.tasks import TASKS
 from cones.tuning import Metrics, OnStep, finetune
 from cones.types import Features, TextEmbeds
@@ -78,14 +78,12 @@ def dreambooth_row(
         found = predict_all(model, batches, lambda batch: text.in_turns(len(batch.views)), task, device)
         return task.full(found, encoded.val, about["names"]).metrics
 
-    def told(line: dict[str, float]) -> None:
-        on_step(line)
-        if settings.sample_every and samples is not None:
-            Watch(lambda: text.embeds, backbone, encoded, samples, settings.sample_every)(int(line["step"]))
-
+    watch: Callable[[int], None] = watch_nothing
+    if settings.sample_every and samples is not None:
+        watch = Watch(lambda: text.embeds, backbone, encoded, samples, settings.sample_every)
     result = finetune(
         trained, loss_of, lambda: metrics_of(backbone), encoded.train, settings, about["seed"], accelerator,
-        "generation", checkpoint, told,
+        "generation", checkpoint, on_step, watch,
     )  # fmt: skip
     # Judged is what the file makes of the base model, where LoRA's additions are merged into the weights.
     judged: Any = encoded.backbone(device)
@@ -101,8 +99,7 @@ def dreambooth_row(
 
 def _drawn(text: TextEmbeds, features: Features, generator: torch.Generator) -> TextEmbeds:
     """A random sentence for each picture."""
-    chosen = drawn_sentences(len(text.embeds), features, generator).to(text.embeds.device)
-    return TextEmbeds(text.embeds[chosen], text.mask[chosen], text.owner[chosen])
+    return text.at(drawn_sentences(len(text.embeds), features, generator))
 
 
 def prior_count(settings: FinetuneConfig) -> int:

@@ -58,7 +58,8 @@ class Judges:
         word, template = concept.card.names[0], concept.card.templates[0]
         steered = concept.card.method.get("rows") != "all"
         few = max(2, self.samples // 4)
-        asked = {template: self.samples, **(dict.fromkeys(self.prompts, few) if steered else {})}
+        asked = dict.fromkeys((template, *self.prompts), few) if steered else {}
+        asked[template] = self.samples
         pictures: dict[str, list[Image.Image]] = {}
         told: dict[str, tuple[float, float]] = {}
         seen = {"dino": self.dino.features(subject), "clip_i": self._clip(subject)}

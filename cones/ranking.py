@@ -1,5 +1,6 @@
 """Which of two validation scores is better, for each task: the one rule for searches, reports and the registry."""
 
+import math
 from collections.abc import Mapping
 
 RANKED_BY: dict[str, tuple[tuple[str, int], ...]] = {
@@ -19,5 +20,7 @@ def headline(task: str) -> str:
 
 
 def rank(task: str, metrics: Mapping[str, float]) -> tuple[float, ...]:
-    """A key that sorts metrics of a task from worst to best."""
-    return tuple(sign * metrics.get(name, 0.0) for name, sign in RANKED_BY[task])
+    """A key that sorts metrics of a task from worst to best; a metric that is missing or no finite number is the worst
+    there is."""
+    values = [(metrics.get(name, math.nan), sign) for name, sign in RANKED_BY[task]]
+    return tuple(sign * value if math.isfinite(value) else -math.inf for value, sign in values)

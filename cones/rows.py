@@ -78,12 +78,11 @@ def search_row(
             on_epoch, about["task"], watch,
         )  # fmt: skip
     calls = backbone.text_encoder_calls
-    spoken = partial(text_of, method, backbone, names)
-    found = predict_all(backbone, encoded.val.batches(task.batch), spoken, task, device)
-    metrics = task.full(found, encoded.val, names).metrics
-    cost = cost_of(encoded, result, trained, calls)
     with torch.no_grad():
         text = text_of(method, backbone, names)
+    found = predict_all(backbone, encoded.val.batches(task.batch), lambda b: text.in_turns(len(b.views)), task, device)
+    metrics = task.full(found, encoded.val, names).metrics
+    cost = cost_of(encoded, result, trained, calls)
     site = "text_tokens" if isinstance(run.method, CoOp | PromptTuning | TextualInversion) else "text_embeds"
     tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner}
     if about["task"] == "generation":

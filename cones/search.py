@@ -2,18 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cones.checkpoint import Keeper, resume, save_checkpoint
 from cones.config import Searched
-from cones.errors import SearchError
+from cones.errors import BackboneError, SearchError
 from cones.features import FeatureStore
 from cones.randomness import generator_for
 from cones.tasks import TASKS, Task
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 class SearchResult:
     """What a search did. The method holds the best parameters when it ends.
 
-    `curves` has a line a validation; `steps_to_best` counts optimiser steps up to the best validation.
+    `curves` has a line a validation, the first that of the start; `steps_to_best` counts optimiser steps up to the best
+    one. `seconds` leaves out pictures that were made to be looked at.
     """
 
     curves: list[dict[str, float]] = field(default_factory=list)
@@ -43,11 +43,30 @@ def text_of(
     features: Features | None = None,
     generator: torch.Generator | None = None,
 ) -> TextEmbeds:
-    """The text side that a method's prompts make; the text encoder runs only if they enter before it."""
+    """The text side that a method's prompts make; the text encoder runs only if they enter before it.
+
+    `BackboneError` for prompts that enter the image encoder: kept features know nothing of them.
+    """
     prompts = method(names, features, generator)
+    if prompts.visual_tokens is not None:
+        raise BackboneError(
+            f"{type(method).__name__} gives visual tokens, which a search on kept features has no place for"
+        )
     if prompts.text_embeds is not None:
         return prompts.text_embeds
     return backbone.embed_text(names, prompts.text_tokens)
+
+
+def text_once(method: nn.Module, backbone: Backbone, names: Sequence[str]) -> Callable[[Features], TextEmbeds]:
+    """The text side for batches of pictures, made for the first and largest of them; others take from it in turns."""
+    made: list[TextEmbeds] = []
+
+    def of(batch: Features) -> TextEmbeds:
+        if not made:
+            made.append(text_of(method, backbone, names, batch))
+        return made[0].in_turns(len(batch.views))
+
+    return of
 
 
 @torch.no_grad()
@@ -73,60 +92,73 @@ def search(
     task: str = "classification",
     watch: Callable[[int], None] = lambda epoch: None,
 ) -> SearchResult:
-    """Search a method's parameters; the task's metrics on `val` choose the best. `watch` is called after each epoch.
+    """Search a method's parameters; the task's metrics on `val` choose the best, the start among them.
 
-    Every random choice comes from (seed, epoch), so a resumed search has the same bits. With `checkpoint` the state is
-    written there at most every `checkpoint_seconds`, and a search that finds one goes on from it. Raises
-    `SearchError` naming the step and the rate when the loss is not finite.
+    Every random choice comes from (seed, epoch, step), so a resumed search has the same bits. With `checkpoint` the
+    state is written there every `checkpoint_seconds`, and a search that finds one goes on from it. `watch` is called
+    after each epoch, and neither its time nor its use of the text encoder is counted. Raises `SearchError` naming the
+    step and the rate when the loss is not finite, and where no validation gives a finite score.
     """
     began = time.perf_counter()
     method.to(accelerator.device)
     optimiser = optimiser_for(method, settings)
-    progress = Progress()
-    if checkpoint is not None and checkpoint.exists():
-        progress = load_checkpoint(checkpoint, method, optimiser)
+    progress = resume(checkpoint, method, optimiser)
+    if progress.curves:
         backbone.text_encoder_calls = progress.text_encoder_calls
     method = accelerator.prepare(method)
     if accelerator.scaler is not None:  # otherwise the wrapper adds nothing, and costs as much as a step on CLIP
         optimiser = accelerator.prepare(optimiser)
     bare: nn.Module = accelerator.unwrap_model(method)
+    began -= progress.seconds
+    steps_an_epoch = math.ceil(len(train) / settings.batch_size)
+    losses: list[Tensor] = []
 
     def copy() -> dict[str, Tensor]:
         return {name: tensor.clone() for name, tensor in bare.state_dict().items()}
 
-    saved_at, spent = began, progress.seconds
-    steps_an_epoch = math.ceil(len(train) / settings.batch_size)
+    def validate(line: dict[str, float]) -> None:
+        text = text_once(method, backbone, names)
+        found = predict_all(backbone, val.batches(TASKS[task].batch), text, TASKS[task], accelerator.device)
+        on_epoch(progress.validated(line, TASKS[task].quick(found, val, names), task, copy))
 
-    for epoch in range(progress.epoch, settings.epochs):
-        losses = train_epoch(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch)
-        line = {"epoch": epoch + 1, "step": (epoch + 1) * steps_an_epoch, "train_loss": sum(losses) / len(losses)}
-        progress.epoch = epoch + 1
-        watch(progress.epoch)
-        if progress.epoch % settings.validate_every and progress.epoch < settings.epochs:
-            on_epoch(line)
-            continue
-        batches, text = val.batches(TASKS[task].batch), partial(text_of, method, backbone, names)
-        found = predict_all(backbone, batches, text, TASKS[task], accelerator.device)
-        metrics = TASKS[task].quick(found, val, names)
-        on_epoch(progress.validated(line, metrics, task, copy))
-        progress.seconds = spent + time.perf_counter() - began
+    def save() -> None:
+        assert checkpoint is not None, "a search without a checkpoint keeps nothing"
+        progress.seconds = time.perf_counter() - began
+        progress.losses = torch.stack(losses).tolist() if losses else []
         progress.text_encoder_calls = backbone.text_encoder_calls
-        if settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience:
-            break
-        if checkpoint is not None and time.perf_counter() - saved_at >= settings.checkpoint_seconds:
-            save_checkpoint(checkpoint, progress, bare, optimiser)
-            saved_at = time.perf_counter()
+        save_checkpoint(checkpoint, progress, bare, optimiser)
 
+    with Keeper(None if checkpoint is None else save, settings.checkpoint_seconds) as keep:
+        if not progress.curves:
+            validate({"epoch": 0, "step": 0})
+        for epoch in range(progress.epoch, settings.epochs):
+            losses[:] = [torch.tensor(loss, device=accelerator.device) for loss in progress.losses]
+            for _ in train_steps(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch, losses):
+                if len(losses) < steps_an_epoch:
+                    keep(f"step {epoch * steps_an_epoch + len(losses) + 1}")
+            values = finite(losses, settings, epoch)
+            losses.clear()
+            progress.epoch, progress.losses = epoch + 1, []
+            paused, calls = time.perf_counter(), backbone.text_encoder_calls
+            watch(progress.epoch)
+            began, backbone.text_encoder_calls = began + time.perf_counter() - paused, calls
+            step, mean = progress.epoch * steps_an_epoch, sum(values) / len(values)
+            line = {"epoch": progress.epoch, "step": step, "train_loss": mean}
+            if progress.epoch % settings.validate_every and progress.epoch < settings.epochs:
+                on_epoch(line)
+            else:
+                validate(line)
+                if settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience:
+                    break
+            keep(f"step {step + 1}")
+
+    progress.refuse_no_score(task)
     bare.load_state_dict(progress.best)
-    return SearchResult(
-        progress.curves,
-        progress.epoch * steps_an_epoch,
-        progress.best_epoch * steps_an_epoch,
-        spent + time.perf_counter() - began,
-    )
+    steps = progress.epoch * steps_an_epoch
+    return SearchResult(progress.curves, steps, progress.best_epoch * steps_an_epoch, time.perf_counter() - began)
 
 
-def train_epoch(
+def train_steps(
     method: nn.Module,
     backbone: Backbone,
     names: Sequence[str],
@@ -136,15 +168,21 @@ def train_epoch(
     accelerator: "Accelerator",
     seed: int,
     epoch: int,
-) -> list[float]:
-    """Each training picture once, in a random view; the losses of the steps."""
+    losses: list[Tensor],
+) -> Iterator[Tensor]:
+    """The steps of an epoch that are not done yet: each training picture once, in a random view.
+
+    `losses` has one for each step that is done, and gets those of the others.
+    """
     generator = generator_for(seed, epoch)
     order = torch.randperm(len(train), generator=generator)
     views = torch.randint(train.views, (len(train),), generator=generator)
     batches = list(zip(order.split(settings.batch_size), views.split(settings.batch_size)))
-    losses: list[Tensor] = []
+    streams = torch.randint(2**32, (len(batches),), generator=generator).tolist()
     trained = list(method.parameters())
-    for i, (rows, seen) in enumerate(batches):
+    for i in range(len(losses), len(batches)):
+        rows, seen = batches[i]
+        generator = torch.Generator().manual_seed(streams[i])
         rate = learning_rate(settings, epoch * len(batches) + i, len(batches))
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -161,11 +199,17 @@ def train_epoch(
         for parameter in trained:
             parameter.grad = None
         losses.append(torch.stack(of_parts).sum())
-    values = torch.stack(losses).tolist()
+        yield losses[-1]
+
+
+def finite(losses: Sequence[Tensor], settings: Searched, epoch: int) -> list[float]:
+    """The losses of an epoch's steps; `SearchError` for one that is not finite. They are read once an epoch, as reading
+    one waits for a GPU."""
+    values = torch.stack(list(losses)).tolist()
     for i, value in enumerate(values):
         if not math.isfinite(value):
-            step = epoch * len(batches) + i
-            rate = learning_rate(settings, step, len(batches))
+            step = epoch * len(values) + i
+            rate = learning_rate(settings, step, len(values))
             raise SearchError(f"the loss is {value} at step {step + 1} with learning rate {rate:.3g}; lower `lr`")
     return values
 

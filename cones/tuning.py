@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cones.checkpoint import Keeper, resume, save_checkpoint
 from cones.config import FinetuneConfig
 from cones.errors import SearchError
 from cones.live import Pictures
@@ -39,39 +39,53 @@ def finetune(
     task: str,
     checkpoint: Path | None = None,
     on_step: OnStep = lambda line: None,
+    watch: Callable[[int], None] = lambda step: None,
 ) -> SearchResult:
     """Train what trains; the best by `metrics_of`, the start among them, is what it holds when this ends.
 
     Every random choice comes from (seed, step), so a resumed run has the same bits. With `checkpoint` the state is
-    written there at most every `checkpoint_seconds`, and a run that finds one goes on from it; its `Progress` counts
-    steps where that of a search counts epochs.
+    written there every `checkpoint_seconds`, and a run that finds one goes on from it; its `Progress` counts steps
+    where that of a search counts epochs. `watch` is called at the start and after each step, and its time is not
+    counted.
     """
-    began = saved_at = time.perf_counter()
-    optimiser, progress = optimiser_for(trained, settings), Progress()
-    if checkpoint is not None and checkpoint.exists():
-        progress = load_checkpoint(checkpoint, trained, optimiser)
+    began = time.perf_counter()
+    optimiser = optimiser_for(trained, settings)
+    progress = resume(checkpoint, trained, optimiser)
     if accelerator.scaler is not None:
         optimiser = accelerator.prepare(optimiser)
-    spent = progress.seconds
-    if not progress.curves:
-        on_step(progress.validated({"step": 0}, metrics_of(), task, trained.copy))
-    for step in range(progress.epoch, settings.steps):
-        loss = train_step(trained, loss_of, train, settings, optimiser, accelerator, seed, step)
-        trained.losses[step % settings.validate_every] = loss
-        progress.epoch = step + 1
-        line: dict[str, float] = {"step": step + 1}
-        if not progress.epoch % settings.validate_every or progress.epoch == settings.steps:
-            mean = trained.losses[: step % settings.validate_every + 1].mean().item()
-            epochs = (step + 1) * min(settings.batch_size, len(train)) / len(train)
-            line |= {"epoch": round(epochs, 2), "train_loss": mean}
-            line = progress.validated(line, metrics_of(), task, trained.copy)
-        on_step(line)
-        progress.seconds = spent + time.perf_counter() - began
-        if checkpoint is not None and time.perf_counter() - saved_at >= settings.checkpoint_seconds:
-            save_checkpoint(checkpoint, progress, trained, optimiser)
-            saved_at = time.perf_counter()
+    began -= progress.seconds
+
+    def save() -> None:
+        assert checkpoint is not None, "a fine-tuning without a checkpoint keeps nothing"
+        progress.seconds = time.perf_counter() - began
+        save_checkpoint(checkpoint, progress, trained, optimiser)
+
+    def look(step: int) -> None:
+        nonlocal began
+        paused = time.perf_counter()
+        watch(step)
+        began += time.perf_counter() - paused
+
+    with Keeper(None if checkpoint is None else save, settings.checkpoint_seconds) as keep:
+        if not progress.curves:
+            look(0)
+            on_step(progress.validated({"step": 0}, metrics_of(), task, trained.copy))
+        for step in range(progress.epoch, settings.steps):
+            loss = train_step(trained, loss_of, train, settings, optimiser, accelerator, seed, step)
+            trained.losses[step % settings.validate_every] = loss
+            progress.epoch = step + 1
+            look(progress.epoch)
+            line: dict[str, float] = {"step": step + 1}
+            if not progress.epoch % settings.validate_every or progress.epoch == settings.steps:
+                mean = trained.losses[: step % settings.validate_every + 1].mean().item()
+                epochs = (step + 1) * min(settings.batch_size, len(train)) / len(train)
+                line |= {"epoch": round(epochs, 2), "train_loss": mean}
+                line = progress.validated(line, metrics_of(), task, trained.copy)
+            on_step(line)
+            keep(f"step {progress.epoch + 1}")
+    progress.refuse_no_score(task)
     trained.restore(progress.best)
-    return SearchResult(progress.curves, progress.epoch, progress.best_epoch, spent + time.perf_counter() - began)
+    return SearchResult(progress.curves, progress.epoch, progress.best_epoch, time.perf_counter() - began)
 
 
 def train_step(

@@ -106,13 +106,16 @@ class TextEmbeds:
         pooled = None if self.pooled is None else self.pooled.to(device)
         return TextEmbeds(self.embeds.to(device), self.mask.to(device), self.owner.to(device), pooled)
 
+    def at(self, places: Int[Tensor, " n"]) -> "TextEmbeds":
+        """Some of the texts, by their places on the first axis."""
+        places = places.to(self.embeds.device)
+        owner = self.owner[places] if self.owner.ndim == 2 else self.owner
+        pooled = None if self.pooled is None else self.pooled[places]
+        return TextEmbeds(self.embeds[places], self.mask[places], owner, pooled)
+
     def in_turns(self, pictures: int) -> "TextEmbeds":
         """A text for each of some pictures: they take turns. One that is for all stays so."""
-        if len(self.embeds) == 1:
-            return self
-        chosen = torch.arange(pictures, device=self.embeds.device) % len(self.embeds)
-        owner = self.owner[chosen] if self.owner.ndim == 2 else self.owner
-        return TextEmbeds(self.embeds[chosen], self.mask[chosen], owner)
+        return self if len(self.embeds) == 1 else self.at(torch.arange(pictures) % len(self.embeds))
 
     @staticmethod
     def one_per_class(embeds: Float[Tensor, "*b c d"]) -> "TextEmbeds":

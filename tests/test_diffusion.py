@@ -12,7 +12,8 @@ from torch import Tensor
 from toys import write_toy_sd
 
 from cones.backbones.diffusion import HELD_TIMES, Diffusion, Noising
-from cones.errors import BackboneError
+from cones.config import parse_method
+from cones.errors import BackboneError, ParamsError
 from cones.files import read_json, write_json
 from cones.types import Features, TextTokens
 
@@ -99,9 +100,15 @@ def test_the_loss_is_the_weighted_error_of_the_noise(sd: Diffusion, features: Fe
     assert float(loss) == pytest.approx(float(expected), rel=1e-3)
 
 
-def test_quieter_noise_is_spread_and_paired(sd: Diffusion, features: Features, monkeypatch) -> None:
-    drawn: list[tuple[Tensor, ...]] = []
-    monkeypatch.setattr(sd, "_errors", lambda *given: drawn.append(given) or torch.zeros(len(given[0])))
+@pytest.fixture
+def drawn(sd: Diffusion, monkeypatch) -> list[tuple[Tensor, ...]]:
+    """What the loss gives the UNet: latents, noise, timesteps, texts and mask, one tuple a call."""
+    given: list[tuple[Tensor, ...]] = []
+    monkeypatch.setattr(sd, "_errors", lambda *call: given.append(call) or torch.zeros(len(call[0])))
+    return given
+
+
+def test_stratified_timesteps_hit_every_stratum(sd: Diffusion, features: Features, drawn) -> None:
     text = sd.embed_text(["gear"], templates=("a {}", "the {}", "{}"))
     sd.noising = Noising(copies=4, stratified=True)
     sd.loss(features, text, seeded())
@@ -109,11 +116,44 @@ def test_quieter_noise_is_spread_and_paired(sd: Diffusion, features: Features, m
     assert len(latents) == len(noise) == len(times) == len(embeds) == 12
     assert sorted((times * 12 // 1000).tolist()) == list(range(12))
     assert torch.equal(embeds[:4], text.embeds[:1].expand(4, -1, -1))
-    sd.noising = Noising(copies=4, antithetic=True)
-    sd.loss(features, text, seeded())
-    _, noise, times, *_ = drawn[-1]
-    assert torch.equal(noise[:6], -noise[6:])
-    assert torch.equal(times[:6], times[6:])
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_opposite_noise_is_of_one_picture_at_one_timestep(sd: Diffusion, features, drawn, stratified: bool) -> None:
+    sd.noising = Noising(copies=4, stratified=stratified, antithetic=True)
+    sd.loss(features, sd.embed_text(["gear"]), seeded())
+    latents, noise, times, *_ = drawn[-1]
+    assert len(latents) == len(noise) == len(times) == 12
+    for one, other in zip(range(0, 12, 2), range(1, 12, 2)):
+        assert torch.equal(noise[one], -noise[other])
+        assert torch.equal(latents[one], latents[other])
+        assert times[one] == times[other]
+    assert len({float(n.abs().sum()) for n in noise}) == 6
+    means = features.tensors["mean"].repeat_interleave(4, 0) * sd.scale
+    nearest = torch.cdist(latents.flatten(1), means.flatten(1)).argmin(1) // 4
+    assert nearest.tolist() == [i // 4 for i in range(12)]
+    if stratified:
+        assert sorted((times[::2] * 6 // 1000).tolist()) == list(range(6))
+
+
+def test_opposite_noise_takes_pairs_of_copies() -> None:
+    with pytest.raises(ParamsError, match=r"`antithetic` pairs the copies of a latent: set `copies` to 2, 4"):
+        parse_method({"name": "cones", "noise": {"copies": 3, "antithetic": True}})
+
+
+def test_fine_tuned_weights_are_merged_before_the_unet_goes_to_its_device(toy_sd: Path) -> None:
+    """On the meta device, which no CPU tensor can be added to."""
+    plain = Diffusion(toy_sd)
+    name = next(n for n, p in plain.unet.named_parameters() if p.ndim == 2)
+    out, inner = plain.unet.state_dict()[name].shape
+    additions = {f"unet.{name}.lora_A": torch.randn(2, inner), f"unet.{name}.lora_B": torch.randn(out, 2)}
+    placed = Diffusion(toy_sd, "meta")
+    placed.use_weights(additions, {"lora_scale": 0.5})
+    assert all(p.is_meta for p in placed.unet.parameters())
+    merged = Diffusion(toy_sd)
+    merged.use_weights(additions, {"lora_scale": 0.5})
+    product = additions[f"unet.{name}.lora_B"] @ additions[f"unet.{name}.lora_A"]
+    assert torch.allclose(merged.unet.state_dict()[name], plain.unet.state_dict()[name] + 0.5 * product)
 
 
 def test_gradients_reach_the_text_and_no_weight(sd: Diffusion, features: Features) -> None:

@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from cones.backbones.diffusion import Diffusion
 from cones.config import Searched, parse_method
+from cones.dreambooth import _drawn
 from cones.methods import build
+from cones.methods.concept import Cones, LanguagePrompt
+from cones.methods.generation import FixedSentences, SentenceCones, places_of
+from cones.methods.text import ZeroShot
 from cones.randomness import generator_for
 from cones.rows import _start
-from cones.search import learning_rate, train_epoch
+from cones.search import learning_rate, search, train_steps
 from cones.types import Features, Prompts, TextEmbeds
 from cones.warmstart import fit_map, pictured_rows, random_phrases
 
@@ -115,7 +119,7 @@ def test_another_seed_draws_other_noise(studio: Studio) -> None:
     other = replace(studio.encoded, about={**studio.encoded.about, "seed": 1})
     first = studio.search(CONES).result.curves
     again = Studio(studio.folder, studio.concept, studio.backbone, other, studio.accelerator).search(CONES)
-    assert again.result.curves[0]["train_loss"] != first[0]["train_loss"]
+    assert again.result.curves[1]["train_loss"] != first[1]["train_loss"]
 
 
 def test_the_best_on_the_fixed_batch_is_kept(studio: Studio) -> None:
@@ -148,7 +152,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(studio: Studio, accelera
         settings = Searched(optimiser="sgd", momentum=0, lr=0.5, batch_size=3, accumulate=parts, warmup_epochs=0)
         method = Method()
         optimiser = torch.optim.SGD(method.parameters(), 0.5)
-        train_epoch(method, backbone, ["x"], studio.encoded.train, settings, optimiser, accelerator, 0, 0)
+        list(train_steps(method, backbone, ["x"], studio.encoded.train, settings, optimiser, accelerator, 0, 0, []))
         seen.append(method.embeds.detach().flatten())
         assert learning_rate(settings, 0, 1) == 0.5
     assert torch.allclose(seen[0], seen[1], atol=1e-6)
@@ -163,6 +167,43 @@ def test_less_memory_gives_the_same_search(studio: Studio) -> None:
 def test_a_search_can_be_watched(studio: Studio, tmp_path: Path) -> None:
     studio.search({**CONES, "sample_every": 2}, samples=tmp_path / "samples")
     assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["000004.jpg", "000008.jpg"]
+
+
+def test_pictures_on_the_way_are_not_counted(studio: Studio, accelerator, tmp_path: Path, monkeypatch) -> None:
+    once = {**INVERSION, "epochs": 1}
+    plain, watched = (studio.search(once | more, samples=tmp_path) for more in ({}, {"sample_every": 1}))
+    assert len(list(tmp_path.iterdir())) == 1
+    assert watched.cost["text_encoder_calls"] == plain.cost["text_encoder_calls"]
+    now = [0.0]
+    monkeypatch.setattr("cones.search.time.perf_counter", lambda: now[0])
+
+    def watch(epoch: int) -> None:
+        now[0] += 100
+
+    backbone, (train, val) = studio.encoded.backbone(), (studio.encoded.train, studio.encoded.val)
+    result = search(
+        method_of(studio, CONES), backbone, ["x"], train, val, parse_method(CONES), 0, accelerator, task="generation",
+        watch=watch,
+    )  # fmt: skip
+    assert now == [100.0 * CONES["epochs"]]
+    assert result.seconds == 0
+
+
+def test_no_field_of_a_text_is_lost_on_the_way(studio: Studio) -> None:
+    text = replace(studio.encoded.text, pooled=torch.randn(len(studio.encoded.text.embeds), 5))
+    assert torch.equal(text.in_turns(30).pooled, text.pooled[torch.arange(30) % 27])
+    one = text.at(torch.tensor([3]))
+    assert torch.equal(one.pooled, text.pooled[3:4])
+    assert torch.equal(one.owner, text.owner[3:4])
+    flat = replace(one, owner=one.owner[0])
+    sentences = SentenceCones(text, places_of(text.owner, "own"), torch.zeros(TOKENS, 32))
+    for method, pooled in (
+        (FixedSentences(text), text.pooled), (sentences, text.pooled),
+        (Cones(flat), one.pooled), (LanguagePrompt(flat), one.pooled), (ZeroShot(flat), one.pooled),
+    ):  # fmt: skip
+        assert torch.equal(method(["x"]).text_embeds.pooled, pooled)
+    drawn = _drawn(text, studio.encoded.train.batch(torch.tensor([0, 1])), generator_for(0))
+    assert drawn.pooled.shape == (2, 5)
 
 
 def test_a_map_from_captions_tells_more_than_the_mean(studio: Studio, tmp_path: Path, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Using Concepts of generation: pictures of prompts, export, judges, fine-tuning, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,11 @@ def test_rows_are_judged_on_test_pictures_by_samples(studio: Studio, tmp_path: P
     made = found["cones"].sampled
     assert made is not None
     assert {p: len(v) for p, v in made.pictures.items()} == {"a photo of a {}": 3, **dict.fromkeys(PROMPTS, 2)}
+    same_sentence = replace(judges, prompts=["a photo of a {}", PROMPTS[0]])
+    asked = same_sentence.judge(
+        Concept.load(paths["cones"]), studio.encoded.backbone(), made.pictures["a photo of a {}"]
+    )
+    assert {p: len(v) for p, v in asked.pictures.items()} == {first: 3, PROMPTS[0]: 2}
     again = evaluate_rows({"x": paths["cones"]}, studio.folder / "prepared/test", tmp_path, judges=judges)
     assert again["x"].metrics == found["cones"].metrics
     write_evaluation(tmp_path, "generation", found, Split.open(studio.folder / "prepared/test"), "cones")

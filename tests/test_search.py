@@ -1,5 +1,6 @@
 """The search: only the method moves, the same seed gives the same bits, and a killed one goes on where it was."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,16 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from cones.checkpoint import load_checkpoint
+from cones.checkpoint import Progress, load_checkpoint
 from cones.config import RunConfig, Searched, parse_method
 from cones.encoded import Encoded
-from cones.errors import SearchError
+from cones.errors import BackboneError, SearchError
 from cones.methods.concept import BLENDS, Cones, class_means, start_embeddings
 from cones.methods.text import ContextTokens
 from cones.randomness import generator_for
+from cones.ranking import rank
 from cones.rows import search_row
-from cones.search import learning_rate, search
-from cones.types import TextEmbeds
+from cones.search import learning_rate, search, text_of
+from cones.tasks import TASKS
+from cones.types import Prompts, TextEmbeds
 
 CONES = {"name": "cones", "lr": 0.01, "epochs": 6, "batch_size": 8, "patience": None, "checkpoint_seconds": 0}
 
@@ -40,8 +43,8 @@ def test_same_seed_same_result(encoded: Encoded, accelerator, settings: dict) ->
 
 def test_another_seed_shows_the_pictures_in_another_order(encoded: Encoded, accelerator) -> None:
     other = replace(encoded, about={**encoded.about, "seed": encoded.about["seed"] + 1})
-    losses = [[line["train_loss"] for line in row(e, accelerator).result.curves] for e in (encoded, other)]
-    assert losses[0][0] != losses[1][0]
+    losses = [row(e, accelerator).result.curves[1]["train_loss"] for e in (encoded, other)]
+    assert losses[0] != losses[1]
 
 
 def test_numbers_side_by_side_all_count() -> None:
@@ -61,15 +64,31 @@ def test_cones_learns_and_never_runs_the_text_encoder(encoded: Encoded, accelera
     found = row(encoded, accelerator)
     assert found.cost["text_encoder_calls"] == 0
     assert found.cost["trained_parameters"] == 10 * 24
-    assert found.result.curves[-1]["train_loss"] < found.result.curves[0]["train_loss"]
+    assert found.result.curves[-1]["train_loss"] < found.result.curves[1]["train_loss"]
 
 
 def test_coop_runs_it_at_every_step(encoded: Encoded, accelerator) -> None:
     found = row(encoded, accelerator, {"name": "coop", "n_ctx": 3, "epochs": 2, "batch_size": 8})
-    validations, judgement = 2, 1
+    validations = 3  # of the start, and after each epoch
     assert found.cost["steps"] == 8
-    assert found.cost["text_encoder_calls"] in (8 + validations, 8 + validations + judgement)
+    assert found.cost["text_encoder_calls"] == 8 + validations
     assert found.cost["trained_parameters"] == 3 * 32
+
+
+def test_a_shared_text_is_encoded_once_a_validation(encoded: Encoded, accelerator, monkeypatch) -> None:
+    monkeypatch.setitem(TASKS, "classification", replace(TASKS["classification"], batch=7))
+    found = row(encoded, accelerator, {"name": "coop", "n_ctx": 3, "epochs": 2, "batch_size": 8})
+    assert len(encoded.val) > 3 * 7
+    assert found.cost["text_encoder_calls"] == 8 + 3
+
+
+def test_prompts_for_the_image_encoder_are_refused(encoded: Encoded) -> None:
+    class Visual(torch.nn.Module):
+        def forward(self, names, features=None, generator=None) -> Prompts:
+            return Prompts(text_embeds=encoded.text, visual_tokens=torch.zeros(1, 2, 32))
+
+    with pytest.raises(BackboneError, match="Visual gives visual tokens, which a search on kept features has no place"):
+        text_of(Visual(), encoded.backbone(), encoded.about["names"])
 
 
 @pytest.mark.parametrize("kind", ["cones", "coop"])
@@ -79,15 +98,21 @@ def test_exactly_the_methods_parameters_move(encoded: Encoded, accelerator, kind
     method = Cones(encoded.text) if kind == "cones" else ContextTokens(torch.randn(2, 32))
     start = [p.clone() for p in method.parameters()]
     settings = parse_method({"name": kind, "epochs": 1, "warmup_epochs": 0, "lr": 0.01, "patience": None})
-    search(method, backbone, encoded.about["names"], encoded.train, encoded.val, settings, 0, accelerator)
-    assert all(not torch.equal(p, s) for p, s in zip(method.parameters(), start))
+    steps: list[list[torch.Tensor]] = []
+
+    def note(line: dict) -> None:
+        steps.append([p.clone() for p in method.parameters()])
+
+    names = encoded.about["names"]
+    search(method, backbone, names, encoded.train, encoded.val, settings, 0, accelerator, on_epoch=note)
+    assert all(not torch.equal(p, s) for p, s in zip(steps[-1], start, strict=True))
     assert all(torch.equal(t, before[n]) for n, t in backbone.model.state_dict().items())
 
 
 def test_fewer_pictures_than_a_batch_still_train(encoded: Encoded, accelerator) -> None:
     found = row(encoded, accelerator, CONES | {"batch_size": 1000})
     assert found.result.steps == 6
-    assert len({line["train_loss"] for line in found.result.curves}) == 6
+    assert len({line["train_loss"] for line in found.result.curves[1:]}) == 6
 
 
 def test_the_best_on_validation_is_kept(encoded: Encoded, accelerator) -> None:
@@ -100,7 +125,30 @@ def test_the_best_on_validation_is_kept(encoded: Encoded, accelerator) -> None:
 def test_patience_stops_a_search(encoded: Encoded, accelerator) -> None:
     found = row(encoded, accelerator, CONES | {"lr": 1.0, "epochs": 200, "patience": 3})
     best = found.result.steps_to_best // 4
-    assert len(found.result.curves) == best + 3
+    assert len(found.result.curves) == 1 + best + 3
+
+
+def test_a_search_that_gets_worse_ends_where_it_began(encoded: Encoded, accelerator) -> None:
+    """From the labels' own mean features, at a rate that throws them apart."""
+    found = row(encoded, accelerator, CONES | {"init": "image", "lr": 1e3, "warmup_epochs": 0, "epochs": 2})
+    scores = [(line["val_accuracy"], -line["val_loss"]) for line in found.result.curves]
+    assert scores[0] > max(scores[1:])
+    assert found.result.steps_to_best == 0
+    assert found.metrics["accuracy"] == pytest.approx(scores[0][0], abs=1e-6)
+
+
+def test_no_finite_score_is_worse_than_any() -> None:
+    finite, worst, missing = ({"denoising_loss": v} for v in (9.0, math.nan, math.inf))
+    assert rank("generation", finite) > rank("generation", worst)
+    assert rank("generation", finite) > rank("generation", missing)
+    assert rank("generation", finite) > rank("generation", {})
+    progress = Progress()
+    for epoch, metrics in enumerate((worst, finite)):
+        progress.epoch = epoch
+        progress.validated({}, metrics, "generation", dict)
+    assert progress.best_epoch == 1
+    with pytest.raises(SearchError, match=r"no validation gave a finite denoising_loss, the last was nan; lower `lr`"):
+        Progress(best_metrics=worst).refuse_no_score("generation")
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_the_rate(encoded: Encoded, accelerator) -> None:

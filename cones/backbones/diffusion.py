@@ -33,7 +33,7 @@ GUIDANCE, SAMPLING_STEPS = 7.5, 30
 @dataclass(frozen=True)
 class Noising:
     """How a training step draws noise: `copies` of each latent, at timesteps spread evenly over the batch where
-    `stratified`, and in pairs of opposite noise where `antithetic`."""
+    `stratified`; where `antithetic` the copies are pairs of one latent at one timestep with opposite noise."""
 
     copies: int = 1
     stratified: bool = False
@@ -65,7 +65,7 @@ class Diffusion:
         }
 
     def _part(self, cls: Any, name: str) -> Any:
-        """A part with its weights in single precision, frozen."""
+        """A part with its weights in single precision, frozen; the UNet with the fine-tuned ones over its own."""
         _quietly()
         model, report = cls.from_pretrained(
             self.folder / name,
@@ -77,6 +77,8 @@ class Diffusion:
         lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         if lost:
             raise BackboneError(f"the weights in {self.folder / name} do not fill it: {', '.join(lost[:5])}")
+        if name == "unet":
+            self._tune(model)
         return model.eval().requires_grad_(False).to(self.device)
 
     @cached_property
@@ -89,7 +91,7 @@ class Diffusion:
     def unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
-        return self._tune(self._part(UNet2DConditionModel, "unet"))
+        return self._part(UNet2DConditionModel, "unet")
 
     def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Put fine-tuned weights of the UNet, named `unet.*`, over its own when it loads.
@@ -104,14 +106,15 @@ class Diffusion:
         for name in ("unet", "_pipeline"):
             self.__dict__.pop(name, None)
 
-    def _tune(self, unet: Any) -> Any:
-        if self._tuned:
-            try:
-                unet.load_state_dict(with_tuned(unet.state_dict(), self._tuned, self._lora_scale))
-            except RuntimeError as error:
-                first = " ".join(str(error).split()[:40])
-                raise BackboneError(f"the fine-tuned weights are not of the UNet in {self.folder}: {first}") from None
-        return unet
+    def _tune(self, unet: Any) -> None:
+        """Merge the fine-tuned weights, where they lie, before the UNet goes to its device."""
+        if not self._tuned:
+            return
+        try:
+            unet.load_state_dict(with_tuned(unet.state_dict(), self._tuned, self._lora_scale))
+        except RuntimeError as error:
+            first = " ".join(str(error).split()[:40])
+            raise BackboneError(f"the fine-tuned weights are not of the UNet in {self.folder}: {first}") from None
 
     def draw_noise(self, copies: int, stratified: bool, antithetic: bool) -> None:
         """Let `loss` draw its noise in another way than one for each latent, each by itself."""
@@ -214,13 +217,13 @@ class Diffusion:
 
     def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
         """The denoising loss (Rombach et al. 2022, equation 2) on random noise, with min-SNR weights."""
-        copies = self.noising.copies
-        mean, std = (features.tensors[name].repeat_interleave(copies, 0) for name in ("mean", "std"))
+        copies, pairs = self.noising.copies, 2 if self.noising.antithetic else 1
+        mean, std = (features.tensors[name].repeat_interleave(copies // pairs, 0) for name in ("mean", "std"))
         latents = (mean + std * self._normal(mean, generator)) * self.scale
         noise, times = self._normal(mean, generator), self._times(len(mean), generator)
         if self.noising.antithetic:
-            half = len(mean) // 2
-            noise[half : 2 * half], times[half : 2 * half] = -noise[:half], times[:half]
+            latents, times = latents.repeat_interleave(2, 0), times.repeat_interleave(2)
+            noise = torch.stack([noise, -noise], 1).flatten(0, 1)
         embeds = text.embeds if len(text.embeds) == 1 else text.embeds.repeat_interleave(copies, 0)
         mask = features.tensors.get("mask")
         mask = None if mask is None else mask.repeat_interleave(copies, 0)

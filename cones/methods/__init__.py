@@ -90,7 +90,7 @@ def _in_sentences(settings: MethodSettings, backbone: Backbone, start: Start, ge
             vectors = fitted(backbone.word_vectors(start.names[0]), settings.n_tokens)
             return TextualInversion(start.templates, apart(vectors, generator))
         case ConesSettings():
-            sentences = start.text if settings.rows != "all" else _first(start.text)
+            sentences = start.text if settings.rows != "all" else start.text.at(torch.tensor([0]))
             tokens = int((start.text.owner[0] == 0).sum())
             if settings.rows == "own" and settings.n_tokens not in (None, tokens):
                 vectors = fitted(backbone.word_vectors(start.names[0]), settings.n_tokens)
@@ -105,10 +105,6 @@ def _in_sentences(settings: MethodSettings, backbone: Backbone, start: Start, ge
             return SentenceCones(sentences, places, apart(rows.detach(), generator))
         case _:
             raise AssertionError(f"`{settings.name}` is not for sentences")
-
-
-def _first(text: TextEmbeds) -> TextEmbeds:
-    return TextEmbeds(text.embeds[:1], text.mask[:1], text.owner[:1])
 
 
 def _cones_start(settings: ConesSettings, start: Start, backbone: Backbone, generator: torch.Generator) -> TextEmbeds:

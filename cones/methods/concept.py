@@ -27,11 +27,12 @@ class Cones(nn.Module):
         self.embeds = nn.Parameter(start.embeds[0].clone())
         self.register_buffer("owner", start.owner.clone(), persistent=False)
         self.register_buffer("mask", start.mask.clone(), persistent=False)
+        self.register_buffer("pooled", start.pooled, persistent=False)
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        return Prompts(text_embeds=TextEmbeds(self.embeds[None], self.mask, self.owner))
+        return Prompts(text_embeds=TextEmbeds(self.embeds[None], self.mask, self.owner, self.pooled))
 
 
 class LanguagePrompt(nn.Module):
@@ -41,14 +42,13 @@ class LanguagePrompt(nn.Module):
     def __init__(self, text: TextEmbeds) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.zeros_like(text.embeds[0]))
-        self.register_buffer("embeds", text.embeds)
-        self.register_buffer("owner", text.owner)
-        self.register_buffer("mask", text.mask)
+        for name in ("embeds", "mask", "owner", "pooled"):
+            self.register_buffer(name, getattr(text, name))
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        return Prompts(text_embeds=TextEmbeds(self.embeds + self.table, self.mask, self.owner))
+        return Prompts(text_embeds=TextEmbeds(self.embeds + self.table, self.mask, self.owner, self.pooled))
 
 
 def with_tokens(text: TextEmbeds, n: int | None, generator: torch.Generator) -> TextEmbeds:
@@ -72,7 +72,7 @@ def with_tokens(text: TextEmbeds, n: int | None, generator: torch.Generator) -> 
             rows.append(repeated + 0.1 * tokens.std() * torch.randn(repeated.shape, generator=generator))
         owner += [label] * len(rows[-1])
     embeds = torch.cat(rows)[None]
-    return TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), torch.tensor(owner))
+    return TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), torch.tensor(owner), text.pooled)
 
 
 def random_tokens(classes: int, n: int, width: int, generator: torch.Generator) -> TextEmbeds:

@@ -1,6 +1,7 @@
 """Personalised generation: what a picture is told with is one of some sentences that the concept stands in."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,15 +26,14 @@ class FixedSentences(nn.Module):
 
     def __init__(self, sentences: TextEmbeds) -> None:
         super().__init__()
-        self.register_buffer("embeds", sentences.embeds.clone())
-        self.register_buffer("owner", sentences.owner.clone())
+        for name in ("embeds", "mask", "owner", "pooled"):
+            self.register_buffer(name, getattr(sentences, name))
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        chosen = drawn_sentences(len(self.embeds), features, generator).to(self.owner.device)
-        owner = self.owner[chosen]
-        return Prompts(text_embeds=TextEmbeds(self.embeds[chosen], torch.ones_like(owner, dtype=torch.bool), owner))
+        sentences = TextEmbeds(self.embeds, self.mask, self.owner, self.pooled)
+        return Prompts(text_embeds=sentences.at(drawn_sentences(len(self.embeds), features, generator)))
 
 
 class SentenceCones(nn.Module):
@@ -48,15 +48,16 @@ class SentenceCones(nn.Module):
         self.embeds = nn.Parameter(start.clone())
         self.register_buffer("context", sentences.embeds.clone())
         self.register_buffer("places", places.clone())
+        self.register_buffer("mask", sentences.mask.clone())
+        self.register_buffer("pooled", sentences.pooled)
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        chosen = drawn_sentences(len(self.context), features, generator).to(self.places.device)
-        places = self.places[chosen]
-        embeds = with_rows(self.context[chosen], places, self.embeds)
-        owner = places.long() - 1
-        return Prompts(text_embeds=TextEmbeds(embeds, torch.ones_like(places), owner))
+        sentences = TextEmbeds(self.context, self.mask, self.places.long() - 1, self.pooled)
+        chosen = sentences.at(drawn_sentences(len(self.context), features, generator))
+        embeds = with_rows(chosen.embeds, chosen.owner == 0, self.embeds)
+        return Prompts(text_embeds=replace(chosen, embeds=embeds))
 
 
 class TextualInversion(nn.Module):

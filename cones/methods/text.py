@@ -14,14 +14,13 @@ class ZeroShot(nn.Module):
 
     def __init__(self, text: TextEmbeds) -> None:
         super().__init__()
-        self.register_buffer("embeds", text.embeds)
-        self.register_buffer("mask", text.mask)
-        self.register_buffer("owner", text.owner)
+        for name in ("embeds", "mask", "owner", "pooled"):
+            self.register_buffer(name, getattr(text, name))
 
     def forward(
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
-        return Prompts(text_embeds=TextEmbeds(self.embeds, self.mask, self.owner))
+        return Prompts(text_embeds=TextEmbeds(self.embeds, self.mask, self.owner, self.pooled))
 
 
 class ContextTokens(nn.Module):
