@@ -122,7 +122,7 @@ class Bench:
                 if step % every and step < steps:
                     continue
                 with nullcontext() if recipe.stops else watch.aside(), torch.no_grad():
-                    text = inversion.text()
+                    text = inversion.text(slice(len(self.encoded.val)))  # as many as the library's loop encodes
                     loss = self.held_loss(text)
                 with watch.aside():
                     if on_look(Look(step, watch.seconds, loss, text.embeds[:1].clone())):

@@ -7,16 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import best_rate, kept
 from pydantic import BaseModel
+from t2i_rungs import Recipe, Rung, changed, ladder, settings_of
 
 from cones.config import FolderData, parse_method
 from cones.data import prepare
 
 ROOT = Path(__file__).parent.parent
-sys.path.append(str(ROOT / "bench"))
-
-from common import best_rate, kept  # noqa: E402
-from t2i_rungs import Recipe, Rung, changed, ladder, settings_of  # noqa: E402
 
 RUNGS = {rung.name: rung for rung in ladder()}
 BCCD = ROOT.parent / "shared/data/bccd/BCCD"
