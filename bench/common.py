@@ -1,17 +1,22 @@
-"""What every bench does: a folder for what it makes, and results that say where they come from."""
+"""What benches share: a folder for what they make, kept measurements, a grid of rates, and results that say where they
+come from."""
 
 import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cones.files import write_json
+from cones.files import content_hash, folder_hash, read_json, write_json
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 WORK = Path("cache/bench")
+FACTOR, FIRST, MORE = 4.0, 3, 4
+"""Of a grid of rates: from one to the next, how many there are at first, and how many are added at most."""
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:
@@ -35,3 +40,33 @@ def spread(values: list[float]) -> dict[str, Any]:
     mean = sum(values) / len(values)
     deviation = (sum((v - mean) ** 2 for v in values) / max(len(values) - 1, 1)) ** 0.5
     return {"mean": round(mean, 4), "std": round(deviation, 4), "runs": [round(v, 4) for v in values]}
+
+
+def key_of(bench: str, *settings: Any) -> str:
+    """Names a measurement by its settings and the code that it was made with: the package's and that of `bench`."""
+    package = HERE.parent / "cones"
+    code = folder_hash(HERE.parent, [*package.rglob("*.py"), HERE / "common.py", *HERE.glob(f"{bench}*.py")])
+    return content_hash([code, *settings])[:16]
+
+
+def kept(path: Path, measure: Callable[[], Any]) -> Any:
+    """The JSON at `path`, or what `measure` gives, written there: a bench that was stopped goes on after its last."""
+    if not path.exists():
+        write_json(path, measure())
+    return read_json(path)
+
+
+def best_rate(usual: float, judge: Callable[[float], Any]) -> tuple[float, dict[float, Any]]:
+    """The rate whose judgement is the least, and what was judged, by rate.
+
+    `FIRST` rates from the usual one on are tried, each `FACTOR` times the one before; while the best is at an end of
+    the grid one more is tried there, `MORE` at most.
+    """
+    tried = {rate: judge(rate) for rate in (usual * FACTOR**i for i in range(FIRST))}
+    for _ in range(MORE):
+        best, low, high = min(tried, key=tried.__getitem__), min(tried), max(tried)
+        if low < best < high:
+            break
+        rate = low / FACTOR if best == low else high * FACTOR
+        tried[rate] = judge(rate)
+    return min(tried, key=tried.__getitem__), dict(sorted(tried.items()))

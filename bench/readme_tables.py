@@ -9,6 +9,14 @@ from cones.files import read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench/results"
+ELSE = (
+    ("keeping latents and the new row alone", "public_recipe", "+own_rows"),
+    ("ending by a fixed batch", "+own_rows", "+early_stop"),
+    ("the library's loop", "+early_stop", "+library_loop"),
+    ("one batch", "+library_loop", "+one_batch"),
+    ("a second vector", "+one_batch", "+two_vectors"),
+)
+"""What else the ladder does to textual inversion, as rungs from and to."""
 
 
 def fewshot(name: str) -> str:
@@ -93,20 +101,42 @@ def detection_speed() -> str:
 
 
 def ladder() -> str:
-    """Steps and seconds to the target, rung by rung."""
+    """What dropping the text encoder alone is worth, then steps and seconds to the target, rung by rung."""
     found = read_json(RESULTS / "t2i.json")
-    lines = ["| | steps | seconds | times as fast | held-out loss | likeness |", "|---|---|---|---|---|---|"]
-    for rung in found["ladder"]:
-        steps, seconds = rung["steps_to_target"], rung["seconds_to_target"]
-        faster = found["times_faster"][rung["name"]]
-        reached = f"{steps} | {seconds:.1f} | {faster:.1f}" if steps else "not reached | | "
-        lines.append(f"| {rung['name']} | {reached} | {rung['held_out_loss']:.4f} | {rung['likeness']:.3f} |")
-    ratio = found["floor_ratio"]
+    seconds = {rung["name"]: rung["seconds_to_target"] for rung in found["ladder"]}
+    one, two = (found["without_encoder"][vectors] for vectors in ("one_vector", "two_vectors"))
+    lines = [
+        f"**Dropping the text encoder, with nothing else changed, makes a search {_times(one['seconds_to_target'])} as",
+        f"fast with one vector and {_times(two['seconds_to_target'])} with two** at this size: a step by",
+        f"{_times(one['milliseconds_a_step'])} and {_times(two['milliseconds_a_step'])}, the steps to the target by",
+        f"{_times(one['steps_to_target'])} and {_times(two['steps_to_target'])}. The rest of the ladder is something",
+        "else: "
+        + ", ".join(f"{what} {_times(_ratio(seconds[a], seconds[b]))}" for what, a, b in ELSE)
+        + f". A step of the published recipe takes {found['milliseconds_a_step']['public_recipe']:.0f} ms, and of",
+        f"diffusers' example, turn about in one process, {found['milliseconds_a_step']['example']:.0f} ms.",
+        "",
+        "| | against the rung before | steps | seconds | times as fast | held-out loss | likeness |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for before, rung in zip([None, *found["ladder"]], found["ladder"]):
+        steps, faster = rung["steps_to_target"], found["times_faster"][rung["name"]]
+        reached = f"{steps} | {rung['seconds_to_target']:.1f} | {faster:.1f}" if steps else "not reached | | "
+        of = f" (of `{rung['after']}`)" if before is not None and rung["after"] != before["name"] else ""
+        told = f"{rung['name']} | {rung['changes']}{of}"
+        lines.append(f"| {told} | {reached} | {rung['held_out_loss']:.4f} | {rung['likeness']:.3f} |")
     lines.append(
-        f"\nA step of ConES in the loop takes {ratio:.2f} times as long as the frozen UNet alone, forward and back"
+        f"\nA step of ConES in the loop takes {found['floor_ratio']:.2f} times as long as the frozen UNet alone,"
     )
-    lines.append("to the embedding.")
+    lines.append("forward and back to the embedding.")
     return "\n".join(lines)
+
+
+def _ratio(of: float | None, to: float | None) -> float | None:
+    return of / to if of and to else None
+
+
+def _times(ratio: float | None) -> str:
+    return "an unknown number of times" if ratio is None else f"{ratio:.1f} times"
 
 
 def subject() -> str:

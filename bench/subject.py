@@ -3,20 +3,23 @@
     python bench/subject.py        writes bench/results/subject.json
 
 A draw has other pictures of the subject and another seed. Textual inversion and ConES have the same kept latents, the
-same batches, looks and patience, and a grid of three rates each. Validation, which chooses, is the loss of the five
-pictures on fixed noise at fixed timesteps (Voronov et al. 2023); test pictures are twenty others. Fine-tunings have the
-same steps from the class word and from ConES. A line that was measured is kept in `cache/bench/subject`.
+same batches, looks and patience, and rates from a grid that is widened by the same rule until the best is inside.
+Validation, which chooses, is the loss of the five pictures on fixed noise at fixed timesteps (Voronov et al. 2023);
+test pictures are twenty others. Fine-tunings have the same steps from the class word and from ConES. All runs on one
+thread. A line that was measured is kept in `cache/bench/subject`, so that a bench that was stopped loses one.
 """
 
 import argparse
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from common import WORK, spread, write_results
+from common import WORK, best_rate, kept, key_of, spread, write_results
 
-from cones.concept import WEIGHTS_FILE
+from cones.concept import WEIGHTS_FILE, Concept
 from cones.config import (
     BackboneConfig,
     FinetuneConfig,
@@ -30,8 +33,8 @@ from cones.data import prepare
 from cones.dreambooth import class_pictures, dreambooth_row
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
+from cones.errors import SearchError
 from cones.evaluation import evaluate_rows
-from cones.files import content_hash, read_json, write_json
 from cones.judging import Judges
 from cones.rows import FoundRow, search_row, write_row
 
@@ -40,13 +43,14 @@ SEEDS = (0, 1, 2)
 PROMPTS = ["a red {}", "a {} on a blue background", "a striped {}", "a large {} on a white background"]
 LOOP = {"epochs": 300, "batch_size": 5, "validate_every": 10, "patience": 60, "warmup_epochs": 0}
 QUIET = {"copies": 2, "stratified": True, "antithetic": True}
-METHODS: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
-    "class word": ({"name": "zero_shot"}, ()),
-    "textual inversion": ({"name": "textual_inversion", **LOOP}, (0.005, 0.02, 0.08)),
-    "textual inversion, 2 tokens": ({"name": "textual_inversion", "n_tokens": 2, **LOOP}, (0.005, 0.02, 0.08)),
-    "ConES": ({"name": "cones", "n_tokens": 2, **LOOP}, (0.03, 0.1, 0.3)),
-    "ConES, quiet noise": ({"name": "cones", "n_tokens": 2, **LOOP, "noise": QUIET}, (0.03, 0.1, 0.3)),
+METHODS: dict[str, tuple[dict[str, Any], float | None]] = {
+    "class word": ({"name": "zero_shot"}, None),
+    "textual inversion": ({"name": "textual_inversion", **LOOP}, 0.005),
+    "textual inversion, 2 tokens": ({"name": "textual_inversion", "n_tokens": 2, **LOOP}, 0.005),
+    "ConES": ({"name": "cones", "n_tokens": 2, **LOOP}, 0.03),
+    "ConES, quiet noise": ({"name": "cones", "n_tokens": 2, **LOOP, "noise": QUIET}, 0.03),
 }
+"""Settings, and the rate that the grid begins with."""
 TUNING = {"steps": 150, "batch_size": 5, "validate_every": 25}
 FINETUNES: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA from the class word": ("class word", {"kind": "lora", "lr": 1e-3, "noise": QUIET, **TUNING}),
@@ -72,15 +76,31 @@ class Draw:
         self.encoded: Encoded = encode_concept("zorb", self.concept, self.backbone, drawn, work / "encoded")
         self.accelerator = Accelerator(cpu=True)
 
-    def searched(self, method: dict[str, Any], rates: tuple[float, ...]) -> tuple[FoundRow, float | None]:
-        """A method at the rate that is best on validation, and that rate."""
-        found = []
-        for rate in rates or (None,):
+    def searched(self, method: dict[str, Any], usual: float | None) -> tuple[FoundRow, dict[str, Any]]:
+        """A method at the rate that is best on validation, and the rates that were tried with their losses."""
+        best: tuple[float, FoundRow] | None = None
+
+        def judged(rate: float | None) -> float:
+            nonlocal best
             settings = parse_method(method | ({} if rate is None else {"lr": rate}))
-            row = search_row("row", RunConfig(concept="zorb", method=settings), self.encoded, self.accelerator)
-            found.append((row.metrics["denoising_loss"], rate, row))
-        best = min(found, key=lambda f: f[0])
-        return best[2], best[1]
+            run = RunConfig(concept="zorb", method=settings)
+            try:
+                row = search_row("row", run, self.encoded, self.accelerator)
+            except SearchError:  # such a rate is too large
+                return math.inf
+            loss = row.metrics["denoising_loss"]
+            best = min(best or (loss, row), (loss, row), key=lambda one: one[0])
+            return loss
+
+        if usual is None:
+            judged(None)
+            rates: dict[str, Any] = {"rate": None}
+        else:
+            rate, tried = best_rate(usual, judged)
+            losses = {f"{r:g}": loss if math.isfinite(loss) else None for r, loss in tried.items()}
+            rates = {"rate": rate, "rate_is_inside": min(tried) < rate < max(tried), "rates": losses}
+        assert best is not None, "no rate of the grid was small enough"
+        return best[1], rates
 
     def judged(self, folder: Path) -> dict[str, float]:
         """Test metrics of a row's file."""
@@ -90,43 +110,42 @@ class Draw:
 
     def line(self, name: str) -> dict[str, Any]:
         """Everything about one way, measured once."""
-        settings = METHODS.get(name) or FINETUNES[name]
-        key = content_hash([name, settings, METHODS, self.encoded.about])[:12]
-        folder = self.work / "rows" / key
-        if (folder / "line.json").exists():
-            return read_json(folder / "line.json")
+        return kept(self.folder_of(name) / "line.json", partial(self.measured, name))
+
+    def measured(self, name: str) -> dict[str, Any]:
+        """Search or fine-tune a row by one way, and judge it."""
+        folder, rates = self.folder_of(name), {"rate": None}
         folder.mkdir(parents=True, exist_ok=True)
-        rate = None
         if name in METHODS:
-            found, rate = self.searched(*METHODS[name])
+            found, rates = self.searched(*METHODS[name])
         else:
             first, kind = FINETUNES[name]
             self.line(first)
-            start = self.folder_of(first)
             made = FinetuneConfig.model_validate({"concept": "zorb", "from": "row", **kind})
-            from cones.concept import Concept
-
+            start = Concept.load(self.folder_of(first) / "concept.safetensors")
             prior = class_pictures(made, self.encoded, "cpu")
-            tuned = dreambooth_row(
-                "row", made, Concept.load(start / "concept.safetensors"), self.encoded, self.accelerator, prior
-            )
-            (folder / WEIGHTS_FILE).write_bytes(tuned.weights)
-            found = tuned
+            found = dreambooth_row("row", made, start, self.encoded, self.accelerator, prior)
+            (folder / WEIGHTS_FILE).write_bytes(found.weights)
         write_row(folder, "generation", found)
-        told = {"rate": rate, "val": found.metrics, "test": self.judged(folder), "cost": found.cost}
-        write_json(folder / "line.json", told)
-        return told
+        return {**rates, "val": found.metrics, "test": self.judged(folder), "cost": found.cost}
 
     def folder_of(self, name: str) -> Path:
-        """Where a way's row was written."""
-        key = content_hash([name, METHODS[name], METHODS, self.encoded.about])[:12]
-        return self.work / "rows" / key
+        """Where a way's row and line are written."""
+        return self.work / "rows" / key_of("subject", name, METHODS, FINETUNES, self.encoded.about)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Rows of generation over several draws.")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--epochs", type=int, default=LOOP["epochs"], help="of a search")
+    parser.add_argument("--steps", type=int, default=TUNING["steps"], help="of a fine-tuning")
+    asked = parser.parse_args()
+    seeds, whole = asked.seeds, parser.parse_args([])
+    for settings, _ in METHODS.values():
+        settings |= {"epochs": asked.epochs} if "epochs" in settings else {}
+    for _, settings in FINETUNES.values():
+        settings["steps"] = asked.steps
+    torch.set_num_threads(1)
     lines: dict[str, list[dict[str, Any]]] = {name: [] for name in (*METHODS, *FINETUNES)}
     hashes = {}
     for seed in seeds:
@@ -141,7 +160,13 @@ def main() -> None:
         table[name] = {f"test_{m}": spread([r["test"][m] for r in runs]) for m in runs[0]["test"]}
         table[name] |= {m: spread([r["cost"][m] for r in runs]) for m in ("optimise_seconds", "steps", "steps_to_best")}
         table[name] |= {"trained_parameters": runs[0]["cost"]["trained_parameters"], "rates": [r["rate"] for r in runs]}
-    write_results("subject", {"pictures": 5, "seeds": list(seeds), "split_hashes": hashes, "table": table})
+        table[name]["rates_tried"] = [r.get("rates") for r in runs]
+        table[name]["rates_are_inside"] = all(r.get("rate_is_inside", True) for r in runs)
+    results = {"pictures": 5, "seeds": list(seeds), "threads": 1, "split_hashes": hashes, "table": table}
+    if asked == whole:
+        write_results("subject", results)
+    else:
+        print("a trial, which writes no results:", results)
 
 
 if __name__ == "__main__":

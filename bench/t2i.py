@@ -2,299 +2,189 @@
 
     python bench/t2i.py        writes bench/results/t2i.json
 
-Every rung learns the same five pictures of a made-up object with the same base model. The target is what the public
+Every rung learns the same five pictures of a made-up object with the same base model on one thread; seconds are those
+of the CPU. Each changes one thing of the rung that it stands after (`t2i_rungs.py`). The target is what the published
 recipe of textual inversion reaches at its end: the denoising loss of held-out pictures on the fixed batch, and the
 judge's likeness of its samples. A recipe without a fixed batch cannot know when it is there, so its time is that of its
-whole schedule; from `+early_stop` on a rung is done when the fixed batch says so, and its looks at it are part of its
-time. Looking for the likeness is not. Each rung's rate is the best of a grid of three on a shorter run: by the loss at
-its end, or from `+early_stop` on by the steps to that loss.
+whole schedule. From `+early_stop` on a rung is done when it has both, its looks at the fixed batch are part of its
+time, looking for the likeness is not, and shown is the median of three seeds. Each rung's rate is the best of a grid on
+the first steps of a seed of its own: by the loss at their end, or from `+early_stop` on by the steps to the target.
+What was measured is kept in `cache/bench/t2i`, so that a bench that was stopped loses one rung.
 """
 
 import argparse
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from statistics import median
+import math
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from common import WORK, write_results
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from common import WORK, best_rate, kept, key_of, write_results
+from t2i_inversion import ACCUMULATION, PUBLISHED_RATE
+from t2i_pace import paces
+from t2i_rungs import PICTURES, Recipe, ladder
+from t2i_searches import SAMPLES, Bench, Look
 
-from cones.backbones.diffusion_text import Sentences
-from cones.backbones.judge import Judge
-from cones.config import (
-    BackboneConfig,
-    Denoised,
-    GenerationConcept,
-    ModelSource,
-    SubjectWorldData,
-    parse_method,
-)
-from cones.data import Split, prepare
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
-from cones.methods import build
-from cones.randomness import generator_for
-from cones.rows import _start
-from cones.search import search, text_of
-from cones.sentence_rows import set_up
-from cones.tasks import likeness
-from cones.types import Features, TextTokens
+from cones.errors import SearchError
 
-TINY = Path("models/backbones")
-STEPS, ACCUMULATION = 3000, 4
-"""Of the public recipe: optimiser steps, each of so many pictures one after the other."""
-RATES, SHORT = (1.0, 4.0, 16.0), 150
-"""Multiples of a rung's published or usual rate, and the steps that they are compared after."""
-SAMPLES, GUIDANCE, SAMPLING = 24, 4.0, 20
+USUAL = {"textual_inversion": PUBLISHED_RATE * ACCUMULATION, "cones": 0.08}
+"""The rates that the methods' grids begin with."""
+LIBRARY_STEPS = 600
+"""Over which the library's loop lets the rate fall, and searches at most."""
+RATE_SEED, SEEDS = 0, (1, 2, 3)
 LOOK = 10
 """Optimiser steps between looks at the fixed batch."""
-WORD = "flower"
-NOISE = {"copies": 2, "stratified": True, "antithetic": True}
-CONES: dict[str, Any] = {"name": "cones", "n_tokens": 2, "batch_size": 5, "warmup_epochs": 0, "patience": None}
+SAME_BUT_ENCODER = {"one_vector": ("+one_batch", "cones_one_vector"), "two_vectors": ("+two_vectors", "cones")}
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a rung had found after some steps and seconds: its sentences' embeddings, and their held-out loss."""
+class Size:
+    """How much is measured: steps of the published recipe, of which its authors take 3000; steps that rates are
+    compared on; seeds of a rung that stops."""
 
-    steps: int
-    seconds: float
+    steps: int = 1000
+    short: int = 150
+    seeds: int = len(SEEDS)
+
+    def of(self, recipe: Recipe) -> int:
+        """Steps of a recipe at most."""
+        return self.steps if recipe.loop == "published" else min(self.steps, LIBRARY_STEPS)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a search is to reach: a held-out loss at most, a likeness at least."""
+
     loss: float
-    sentence: Tensor
+    likeness: float
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A way to search: its usual rate, and `run(rate, steps, every)`, which gives a look each `every` steps."""
+def run_to(
+    bench: Bench,
+    recipe: Recipe,
+    rate: float,
+    seed: int,
+    steps: int,
+    every: int,
+    target: Target | None,
+    at_most: float = math.inf,
+) -> tuple[Look, bool, Look]:
+    """Search by a recipe until it has the target, if it looks for it, or for `at_most` of its `steps`: the last look,
+    whether it has the target, and the look of the least loss."""
+    best = last = Look(0, 0.0, math.inf, torch.empty(0))
+    reached = False
 
-    name: str
-    rate: float
-    run: Callable[[float, int, int], list[Look]]
-    stops: bool
-    steps: int = STEPS
+    def on_look(look: Look) -> bool:
+        nonlocal best, last, reached
+        last, best = look, min(best, look, key=lambda one: one.loss)
+        if recipe.stops and target is not None and look.loss <= target.loss:
+            reached = bench.likeness(look.sentence) >= target.likeness
+        return reached or look.steps >= at_most
 
-
-class Bench:
-    """The pictures, the base model and what judges."""
-
-    def __init__(self, work: Path) -> None:
-        data = SubjectWorldData(kind="subject_world", thing="zorb", colour="purple", train=5, val=20, test=20)
-        prepare(data, work / "prepared")
-        beside = {n: ModelSource(source=str(TINY / f"{n}-tiny")) for n in ("clip", "judge")}
-        backbone = BackboneConfig(kind="sd", source=str(TINY / "sd-tiny"), **beside)
-        self.concept = GenerationConcept(
-            task="generation", backbone="sd-tiny", data="zorb", word=WORD, min_crop=1.0, views=2
-        )
-        drawn = draw(self.concept, work / "prepared")
-        self.encoded: Encoded = encode_concept("zorb", self.concept, backbone, drawn, work / "encoded")
-        self.sd: Any = self.encoded.backbone()
-        train = Split.open(work / "prepared/train")
-        self.pictures = [train.picture(i) for i in range(len(train.records))]
-        held = Split.open(work / "prepared/val")
-        self.judge = Judge(TINY / "judge-tiny")
-        self.subject = self.judge.features([held.picture(i) for i in range(len(held.records))])
-        self.accelerator = Accelerator(cpu=True)
-
-    def held_loss(self, text: Any) -> float:
-        """The loss of the held-out pictures on the fixed batch."""
-        held = next(self.encoded.val.batches(100))
-        return -float(self.sd.predict(held, text.in_turns(len(held.views))).scores.mean())
-
-    def likeness(self, sentence: Tensor) -> float:
-        """The judge's likeness of samples of one sentence, always of the same noise."""
-        text = sentence.expand(SAMPLES, -1, -1)
-        made = self.sd.sample(text, self.encoded.unconditional, 0, SAMPLING, GUIDANCE)
-        return likeness(self.judge.features(made), self.subject)
-
-    def inversion(self, vae: bool, table: bool, every_step_looks: bool) -> Callable[[float, int, int], list[Look]]:
-        """Textual inversion as published (Gal et al. 2022; the example of diffusers), or without its VAE pass, or with
-        parameters of its own instead of the whole token table."""
-        sd, templates = self.sd, self.encoded.about["templates"]
-
-        def run(rate: float, steps: int, every: int) -> list[Look]:
-            embedding = sd.text_encoder.embeddings.token_embedding
-            word = sd.word_vectors(WORD)[:1]
-            before = embedding.weight.detach().clone()
-            vectors = nn.Parameter(word.clone())
-            new = len(before)  # the new token's place in the table
-            if table:
-                embedding.weight = nn.Parameter(torch.cat([before, word]))
-                kept = torch.cat([before, word])
-            trained = embedding.weight if table else vectors
-            optimiser = torch.optim.AdamW([trained], rate, weight_decay=1e-2)
-            looks: list[Look] = []
-            spent, began = 0.0, time.perf_counter()
-
-            def told(sentences: list[str]) -> Any:
-                if not table:
-                    return sd.embed_text([WORD], TextTokens(vectors, "name", tuple(sentences)))
-                found = Sentences.build(sd.tokenizer, sentences, {"": 1})
-                ids = torch.where(found.ids < 0, new, found.ids)
-                embeds = sd.text_encoder(ids).last_hidden_state
-                return replace(self.encoded.text, embeds=embeds, owner=found.owner, mask=found.owner == found.owner)
-
-            for step in range(1, steps + 1):
-                generator = generator_for(0, step)
-                for part in range(ACCUMULATION):
-                    place = (step * ACCUMULATION + part) % len(self.pictures)
-                    flip = int(torch.randint(2, (1,), generator=generator))
-                    if vae:
-                        picture = self.pictures[place]
-                        shown = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else picture
-                        latent = {n: t.clone() for n, t in sd.encode(sd.pixels([shown])).items()}
-                        features = Features(latent, torch.zeros(1, dtype=torch.long))
-                    else:
-                        features = self.encoded.train.batch(torch.tensor([place]), torch.tensor([flip]))
-                    sentence = templates[int(torch.randint(len(templates), (1,), generator=generator))]
-                    (sd.loss(features, told([sentence]), generator) / ACCUMULATION).backward()
-                optimiser.step()
-                optimiser.zero_grad()
-                if table:
-                    with torch.no_grad():  # every other row goes back to what it was
-                        embedding.weight[:new] = kept[:new]
-                if step % every == 0 or step == steps:
-                    paused = time.perf_counter()
-                    with torch.no_grad():
-                        text = told(templates)
-                        loss = self.held_loss(text)
-                    if not every_step_looks:  # such a recipe does not look
-                        spent -= time.perf_counter() - paused
-                    looks.append(Look(step, time.perf_counter() - began + spent, loss, text.embeds[:1].detach()))
-            if table:
-                embedding.weight = nn.Parameter(before, requires_grad=False)
-            return looks
-
-        return run
-
-    def cones(self, **settings: Any) -> Callable[[float, int, int], list[Look]]:
-        """ConES by the library's own loop, which validates on the fixed batch; an epoch is one step."""
-
-        def run(rate: float, steps: int, every: int) -> list[Look]:
-            made = parse_method({**CONES, "lr": rate, "epochs": steps, "validate_every": every, **settings})
-            assert isinstance(made, Denoised), "ConES has these settings"
-            began = time.perf_counter()
-            method = build(made, self.sd, _start(self.encoded, self.sd, [WORD]))
-            set_up(made, self.sd)
-            looks: list[Look] = []
-
-            def look(line: dict[str, float]) -> None:
-                if "val_denoising_loss" in line:
-                    with torch.no_grad():
-                        sentence = text_of(method, self.sd, [WORD]).embeds[:1].clone()
-                    spent = time.perf_counter() - began
-                    looks.append(Look(int(line["step"]), spent, line["val_denoising_loss"], sentence))
-
-            store, val = self.encoded.train, self.encoded.val
-            search(method, self.sd, [WORD], store, val, made, 0, self.accelerator, None, look, "generation")
-            self.sd.draw_noise(1, False, False)
-            return looks
-
-        return run
-
-    def rungs(self) -> list[Rung]:
-        """From the public recipe on, each with one thing more; the last two are `cones` with one."""
-        published = 5e-4 * ACCUMULATION
-        return [
-            Rung("public_recipe", published, self.inversion(True, True, False), False),
-            Rung("+cached_latents", published, self.inversion(False, True, False), False),
-            Rung("+own_rows", published, self.inversion(False, False, False), False),
-            Rung("+early_stop", published, self.inversion(False, False, True), True),
-            Rung("cones", 0.08, self.cones(), True, 600),
-            Rung("cones_low_variance", 0.08, self.cones(noise=NOISE), True, 600),
-            Rung("cones_warm_start", 0.08, self.cones(init="image"), True, 600),
-        ]
-
-    def floor(self, rounds: int = 30) -> dict[str, float]:
-        """Milliseconds of a ConES step in the loop, and of the frozen UNet alone, forward and back to the embedding."""
-        latents = torch.randn(5, *self.encoded.train.arrays["mean"].shape[2:])
-        times = torch.randint(1000, (5,))
-        embeds = self.encoded.text.embeds[:5].clone().requires_grad_()
-
-        def bare() -> None:
-            F.mse_loss(self.sd.unet(latents, times, embeds).sample, latents).backward()
-            embeds.grad = None
-
-        def timed(steps: int) -> float:
-            began = time.perf_counter()
-            self.cones()(0.05, steps, 10**6)
-            return time.perf_counter() - began
-
-        floors, loops = [], []
-        for _ in range(5):
-            began = time.perf_counter()
-            for _ in range(rounds):
-                bare()
-            floors.append((time.perf_counter() - began) / rounds)
-            loops.append((timed(rounds + 2) - timed(2)) / rounds)  # the start and the last look are in both
-        return {"floor_ms": 1000 * median(floors), "loop_ms": 1000 * median(loops)}
+    bench.run(recipe, rate, seed, steps, every, on_look)
+    return last, reached, best
 
 
-def reached(looks: list[Look], target: tuple[float, float] | None, stops: bool) -> tuple[float, float]:
-    """What rates are compared by: the steps to the target's loss where a rung looks for it, then its loss at last."""
-    there = [look.steps for look in looks if stops and target is not None and look.loss <= target[0]]
-    return (min(there, default=float("inf")), looks[-1].loss)
+def rate_of(bench: Bench, recipe: Recipe, size: Size, target: Target | None) -> dict[str, Any]:
+    """The best rate of a recipe, and all that were tried: their steps to the target, and the loss where they ended."""
 
+    every = LOOK if recipe.stops else size.short
 
-def measured(bench: Bench, rung: Rung, target: tuple[float, float] | None) -> dict[str, Any]:
-    """A rung at the best of its rates: steps and seconds to the target; without one it sets it at its end."""
-    short = {share * rung.rate: rung.run(share * rung.rate, SHORT, LOOK) for share in RATES}
-    rate = min(short, key=lambda rate: reached(short[rate], target, rung.stops))
-    looks = rung.run(rate, rung.steps, LOOK if rung.stops else rung.steps // 10)
-    last = looks[-1]
-    about: dict[str, Any] = {
-        "name": rung.name,
-        "rate": rate,
-        "rates": {f"{r:g}": round(v[-1].loss, 5) for r, v in short.items()},
+    def judged(rate: float) -> tuple[float, float]:
+        """Steps to the target, where a recipe looks for it, then the loss; endless of a search that diverges."""
+        try:
+            last, reached, _ = run_to(bench, recipe, rate, RATE_SEED, size.of(recipe), every, target, size.short)
+        except SearchError:
+            return math.inf, math.inf
+        return (last.steps if reached else math.inf), (last.loss if math.isfinite(last.loss) else math.inf)
+
+    rate, tried = best_rate(USUAL[recipe.method], judged)
+    told = {
+        f"{r:g}": {"steps_to_target": None if math.isinf(s) else s, "loss": None if math.isinf(x) else round(x, 5)}
+        for r, (s, x) in tried.items()
     }
-    if target is None:
-        target = (last.loss, bench.likeness(last.sentence))
-    loss, alike = target
-    there = [look for look in looks if look.loss <= loss]
-    if not rung.stops:
-        there = there and [last]
-    found = next((look for look in there if bench.likeness(look.sentence) >= alike), None)
-    kept = found or min(looks, key=lambda look: look.loss)
-    return about | {
-        "steps_to_target": found and found.steps,
-        "seconds_to_target": found and round(found.seconds, 2),
-        "steps_run": last.steps,
-        "seconds_run": round(last.seconds, 2),
-        "held_out_loss": round(kept.loss, 5),
-        "likeness": round(bench.likeness(kept.sentence), 4),
-        "milliseconds_a_step": round(1000 * last.seconds / last.steps, 1),
+    return {"rate": rate, "rate_is_inside": min(tried) < rate < max(tried), "rates": told}
+
+
+def run_of(bench: Bench, recipe: Recipe, rate: float, seed: int, steps: int, target: Target | None) -> dict[str, Any]:
+    """One search to the target, or to its end; what it had there, or if it stops and never reached it, at its best."""
+    last, reached, best = run_to(bench, recipe, rate, seed, steps, LOOK if recipe.stops else steps, target)
+    shown = last if reached or not recipe.stops else best
+    return {
+        "seed": seed,
+        "steps": last.steps,
+        "seconds": round(last.seconds, 2),
+        "reached": reached or not recipe.stops,
+        "held_out_loss": shown.loss,
+        "likeness": bench.likeness(shown.sentence),
     }
+
+
+def measured(bench: Bench, recipe: Recipe, size: Size, target: Target | None) -> dict[str, Any]:
+    """A recipe at its best rate: the run whose seconds are the median, and all of them."""
+    chosen = rate_of(bench, recipe, size, target)
+    seeds = SEEDS[: size.seeds] if recipe.stops else SEEDS[:1]
+    runs = [run_of(bench, recipe, chosen["rate"], seed, size.of(recipe), target) for seed in seeds]
+    middle = sorted(runs, key=lambda run: run["seconds"] if run["reached"] else math.inf)[len(runs) // 2]
+    return {
+        "steps_to_target": middle["steps"] if middle["reached"] else None,
+        "seconds_to_target": middle["seconds"] if middle["reached"] else None,
+        "held_out_loss": middle["held_out_loss"],
+        "likeness": middle["likeness"],
+        **chosen,
+        "runs": runs,
+    }
+
+
+def without_encoder(lines: dict[str, dict[str, Any]], pace: dict[str, float]) -> dict[str, dict[str, float | None]]:
+    """How many times as much textual inversion takes as ConES, where nothing else differs."""
+    ratios: dict[str, dict[str, float | None]] = {}
+    for vectors, (inversion, cones) in SAME_BUT_ENCODER.items():
+        ratios[vectors] = {"milliseconds_a_step": round(pace[inversion] / pace[cones], 2)}
+        for what in ("steps_to_target", "seconds_to_target"):
+            pair = lines[inversion][what], lines[cones][what]
+            ratios[vectors][what] = round(pair[0] / pair[1], 2) if all(pair) else None
+    return ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The ladder from textual inversion to ConES.")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the public recipe")
-    steps = parser.parse_args().steps
-    bench, ladder, target = Bench(WORK / "t2i"), [], None
+    parser.add_argument("--steps", type=int, default=Size.steps, help="of the published recipe")
+    parser.add_argument("--short", type=int, default=Size.short, help="steps that rates are compared on")
+    parser.add_argument("--seeds", type=int, default=Size.seeds, choices=range(1, len(SEEDS) + 1))
+    size = Size(**vars(parser.parse_args()))
+    torch.set_num_threads(1)
+    work = WORK / "t2i"
+    bench, rungs, target = Bench(work), ladder(), None
+    lines: dict[str, dict[str, Any]] = {}
     start = bench.encoded.text
-    about = {"word": {"held_out_loss": bench.held_loss(start), "likeness": bench.likeness(start.embeds[:1])}}
-    for rung in bench.rungs():
-        line = measured(bench, replace(rung, steps=min(rung.steps, steps)), target)
-        target = target or (line["held_out_loss"], line["likeness"])
-        ladder.append(line)
-        print(line, flush=True)
-    floor = bench.floor()
-    first = ladder[0]["seconds_to_target"]
+    word = {"held_out_loss": bench.held_loss(start), "likeness": bench.likeness(start.embeds[:1])}
+    for rung in rungs:
+        key = key_of("t2i", asdict(rung.recipe), asdict(size), target and asdict(target), bench.encoded.about)
+        found = kept(work / f"{key}.json", partial(measured, bench, rung.recipe, size, target))
+        lines[rung.name] = {"name": rung.name, "after": rung.after, "changes": rung.changes, **found}
+        target = target or Target(found["held_out_loss"], found["likeness"])
+        print(lines[rung.name], flush=True)
+    key = key_of("t2i", "pace", bench.encoded.about)
+    pace = kept(work / f"{key}.json", partial(paces, bench, rungs))
+    first = lines["public_recipe"]["seconds_to_target"]
     results = {
-        "ladder": ladder,
-        "floor_ratio": round(floor["loop_ms"] / floor["floor_ms"], 3),
-        "floor": {k: round(v, 2) for k, v in floor.items()},
+        "ladder": list(lines.values()),
         "times_faster": {
-            x["name"]: x["seconds_to_target"] and round(first / x["seconds_to_target"], 1) for x in ladder
+            n: x["seconds_to_target"] and round(first / x["seconds_to_target"], 1) for n, x in lines.items()
         },
-        "what": {**about, "pictures": 5, "held_out": 20, "steps": steps, "samples": SAMPLES, "looks_every": LOOK},
-    }
-    write_results("t2i", results)
+        "without_encoder": without_encoder(lines, pace),
+        "milliseconds_a_step": pace,
+        "floor_ratio": round(pace["cones"] / pace["floor"], 3),
+        "what": {
+            "word": word, "pictures": PICTURES, "held_out": len(bench.encoded.val), **asdict(size),
+            "library_steps": LIBRARY_STEPS, "samples": SAMPLES, "looks_every": LOOK, "threads": 1,
+        },
+    }  # fmt: skip
+    if size == Size():
+        write_results("t2i", results)
+    else:
+        print("a trial, which writes no results:", results)
 
 
 if __name__ == "__main__":

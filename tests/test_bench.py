@@ -1,4 +1,5 @@
-"""The benches: the README shows what they found, and the cells of the README's recipe can be cut and prepared."""
+"""The benches: the README shows what they found, a rung of the ladder changes one thing, a grid of rates is widened,
+what was measured is kept, and the cells of the README's recipe can be cut and prepared."""
 
 import json
 import subprocess
@@ -6,11 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from common import best_rate, kept
+from pydantic import BaseModel
+from t2i_rungs import Recipe, Rung, changed, ladder, settings_of
 
-from cones.config import FolderData
+from cones.config import FolderData, parse_method
 from cones.data import prepare
 
 ROOT = Path(__file__).parent.parent
+
+RUNGS = {rung.name: rung for rung in ladder()}
 BCCD = ROOT.parent / "shared/data/bccd/BCCD"
 
 
@@ -36,3 +42,71 @@ def test_cells_are_cut_and_prepared(tmp_path: Path) -> None:
     assert report["classes"] == ["Platelets", "RBC", "WBC"]
     assert report["pictures"] == {"train": 600, "val": 370, "test": 340}
     assert not report["unreadable"]
+
+
+@pytest.mark.parametrize("rung", list(RUNGS.values())[1:], ids=list(RUNGS)[1:])
+def test_a_rung_changes_one_thing_of_the_one_it_stands_after(rung: Rung) -> None:
+    assert rung.after in list(RUNGS)[: list(RUNGS).index(rung.name)]
+    assert len(changed(rung, RUNGS[rung.after])) == 1
+    assert rung.changes
+
+
+def settings(recipe: Recipe) -> BaseModel:
+    return parse_method(settings_of(recipe, 0.01, 600, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "differ"),
+    [
+        ("+one_batch", {"accumulate"}),
+        ("+two_vectors", {"n_tokens"}),
+        ("cones_low_variance", {"noise"}),
+        ("cones_warm_start", {"init"}),
+    ],
+)
+def test_so_does_what_the_library_is_told(name: str, differ: set[str]) -> None:
+    ours, before = (settings(r.recipe).model_dump() for r in (RUNGS[name], RUNGS[RUNGS[name].after or ""]))
+    assert {field for field in ours if ours[field] != before[field]} == differ
+
+
+@pytest.mark.parametrize(("inversion", "cones"), [("+one_batch", "cones_one_vector"), ("+two_vectors", "cones")])
+def test_where_the_encoder_is_dropped_the_loop_and_the_numbers_searched_are_the_same(
+    inversion: str, cones: str
+) -> None:
+    with_encoder, without = (settings(RUNGS[name].recipe).model_dump() for name in (inversion, cones))
+    shared = set(with_encoder) & set(without) - {"name", "weight_decay"}
+    assert {"n_tokens", "batch_size", "accumulate", "epochs", "validate_every", "noise"} <= shared
+    assert {f: with_encoder[f] for f in shared} == {f: without[f] for f in shared}
+
+
+def test_the_measured_ladder_is_that_of_the_rungs() -> None:
+    found = json.loads((ROOT / "bench/results/t2i.json").read_text())
+    told = [(line["name"], line["after"], line["changes"]) for line in found["ladder"]]
+    assert told == [(rung.name, rung.after, rung.changes) for rung in RUNGS.values()]
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (4.0, [1, 4, 16]),
+        (64.0, [1, 4, 16, 64, 256]),
+        (1 / 4, [1 / 16, 1 / 4, 1, 4, 16]),
+        (1e9, [1, 4, 16, 64, 256, 1024, 4096]),
+    ],
+    ids=["inside", "above", "below", "bounded"],
+)
+def test_a_grid_is_widened_until_the_best_rate_is_inside(best: float, tried: list[float]) -> None:
+    rate, judged = best_rate(1.0, lambda rate: abs(rate - best))
+    assert list(judged) == tried
+    assert rate == min(tried, key=lambda r: abs(r - best))
+
+
+def test_what_was_measured_is_measured_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def measure() -> dict[str, float]:
+        calls.append(1)
+        return {"seconds": 0.1 + 0.2}
+
+    assert [kept(tmp_path / "a/line.json", measure) for _ in range(2)] == [{"seconds": 0.1 + 0.2}] * 2
+    assert len(calls) == 1

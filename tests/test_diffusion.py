@@ -8,13 +8,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from t2i_inversion import Inversion
 from torch import Tensor
 from toys import write_toy_sd
 
 from cones.backbones.diffusion import HELD_TIMES, Diffusion, Noising
 from cones.config import parse_method
+from cones.encoded import Encoded
 from cones.errors import BackboneError, ParamsError
+from cones.features import write_features
 from cones.files import read_json, write_json
+from cones.randomness import generator_for
 from cones.types import Features, TextTokens
 
 TEMPLATES = ("a photo of a {}", "{} on sand", "nothing at all")
@@ -291,3 +295,25 @@ def test_stable_diffusion_1_5_has_its_own_sizes(tmp_path: Path) -> None:
     opened = Diffusion(tmp_path)
     assert (opened.size, opened.scale) == (512, 0.18215)
     assert (opened.sites["text_embeds"].width, opened.sites["text_embeds"].max_tokens) == (768, 77)
+
+
+def test_a_new_row_of_the_table_goes_the_way_of_one_of_its_own_and_the_table_is_put_back(
+    sd: Diffusion, features: Features, tmp_path: Path
+) -> None:
+    tensors = features.tensors
+    store = write_features(
+        tmp_path, list("abc"), [0] * 3, 2, lambda rows, view: {n: t[rows] for n, t in tensors.items()}
+    )
+    text = sd.embed_text(["gear"], templates=TEMPLATES)
+    encoded = Encoded(tmp_path, {"templates": TEMPLATES[:2]}, store, store, text)
+    table = sd.text_encoder.embeddings.token_embedding
+    before, ends = table.weight.clone(), []
+    for whole in (True, False):
+        inversion = Inversion(sd, encoded, "gear", 0.1, None, whole)
+        for step in range(3):
+            inversion.step(step, generator_for(0, step))
+        inversion.close()
+        ends.append(inversion.trained.detach()[-1])
+    assert torch.allclose(*ends, atol=1e-5)
+    assert not torch.allclose(ends[0], sd.word_vectors("gear")[0], atol=0.1)
+    assert torch.equal(table.weight, before)
