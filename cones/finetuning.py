@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cones.concept import WEIGHTS_KEY, Concept
 from cones.config import FinetuneConfig
+from cones.config_rows import KEEPS_FEATURES
 from cones.data import Split, records_hash
 from cones.encoded import Encoded
 from cones.errors import BackboneError, ConceptError, DataError
@@ -177,7 +178,7 @@ def _what_trains(
 
 def _pictures(settings: FinetuneConfig, encoded: Encoded, data: Path, backbone: Any) -> tuple[Pictures, Pictures]:
     """The training and the validation pictures, as this kind of fine-tuning takes them."""
-    if settings.kind != "full":
+    if KEEPS_FEATURES[settings.kind]:
         return encoded.train, encoded.val
     live, hashes = [], {}
     for name, store in (("train", encoded.train), ("val", encoded.val)):
