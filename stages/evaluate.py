@@ -27,21 +27,21 @@ def main(name: str) -> None:
     from cones.results import refuse_other_settings
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
-    hashes = {row: file_hash(path) for row, path in concepts.items()}
+    split = Split.open(PREPARED / concept.data / "test")
     for row, path in concepts.items():
         refuse_other_settings(params, row, Concept.load(path).card)
-    test = PREPARED / concept.data / "test"
+    hashes = {row: file_hash(path) for row, path in concepts.items()}
     device = Accelerator().device
     backbone = params.entry("backbones", concept.backbone)
     judges = Judges.of(concept, backbone, device) if isinstance(concept, GenerationConcept) else None
-    found = evaluate_rows(concepts, test, CACHE, device, judges)
+    found = evaluate_rows(concepts, split.folder, CACHE, device, judges)
     metrics = {r: {"test": e.metrics, **read_json(SEARCHED / name / r / "metrics.json")} for r, e in found.items()}
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)
         write_json(out / "concepts.json", hashes)
         threshold = concept.score_threshold if isinstance(concept, DetectionConcept) else 0.0
-        write_evaluation(out, concept.task, found, Split.open(test), best, threshold)
+        write_evaluation(out, concept.task, found, split, best, threshold)
     head = headline(concept.task)
     for row, scores in metrics.items():
         print(f"{row}: test {head.replace('_', ' ')} {scores['test'][head]:.3f}")

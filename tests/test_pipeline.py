@@ -121,6 +121,10 @@ def test_a_concept_of_other_settings_than_its_row_is_not_evaluated(finished, tmp
     with pytest.raises(ConceptError, match=r"few-cones/concept\.safetensors was searched with method\.epochs 5, and"):
         run_here("evaluate", "few")
     project.params(params)
+    concept = Path("searched/few/few-coop/concept.safetensors").rename("aside")
+    with pytest.raises(ConceptError, match=r"there is no Concept file searched/few/few-coop/concept\.safetensors"):
+        run_here("evaluate", "few")
+    concept.rename("searched/few/few-coop/concept.safetensors")
     run_here("evaluate", "few")
     assert read_json(Path("evaluated/few/concepts.json")) == hashes
 
