@@ -1,6 +1,7 @@
 """Toy backbones and generated data: the real classes at toy width, no network; tensor shapes checked as tests run."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "true"}
 
@@ -231,6 +233,13 @@ class Server:
                 return
             time.sleep(0.2)
         raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
+
+    def post(self, path: str, content: object) -> Any:
+        """What it answers to JSON."""
+        data, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, kind)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
 
     def stop(self) -> None:
         """End it and what it started."""
