@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -169,10 +170,9 @@ def test_two_workspaces_register_at_once(finished, tmp_path: Path, mlflow_server
 class _Registry:
     """A real MLflow store with one registered model whose versions have validation scores."""
 
-    def __init__(self, folder: Path) -> None:
-        import mlflow
-
-        self.client = mlflow.MlflowClient(f"sqlite:///{folder}/m.db", f"sqlite:///{folder}/m.db")
+    def __init__(self, store: Path, folder: Path) -> None:
+        shutil.copy(store, folder / "m.db")
+        self.client = MlflowClient(f"sqlite:///{folder}/m.db", f"sqlite:///{folder}/m.db")
         self.client.create_registered_model("few")
 
     def version(self, accuracy: float) -> None:
@@ -184,17 +184,17 @@ class _Registry:
         return str(self.client.get_registered_model("few").aliases[CHAMPION])
 
 
-def test_the_best_on_validation_is_champion_and_a_worse_later_one_never(tmp_path: Path) -> None:
-    registry = _Registry(tmp_path)
+def test_the_best_on_validation_is_champion_and_a_worse_later_one_never(mlflow_store: Path, tmp_path: Path) -> None:
+    registry = _Registry(mlflow_store, tmp_path)
     for accuracy, expected in ((0.5, 1), (0.4, 1), (0.5, 1), (0.6, 4), (0.55, 4)):
         registry.version(accuracy)
         assert _promote(registry.client, "few") == expected
         assert registry.champion == str(expected)
 
 
-def test_of_two_that_make_an_experiment_at_once_both_use_it(tmp_path: Path) -> None:
+def test_of_two_that_make_an_experiment_at_once_both_use_it(mlflow_store: Path, tmp_path: Path) -> None:
     """Another process makes it after this one has looked for it."""
-    registry = _Registry(tmp_path)
+    registry = _Registry(mlflow_store, tmp_path)
 
     class Overtaken:
         looked = False
@@ -213,9 +213,9 @@ def test_of_two_that_make_an_experiment_at_once_both_use_it(tmp_path: Path) -> N
     assert first == _experiment(registry.client, "few") == registry.client.get_experiment_by_name("few").experiment_id
 
 
-def test_of_two_promotions_at_once_the_better_one_stays(tmp_path: Path) -> None:
+def test_of_two_promotions_at_once_the_better_one_stays(mlflow_store: Path, tmp_path: Path) -> None:
     """Between reading the versions and setting the alias, another process registers a better one and promotes it."""
-    registry = _Registry(tmp_path)
+    registry = _Registry(mlflow_store, tmp_path)
     registry.version(0.5)
 
     class Overtaken:
