@@ -133,8 +133,10 @@ def _experiment(client: Any, name: str, tell: Callable[[str], None] = print) -> 
         client.restore_experiment(experiment.experiment_id)
     old = None if experiment is None else moved_from(experiment.artifact_location, name)
     if old is not None:
-        tell(f"this project came from another place: what it registered of `{name}` there stays in {old} and is out of")
-        tell(f"the running; its finished rows are registered again, into {home}")
+        tell(
+            f"this project was moved or copied: what was registered of `{name}` before stays in {old} and is out of "
+            f"the running; its finished rows are registered again, into {home}"
+        )
         client.rename_experiment(experiment.experiment_id, f"{name} in {old}")
         experiment = client.get_experiment_by_name(f"{name} in {home}")
         if experiment is not None:  # it was here before
