@@ -103,9 +103,10 @@ def side_by_side(project: Path, names: list[str], parallel: int, **environment: 
     code = (
         "import time; from prefect import flow; from prefect.task_runners import ThreadPoolTaskRunner\n"
         "from flows.graph import stage_graph; from flows.pipeline import run_stages\n"
+        "from flows.processes import Programs\n"
         "@flow(task_runner=ThreadPoolTaskRunner())\n"
         f"def some():\n    graph = stage_graph({names!r})\n    began = time.perf_counter()\n"
-        f"    assert run_stages(graph, {parallel}) == []\n    return time.perf_counter() - began\n"
+        f"    assert run_stages(graph, {parallel}, Programs()) == []\n    return time.perf_counter() - began\n"
         "open('seconds', 'w').write(str(some()))"
     )
     run(project, sys.executable, "-c", code, **environment)

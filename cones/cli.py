@@ -158,8 +158,8 @@ def register() -> None:
     from rich.table import Table
 
     from cones.config import load_params
+    from cones.registering import register as register_rows
     from cones.tracking import look_up, tracking_uri
-    from cones.tracking import register as register_rows
 
     params = load_params()
     found = register_rows(params)
@@ -171,7 +171,10 @@ def register() -> None:
     crowned = {r.name for r in found if r.champion}
     for name in sorted({r.name for r in found} - crowned):
         best = look_up(name)
-        print(f"champion of {name} stays version {best.version}: {best.row}, val {best.score}")
+        print(
+            f"champion of {name} stays version {best.version}: {best.row}, val {best.score}, the best of every version"
+            " registered (the report names the best of today's rows)"
+        )
     left = sorted(set(params.rows()) - {r.row for r in found})
     if left:
         print(f"not finished, so not registered: {', '.join(left)}; `dvc repro` finishes them")
@@ -179,13 +182,23 @@ def register() -> None:
 
 @app.command()
 def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in params.yaml.")]) -> None:
-    """Print the champion of a registered concept: version, row, validation metrics and URI."""
-    from cones.tracking import look_up
+    """Print the champion of a registered concept: version, row, validation metrics and URI.
+
+    The champion is the best on validation of every version ever registered. The report names the best of the rows in
+    params.yaml as they are now: where these differ, a line says so.
+    """
+    from cones.config import load_params
+    from cones.tracking import look_up, not_of_today
 
     found = look_up(name)
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in found.val.items())
-    print(f"{found.name} version {found.version}, the best row on validation: {found.score}")
+    print(f"{found.name} version {found.version}, on validation the best of every version registered: {found.score}")
     print(f"  row  {found.row}\n  val  {metrics}\n  URI  models:/{name}@champion")
+    params = load_params() if Path("params.yaml").exists() else None
+    why = not_of_today(found, params) if params is not None and name in params.concepts else None
+    if why is not None:
+        print(f"  {why}, so the report, which is about today's rows, names another one; it stays champion until its")
+        print("  version is deleted or a better one is registered")
 
 
 @app.command()

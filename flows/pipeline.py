@@ -1,7 +1,7 @@
 """The whole pipeline, or one row of it, as Prefect flows: DVC's graph side by side, then the registry.
 
 python -m flows.pipeline                 everything that is out of date
-python -m flows.pipeline --row NAME      one row, from search to look-up
+python -m flows.pipeline --row NAME      one row and the others of its concept, from search to look-up
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Annotated
 os.environ.setdefault("DO_NOT_TRACK", "1")  # read when prefect is imported
 
 from prefect import State, flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
@@ -25,12 +26,14 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from cones.config import load_params
+from cones.config import Params, load_params
 from cones.errors import ConesError
 from cones.layout import CHECKPOINTS
+from cones.messages import nearest
 from cones.process import compute_threads, cores, lock, plain_errors
+from flows.gpus import gpus, one_gpu
 from flows.graph import Stage, stage_graph
-from flows.processes import gpus, none_left_behind, one_gpu, run_command
+from flows.processes import Programs
 from flows.results import publish_results
 
 GPU_LIMIT = "cones-gpu"
@@ -46,8 +49,14 @@ def may_pass(task: object, task_run: object, state: State) -> bool:
     return isinstance(error, ConesError) and error.may_pass
 
 
-@task(task_run_name="{stage.name}", retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=may_pass)
-def reproduce(stage: Stage, on: list[int]) -> None:
+@task(
+    task_run_name="{stage.name}",
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
+def reproduce(stage: Stage, on: list[int], programs: Programs) -> None:
     """Bring one stage up to date, on some of the CPU cores.
 
     It computes with as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they
@@ -61,10 +70,10 @@ def reproduce(stage: Stage, on: list[int]) -> None:
     log = get_run_logger().info
     devices = gpus() if stage.gpu else []
     if not devices:
-        return run_command(stage.name, command, environment, log, on)
+        return programs.run(stage.name, command, environment, log, on)
     with gpu_slot(), one_gpu(devices) as device:
         log(f"on GPU {device}")
-        return run_command(stage.name, command, {**environment, "CUDA_VISIBLE_DEVICES": device}, log, on)
+        return programs.run(stage.name, command, {**environment, "CUDA_VISIBLE_DEVICES": device}, log, on)
 
 
 def gpu_slot() -> AbstractContextManager[None]:
@@ -77,19 +86,24 @@ def gpu_slot() -> AbstractContextManager[None]:
     return concurrency(GPU_LIMIT, occupy=1)
 
 
-@task(task_run_name="register", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
-def register() -> None:
+registry_task = partial(
+    task, retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass, cache_policy=NO_CACHE
+)
+
+
+@registry_task(task_run_name="register")
+def register(programs: Programs) -> None:
     """Tell MLflow about every finished row."""
-    run_command("cones register", ["cones", "register"], {}, get_run_logger().info)
+    programs.run("cones register", ["cones", "register"], {}, get_run_logger().info)
 
 
-@task(task_run_name="look up {name}", retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass)
-def look_up(name: str) -> None:
+@registry_task(task_run_name="look up {name}")
+def look_up(name: str, programs: Programs) -> None:
     """Show the champion of a concept."""
-    run_command("cones lookup", ["cones", "lookup", name], {}, get_run_logger().info)
+    programs.run("cones lookup", ["cones", "lookup", name], {}, get_run_logger().info)
 
 
-def run_stages(graph: dict[str, Stage], parallel: int) -> list[str]:
+def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs) -> list[str]:
     """Run stages side by side, at most `parallel` at once, each after those it needs; the names of those that failed.
 
     What needs a failed stage is not run, everything else is. The CPU cores are divided among the stages that can run.
@@ -111,7 +125,7 @@ def run_stages(graph: dict[str, Stage], parallel: int) -> list[str]:
             for core in held[name]:
                 users[core] += 1
             needed = [futures[n] for n in graph[name].needs]
-            futures[name] = reproduce.submit(graph[name], held[name], wait_for=needed)
+            futures[name] = reproduce.submit(graph[name], held[name], programs, wait_for=needed)
             running[futures[name]] = name
         done = next(as_completed(list(running)))
         done.wait()
@@ -134,11 +148,11 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
         log.info(
             "%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, len(cores()), len(gpus())
         )
-        with lock(CHECKPOINTS / "flow.lock", f"the project in {Path.cwd()}"), none_left_behind():
-            bad = run_stages(graph, at_once)
-            registered = register(return_state=True)
+        with lock(CHECKPOINTS / "locks/flow.lock", f"the project in {Path.cwd()}"), Programs() as programs:
+            bad = run_stages(graph, at_once, programs)
+            registered = register(programs, return_state=True)
             publish_results(params, [concept] if concept else None)
-            found = look_up(concept, return_state=True) if concept and not bad else registered
+            found = look_up(concept, programs, return_state=True) if concept and not bad else registered
     except ConesError as error:
         return Failed(message=str(error))
     mistakes = [f"{', '.join(bad)} failed or could not run, everything else is done"] if bad else []
@@ -155,22 +169,35 @@ def pipeline(parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
     return run_all([], parallel)
 
 
+def with_row(params: Params, row: str) -> tuple[str, list[str]]:
+    """The concept of a row, searched or fine-tuned, and its other rows; `ConesError` if there is no such row."""
+    rows = params.rows()
+    if row not in rows:
+        raise ConesError(f"`{row}` is no row of params.yaml{nearest(row, rows)}")
+    concept = rows[row].concept
+    return concept, [name for name in params.rows(concept) if name != row]
+
+
 @flow(name="row", task_runner=ThreadPoolTaskRunner(), persist_result=False)
 def row(row: str, parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
-    """One row of params.yaml from search to look-up: what it needs, its search, its concept's evaluation, the registry.
+    """One row of params.yaml from search to look-up: what it needs, its search or fine-tuning, its concept's
+    evaluation, the registry.
 
-    A concept is evaluated as a whole, so its other rows are searched too where they are out of date.
+    All rows of a concept are evaluated together, on the same pictures, and the best of them on validation is looked up.
+    So its other rows are brought up to date, too: DVC's stage `evaluate` depends on all of them. The log names them.
     """
     try:
-        concept = load_params().entry("runs", row).concept
+        concept, others = with_row(load_params(), row)
     except ConesError as error:
         return Failed(message=str(error))
+    if others:
+        get_run_logger().info("with `%s` the other rows of `%s`: %s", row, concept, ", ".join(others))
     return run_all([f"evaluate@{concept}"], parallel, concept)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=pipeline.__doc__)
-    parser.add_argument("--row", help="bring one row of params.yaml from search to look-up, not everything")
+    parser.add_argument("--row", help="bring one row of params.yaml, and its concept's others, to look-up")
     parser.add_argument("--parallel", type=int, help="how many stages may run at once")
     asked = parser.parse_args()
     run = partial(row, asked.row) if asked.row else pipeline

@@ -1,6 +1,7 @@
 """Toy backbones and generated data: the real classes at toy width, no network; tensor shapes checked as tests run."""
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "true"}
 
@@ -247,6 +249,13 @@ class Server:
             time.sleep(0.2)
         raise RuntimeError((self.folder / "server.log").read_text()[-2000:])
 
+    def post(self, path: str, content: object) -> Any:
+        """What it answers to JSON."""
+        data, kind = json.dumps(content).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, kind)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
     def stop(self) -> None:
         """End it and what it started."""
         assert self.process is not None
@@ -273,6 +282,16 @@ def with_prefect(prefect_server: Server) -> dict[str, str]:
     """The environment of a program that uses the Prefect server."""
     url = f"http://127.0.0.1:{prefect_server.port}/api"
     return {"PREFECT_API_URL": url, "PREFECT_HOME": str(prefect_server.folder)}
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with nothing in it, to be copied; making its tables takes seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -208,7 +208,12 @@ def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path],
 
 def finished(folder: Path, rows: dict[str, Concept], val: dict[str, float]) -> None:
     """What the stages leave of a concept `spots` with some rows, whose validation mask AP is given."""
-    runs = [f"  {row}: {{concept: spots, method: {{name: zero_shot}}}}" for row in rows]
+    plain = [row for row, concept in rows.items() if concept.card.finetune is None]
+    runs = [f"  {row}: {{concept: spots, method: {{name: zero_shot}}}}" for row in plain]
+    runs += [
+        "finetunes:",
+        *(f"  {row}: {{concept: spots, from: plain, kind: head}}" for row in rows if row not in plain),
+    ]
     (folder / "params.yaml").write_text(
         f"backbones:\n  toy: {{kind: glip, source: {next(iter(rows.values())).card.base.source}}}\n"
         "data:\n  scenes: {kind: scenes, vocabulary: novel}\n"
@@ -224,6 +229,8 @@ def finished(folder: Path, rows: dict[str, Concept], val: dict[str, float]) -> N
         write_json(out / "cost.json", {"search_seconds": 1.5})
         (out / "curves.csv").write_text("epoch,step,train_loss,val_score,val_mask_ap\n1,4,0.5,,\n2,8,0.4,0.3,0.3\n")
         write_json(folder / f"evaluated/spots/rows/{row}.json", [])
+    hashes = {row: file_hash(folder / "searched/spots" / row / "concept.safetensors") for row in rows}
+    write_json(folder / "evaluated/spots/concepts.json", hashes)
     metrics = {row: {"val": {"mask_ap": val[row], "box_ap": 0.5}, "test": {"mask_ap": 0.2}} for row in rows}
     write_json(folder / "evaluated/spots/metrics.json", metrics)
 
@@ -233,7 +240,7 @@ def tuned(concept: Concept, toy: Path, weights: Path) -> Concept:
     weights.parent.mkdir(parents=True)
     scale = load_file(toy / "model.safetensors")["bbox_head.head.log_scale"].float()
     save_file({"bbox_head.head.log_scale": scale - 0.5}, weights, {WEIGHTS_KEY: json.dumps({})})
-    card = {"finetune": {"kind": "head", "from": "plain"}, "weights_sha256": file_hash(weights)}
+    card = {"finetune": {"concept": "spots", "kind": "head", "from": "plain"}, "weights_sha256": file_hash(weights)}
     return replace(concept, card=concept.card.model_copy(update=card), weights_file=weights)
 
 
@@ -266,7 +273,7 @@ def test_a_fine_tuned_row_goes_from_the_registry_to_boxes(
     line = next(x for x in done.output.splitlines() if "plain-head" in x)
     assert "mask ap 0.500" in line
     assert "champion" in line
-    assert "the best row on validation: mask ap 0.500" in run.invoke(app, ["lookup", "spots"]).output
+    assert "the best of every version registered: mask ap 0.500" in run.invoke(app, ["lookup", "spots"]).output
     client = mlflow.MlflowClient()
     version = client.get_model_version_by_alias("spots", "champion")
     logged = client.get_run(version.run_id)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -15,10 +16,12 @@ import psutil
 import pytest
 import torch
 from conftest import PARAMS
+from mlflow import MlflowClient
 
 from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
 from cones.process import plain_errors
-from cones.tracking import CHAMPION, KEY_TAG, _experiment, _promote
+from cones.registering import _experiment, _promote
+from cones.tracking import CHAMPION, KEY_TAG
 
 LONG = PARAMS.replace("n_ctx: 2, epochs: 2", "n_ctx: 2, epochs: 300, checkpoint_seconds: 0.2")
 FLOW = ("python", "-m", "flows.pipeline")
@@ -65,7 +68,7 @@ def test_a_killed_search_is_tried_again_and_goes_on_and_a_second_flow_is_refused
         assert flow.wait(180) == 0, project.log("flow.log")
     finally:
         flow.kill()
-    assert "is being worked on by another process (checkpoints/flow.lock is held)" in project.log("second.log")
+    assert "is being worked on by another process (checkpoints/locks/flow.lock is held)" in project.log("second.log")
     log = project.log("flow.log")
     assert re.search(r"exited with (-9|137)", log)  # as told by the shell that DVC runs a stage in
     assert "few-coop: resuming after epoch" in log
@@ -145,7 +148,8 @@ def test_a_killed_registration_is_finished_by_the_next_one(finished, tmp_path: P
 
 
 def test_two_workspaces_register_at_once(finished, tmp_path: Path, mlflow_server: str) -> None:
-    rows = {"one": ("few-zero-shot", "few-coop"), "two": ("few-cones",)}
+    """One row is the same in both: whichever begins it, the other leaves its run alone and takes its version."""
+    rows = {"one": ("few-zero-shot", "few-coop"), "two": ("few-coop", "few-cones")}
     running = []
     for name, kept in rows.items():
         project = finished.copy(tmp_path / name)
@@ -156,15 +160,19 @@ def test_two_workspaces_register_at_once(finished, tmp_path: Path, mlflow_server
     summary = json.loads((finished.folder / "results/summary.json").read_text())
     best = max(summary, key=lambda row: (row["val"]["accuracy"], -row["val"]["loss"]))
     assert best["row"] in champion(project, MLFLOW_TRACKING_URI=mlflow_server)
+    client = MlflowClient(mlflow_server, mlflow_server)
+    versions = client.search_model_versions("name = 'few'")
+    assert sorted(v.tags["cones.row"] for v in versions) == ["few-cones", "few-coop", "few-zero-shot"]
+    runs = client.search_runs([client.get_experiment_by_name("few").experiment_id])
+    assert {v.run_id for v in versions} == {run.info.run_id for run in runs if run.info.status == "FINISHED"}
 
 
 class _Registry:
     """A real MLflow store with one registered model whose versions have validation scores."""
 
-    def __init__(self, folder: Path) -> None:
-        import mlflow
-
-        self.client = mlflow.MlflowClient(f"sqlite:///{folder}/m.db", f"sqlite:///{folder}/m.db")
+    def __init__(self, store: Path, folder: Path) -> None:
+        shutil.copy(store, folder / "m.db")
+        self.client = MlflowClient(f"sqlite:///{folder}/m.db", f"sqlite:///{folder}/m.db")
         self.client.create_registered_model("few")
 
     def version(self, accuracy: float) -> None:
@@ -176,17 +184,17 @@ class _Registry:
         return str(self.client.get_registered_model("few").aliases[CHAMPION])
 
 
-def test_the_best_on_validation_is_champion_and_a_worse_later_one_never(tmp_path: Path) -> None:
-    registry = _Registry(tmp_path)
+def test_the_best_on_validation_is_champion_and_a_worse_later_one_never(mlflow_store: Path, tmp_path: Path) -> None:
+    registry = _Registry(mlflow_store, tmp_path)
     for accuracy, expected in ((0.5, 1), (0.4, 1), (0.5, 1), (0.6, 4), (0.55, 4)):
         registry.version(accuracy)
         assert _promote(registry.client, "few") == expected
         assert registry.champion == str(expected)
 
 
-def test_of_two_that_make_an_experiment_at_once_both_use_it(tmp_path: Path) -> None:
+def test_of_two_that_make_an_experiment_at_once_both_use_it(mlflow_store: Path, tmp_path: Path) -> None:
     """Another process makes it after this one has looked for it."""
-    registry = _Registry(tmp_path)
+    registry = _Registry(mlflow_store, tmp_path)
 
     class Overtaken:
         looked = False
@@ -205,9 +213,9 @@ def test_of_two_that_make_an_experiment_at_once_both_use_it(tmp_path: Path) -> N
     assert first == _experiment(registry.client, "few") == registry.client.get_experiment_by_name("few").experiment_id
 
 
-def test_of_two_promotions_at_once_the_better_one_stays(tmp_path: Path) -> None:
+def test_of_two_promotions_at_once_the_better_one_stays(mlflow_store: Path, tmp_path: Path) -> None:
     """Between reading the versions and setting the alias, another process registers a better one and promotes it."""
-    registry = _Registry(tmp_path)
+    registry = _Registry(mlflow_store, tmp_path)
     registry.version(0.5)
 
     class Overtaken:

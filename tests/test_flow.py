@@ -1,18 +1,23 @@
 """The Prefect flows on a real server, and by a real worker from the shipped deployments."""
 
 import json
+import os
 import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import PARAMS
+from conftest import PARAMS, ROOT
 from ruamel.yaml import YAML
 
+from cones.config import load_params
 from cones.errors import ConesError
+from flows import gpus as lending
+from flows.gpus import gpus, lock_folder, one_gpu
 from flows.graph import stage_graph
-from flows.processes import CommandFailed, gpus, one_gpu, run_command
+from flows.pipeline import row, with_row
+from flows.processes import CommandFailed, Programs
 
 BAD_CONCEPT = """
   bad: {task: classification, backbone: toy, data: glyphs, shots: 2, views: 2}
@@ -113,7 +118,8 @@ def test_stages_are_named_by_dvc_and_know_what_they_need(finished, monkeypatch: 
 
 
 def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(lending, "LOCK_FOLDERS", (tmp_path,))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert gpus() == ["0", "1"]
     told = []
@@ -135,6 +141,103 @@ def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, t
     assert gpus() == []
 
 
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine whose nvidia-smi names two GPUs."""
+    program = tmp_path / "bin/nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nprintf '0, GPU-aa11\\n1, GPU-bb22\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+
+def test_a_gpu_has_one_name_whoever_asks(two_gpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus() == ["GPU-aa11", "GPU-bb22"]
+    for given, names in {
+        "1,0": ["GPU-bb22", "GPU-aa11"],
+        "GPU-bb22,GPU-a": ["GPU-bb22", "GPU-aa11"],
+        "0,GPU-aa11": ["GPU-aa11"],
+        "GPU-cc,MIG-aa11": ["GPU-cc", "MIG-aa11"],
+        "-1": [],
+    }.items():
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        assert gpus() == names
+    (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\necho No devices were found, sorry\nexit 6\n")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert gpus() == []
+
+
+def test_locks_of_gpus_are_where_every_user_finds_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not in TMPDIR, which is a user's own; and another user can open the file whatever the umask was."""
+    folders = [tmp_path / name for name in ("not-there", "of-root", "shared", "later")]
+    for folder, mode in zip(folders[1:], (0o755, 0o1777, 0o1777)):
+        folder.mkdir()
+        folder.chmod(mode)
+    monkeypatch.setattr(lending, "LOCK_FOLDERS", folders)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "mine"))
+    assert lock_folder() == folders[2]
+    before = os.umask(0o077)
+    try:
+        with one_gpu(["GPU-aa11"]):
+            assert (folders[2] / "cones-gpu-GPU-aa11.lock").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_a_flow_that_ends_ends_its_own_programs_only(tmp_path: Path) -> None:
+    told: list[str] = []
+    code = (
+        "import os, time\nprint('begun', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint('ended')"
+    )
+    with Programs() as one, Programs() as two:
+        command = ["python", "-c", code.replace("go", str(tmp_path / "go"))]
+        working = threading.Thread(target=one.run, args=("one", command, {}, told.append))
+        working.start()
+        while not told:
+            time.sleep(0.01)
+        two.__exit__()
+        with pytest.raises(CommandFailed, match="the flow is ending") as caught:
+            two.run("two", ["true"], {}, told.append)
+        assert not caught.value.may_pass
+        (tmp_path / "go").touch()
+        working.join(20)
+    assert told == ["begun", "ended"]
+
+
+def test_a_row_is_run_with_the_others_of_its_concept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fine-tuned row, too, and all that its concept's evaluation needs."""
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    tuned = next(iter(params.finetunes))
+    concept, others = with_row(params, tuned)
+    assert sorted([tuned, *others]) == sorted(params.rows(concept))
+    graph = stage_graph([f"evaluate@{concept}"])
+    assert f"finetune@{tuned}" in graph
+    assert {f"search@{name}" for name in params.runs if name in others} <= set(graph)
+    with pytest.raises(ConesError, match=rf"`{tuned}x` is no row of params.yaml; did you mean `{tuned}`"):
+        with_row(params, f"{tuned}x")
+
+
+def test_no_row_is_shipped_as_a_default() -> None:
+    """The demo rows go with `cones new --drop-demo`; so Prefect asks for one."""
+    deployments = YAML(typ="safe").load(ROOT / "prefect.yaml")["deployments"]
+    assert not [d for d in deployments if d.get("parameters")]
+    assert row.parameters.required == ["row"]
+
+
+def test_a_worker_gets_gpus_by_a_file_of_its_own() -> None:
+    """Without that file the team's compose file starts on a machine without a GPU."""
+    plain, gpu = (YAML(typ="safe").load(ROOT / f"docker-compose{x}.yml")["services"] for x in ("", ".gpu"))
+    assert not [name for name, service in plain.items() if {"deploy", "gpus", "runtime"} & set(service)]
+    assert set(gpu) == {"worker"} < set(plain)
+    (device,) = gpu["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["driver"] == "nvidia"
+    assert device["count"] == "all"
+    assert "gpu" in device["capabilities"]
+    assert gpu["worker"]["volumes"] == [f"{folder}:{folder}" for folder in lending.LOCK_FOLDERS[:1]]
+
+
 @pytest.mark.parametrize(
     ("program", "again"),
     [
@@ -151,5 +254,5 @@ def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, t
 )
 def test_only_what_may_pass_is_tried_again(program: str, again: bool) -> None:
     with pytest.raises(CommandFailed) as caught:
-        run_command("it", ["python", "-c", program], {}, lambda line: None)
+        Programs().run("it", ["python", "-c", program], {}, lambda line: None)
     assert caught.value.may_pass is again

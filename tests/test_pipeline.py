@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import Server
 from PIL import Image
 
 from cones.errors import ConceptError, DataError
@@ -65,17 +66,22 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
     (project.folder / "searched/few/few-cones/metrics.json").write_text('{"val": {"accuracy": 1.0}}')
     assert "not finished, so not registered: few-cones" in project.run("cones", "register").stdout
 
-    Image.new("RGB", (32, 32), (9, 99, 200)).save(project.folder / "a.png")
-    (project.folder / "in.csv").write_text(f"path\n{project.folder}/a.png\n")
+    picture = f"{project.folder}/a.png"
+    Image.new("RGB", (32, 32), (9, 99, 200)).save(picture)
     store = {"MLFLOW_TRACKING_URI": f"sqlite:///{project.folder}/mlflow.db"}
-    served = project.run("mlflow", "models", "predict", "-m", "models:/few@champion", "-i", "in.csv", "-t", "csv",
-                         "--env-manager", "local", **store)  # fmt: skip
-    told = [line for line in served.stdout.splitlines() if line.startswith('{"predictions"')]
-    assert len(told) == 1, served.stdout
-    answer = json.loads(told[0])["predictions"]
+    serve = ["mlflow", "models", "serve", "-m", "models:/few@champion", "--env-manager", "local"]
+    server = Server(project.folder, serve, "/ping", **store)
+    server.start()
+    try:
+        answer = server.post("/invocations", {"dataframe_split": {"columns": ["path"], "data": [[picture]]}})[
+            "predictions"
+        ]
+    finally:
+        server.stop()
+    assert [(line["path"], set(line)) for line in answer] == [(picture, {"path", "label", "score"})]
     code = (
         "import cones; c = cones.load('models:/few@champion'); "
-        f"p = c.predict(['{project.folder}/a.png'])[0]; print(c.card.row, p.label)"
+        f"p = c.predict(['{picture}'])[0]; print(c.card.row, p.label)"
     )
     loaded = subprocess.run(["python", "-c", code], cwd=project.folder / "models", text=True, capture_output=True,
                             env={**os.environ, **store}, check=False)  # fmt: skip
@@ -87,7 +93,8 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
     assert loaded.stdout.split() == [best["row"], answer[0]["label"]]
     models = {f.parent.parent for f in (project.folder / "mlartifacts").rglob("concept.safetensors")}
     assert len(models) == 3
-    assert all(sum(f.stat().st_size for f in model.rglob("*")) < 100_000 for model in models)
+    assert all(sum(f.stat().st_size for f in (model / "artifacts").rglob("*")) < 100_000 for model in models)
+    assert all(sum(f.stat().st_size for f in model.rglob("*")) < 500_000 for model in models), "with its code"
 
 
 def run_here(stage: str, name: str) -> None:

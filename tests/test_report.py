@@ -56,6 +56,9 @@ def test_the_page_stands_alone_and_tells_every_row(page: str, finished) -> None:
         assert f"{100 * row['test']['accuracy']:.1f} %" in page
         assert f"{row['cost']['trained_parameters']:,}" in page
     assert page.count('<tr class="best">') == 1
+    assert "is best on validation" in page
+    assert "The registry's champion is the best of every" in page
+    assert "<code>cones lookup few</code> says so" in page
     assert page.count("data:image/jpeg;base64,") == 40
     for metric, how in CLASSIFICATION.metrics.items():
         assert metric.replace("_", " ") in page

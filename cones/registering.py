@@ -1,0 +1,175 @@
+"""Registering finished rows in MLflow, each as a version of its concept's model, and choosing the champion."""
+
+import contextlib
+import io
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from cones.claims import CLAIM_TAG, claim, holder, is_held
+from cones.concept import Concept
+from cones.config import Params
+from cones.errors import Busy, TrackingError
+from cones.layout import CHECKPOINTS, SEARCHED
+from cones.process import lock
+from cones.ranking import headline, rank
+from cones.registry_home import home_of, moved_from, version_moved_from
+from cones.results import finished_metrics, refuse_other_settings
+from cones.run_logging import FinishedRow, log_model, log_results, origin_of
+from cones.tracking import (
+    CHAMPION,
+    KEY_TAG,
+    ROW_TAG,
+    TASK_TAG,
+    Registered,
+    mlflow_client,
+    scores_of,
+    task_of,
+)
+
+WAIT = 120.0
+"""Seconds to wait for another process that registers the same content."""
+
+
+def register(params: Params, tell: Callable[[str], None] = print) -> list[Registered]:
+    """Mirror every finished row to MLflow and register it as a version of its concept; doing it again adds nothing.
+
+    Of all versions there ever were, the best on validation has the alias `champion`, so a worse later one never takes
+    it away; delete a version to take it out of the running. A row is finished when it is evaluated as it was last
+    searched. `tell` is told of what a person should know. Raises `TrackingError` when no row is finished,
+    `ConceptError` for a Concept that is damaged or of other settings than its row's, and `Busy` where another process
+    registers the same.
+    """
+    rows = [r for name, run in params.rows().items() if (r := _finished_row(params, run.concept, name)) is not None]
+    if not rows:
+        raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
+    with lock(CHECKPOINTS / "locks/register.lock", "the registry"), mlflow_client() as client:
+        experiments = {name: _experiment(client, name, tell) for name in dict.fromkeys(r.name for r in rows)}
+        versions = [_register_row(client, row, experiments[row.name]) for row in rows]
+        champions = {name: _promote(client, name) for name in experiments}
+        return [replace(v, champion=v.version == champions[v.name]) for v in versions]
+
+
+def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
+    metrics, folder = finished_metrics(name, row), SEARCHED / name / row
+    if metrics is None:
+        return None
+    concept = Concept.load(folder / "concept.safetensors")
+    refuse_other_settings(params, row, concept.card)
+    if concept.card.weights_sha256 is not None:
+        concept.weights()  # damaged ones are refused
+    return FinishedRow(name, row, params.concepts[name].task, folder, concept, metrics)
+
+
+def _register_row(client: Any, row: FinishedRow, experiment: str) -> Registered:
+    """Its version: the one that has this content, also if another process makes it just now, else a new one."""
+    val, deadline = row.concept.card.val, time.monotonic() + WAIT
+    while True:
+        version = _known_version(client, row)
+        if version is not None:
+            return Registered(row.name, int(version.version), row.row, row.task, val, False, key=row.key)
+        others = _clear_leftovers(client, row, experiment)
+        if others and time.monotonic() > deadline:
+            raise Busy(f"`{row.row}` is being registered by {holder(others[0])}; wait for it or end it")
+        version = None if others else _log_row(client, row, experiment)
+        if version is not None:
+            return Registered(row.name, int(version.version), row.row, row.task, val, False, new=True, key=row.key)
+        time.sleep(random.uniform(0.5, 1.5))  # two that met go on at different times
+
+
+def _known_version(client: Any, row: FinishedRow) -> Any | None:
+    """The version that holds this content, with its files where this registry keeps them."""
+    versions = client.search_model_versions(f"name = '{row.name}'")
+    same = [v for v in versions if v.tags.get(KEY_TAG) == row.key]
+    return next((v for v in same if version_moved_from(client, v) is None), None)
+
+
+def _runs_of(client: Any, row: FinishedRow, experiment: str) -> list[Any]:
+    return list(client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{row.key}'"))
+
+
+def _clear_leftovers(client: Any, row: FinishedRow, experiment: str) -> list[Any]:
+    """The runs of this content that never became a version and that a process is at work on; those left are deleted."""
+    runs = _runs_of(client, row, experiment)
+    held = [run for run in runs if is_held(run)]
+    for run in runs:
+        if run not in held:
+            client.delete_run(run.info.run_id)
+    return held
+
+
+def _log_row(client: Any, row: FinishedRow, experiment: str) -> Any | None:
+    """Log a row as a run and register its model; None if another process has begun the same at the same moment.
+
+    Each claims its run first and looks then, so of two at least one sees the other. Whoever does takes its run back.
+    """
+    import mlflow
+
+    tags = {KEY_TAG: row.key, TASK_TAG: row.task, ROW_TAG: row.row} | origin_of(row.concept.card)
+    with mlflow.start_run(experiment_id=experiment, run_name=row.row, tags={**tags, CLAIM_TAG: claim()}) as run:
+        identity = run.info.run_id
+        if any(is_held(r) for r in _runs_of(client, row, experiment) if r.info.run_id != identity):
+            mlflow.end_run("KILLED")
+            return None
+        log_results(client, identity, row)
+        uri = log_model(row)
+        val = {f"val.{k}": str(v) for k, v in row.concept.card.val.items()}
+        with contextlib.redirect_stderr(io.StringIO()):  # that the name is known, each time
+            return mlflow.register_model(uri, row.name, tags={**tags, **val})
+
+
+def _experiment(client: Any, name: str, tell: Callable[[str], None] = print) -> str:
+    """The id of the concept's experiment; a new one keeps its artifacts beside a local database.
+
+    MLflow notes that place for good. So in a project that was moved or copied the experiment of the old place is set
+    aside under another name, and one of this place takes its name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    home, experiment = home_of(name), client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    old = None if experiment is None else moved_from(experiment.artifact_location, name)
+    if old is not None:
+        tell(
+            f"this project was moved or copied: what was registered of `{name}` before stays in {old} and is out of "
+            f"the running; its finished rows are registered again, into {home}"
+        )
+        client.rename_experiment(experiment.experiment_id, f"{name} in {old}")
+        experiment = client.get_experiment_by_name(f"{name} in {home}")
+        if experiment is not None:  # it was here before
+            client.rename_experiment(experiment.experiment_id, name)
+    if experiment is not None:
+        return experiment.experiment_id
+    try:
+        return client.create_experiment(name, artifact_location=home.as_uri() if home else None)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id  # another process made it in between
+
+
+def _promote(client: Any, name: str) -> int:
+    """Give the alias to the version that is best on validation, the earliest of equals; its number.
+
+    Only versions of `cones register` count whose files are where this registry keeps them. The latest one says by what
+    they are compared; one of a time when the concept had another task lacks that, and is out of the running. MLflow
+    cannot compare and set at once. So whoever sets the alias looks again until it stands where it should: of two that
+    promote at the same time, the later one sees both versions. Raises `TrackingError` if none is left to choose from.
+    """
+    while True:
+        ours = [v for v in client.search_model_versions(f"name = '{name}'") if KEY_TAG in v.tags]
+        here = sorted((v for v in ours if version_moved_from(client, v) is None), key=lambda v: int(v.version))
+        task = task_of(here[-1]) if here else ""
+        measured = [v for v in here if headline(task) in scores_of(v)]
+        if not measured:
+            raise TrackingError(
+                f"no version of `{name}` is left to choose a champion from: another program has deleted them, or the "
+                "tags with their scores; run `cones register` again"
+            )
+        number = int(max(measured, key=lambda v: rank(task, scores_of(v))).version)
+        if int(client.get_registered_model(name).aliases.get(CHAMPION, 0)) == number:
+            return number
+        client.set_registered_model_alias(name, CHAMPION, str(number))

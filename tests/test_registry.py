@@ -1,0 +1,328 @@
+"""The registry in MLflow, in this process: real stores and real Concept files, of a concept that nobody searched."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import PARAMS
+from filelock import FileLock
+from packaging.requirements import Requirement
+from PIL import Image
+
+import cones
+from cones.card import BaseModelCard, ConceptCard
+from cones.claims import CLAIM_TAG, claim, is_held
+from cones.cli import lookup
+from cones.concept import Concept
+from cones.config import load_params
+from cones.errors import Busy, ConceptError, TrackingAway, TrackingError
+from cones.files import file_hash, write_json
+from cones.project_wheel import requirements, write_wheel
+from cones.registering import _promote, register
+from cones.tracking import CHAMPION, KEY_TAG, content_key, look_up, not_of_today
+
+SCORES = {"few-zero-shot": 0.4, "few-cones": 0.6}
+
+
+class Workspace:
+    """A project's folder with rows that are searched and evaluated, as far as the registry can see."""
+
+    def __init__(self, folder: Path, enter: Callable[[Path], None], scores: dict[str, float]) -> None:
+        self.folder, self.enter = folder, enter
+        folder.mkdir(parents=True)
+        (folder / "dvc.yaml").touch()
+        lines = PARAMS.splitlines(keepends=True)
+        kept = [x for x in lines if not x.startswith("  few-") or x.split(":")[0].strip() in scores]
+        (folder / "params.yaml").write_text("".join(kept))
+        self.enter(folder)
+        for row, accuracy in scores.items():
+            self.finish(row, accuracy)
+
+    def finish(self, row: str, accuracy: float) -> None:
+        method = load_params(self.folder / "params.yaml").method_of(row).model_dump()
+        base = BaseModelCard(name="toy", kind="clip", source="models/backbones/toy", revision=None, sha256="0")
+        val = {"accuracy": accuracy, "loss": 1.0}
+        card = ConceptCard(
+            concept="few", row=row, task="classification", method=method, site="text_embeds", classes=["a", "b"],
+            names=["a", "b"], templates=["{}"], base=base, preprocessing={}, shots=4, seed=0, split_hash="0",
+            trained_parameters=1, val=val, versions={},
+        )  # fmt: skip
+        home = self.folder / "searched/few" / row
+        tensors = {"text_embeds": torch.full((2, 3), accuracy), "owner": torch.arange(2)}
+        Concept(card, tensors).save(home / "concept.safetensors")
+        write_json(home / "metrics.json", {"val": val})
+        write_json(home / "cost.json", {"steps": 1})
+        (home / "curves.csv").write_text("epoch,step,train_loss,val_score\n1,1,1.0,0.5\n")
+        for name, content in (
+            ("metrics", {"test": {"accuracy": 0.5}, "val": val}),
+            ("concepts", file_hash(home / "concept.safetensors")),
+        ):
+            path = self.folder / "evaluated/few" / f"{name}.json"
+            write_json(path, (json.loads(path.read_text()) if path.exists() else {}) | {row: content})
+
+    def key(self, row: str) -> str:
+        metrics = json.loads((self.folder / "evaluated/few/metrics.json").read_text())[row]
+        return content_key(self.folder / "searched/few" / row, metrics)
+
+    def register(self, told: list[str] | None = None) -> list:
+        self.enter(self.folder)
+        return register(load_params(), (told if told is not None else []).append)
+
+    @property
+    def client(self) -> Any:
+        import mlflow
+
+        self.enter(self.folder)
+        return mlflow.MlflowClient(uri := f"sqlite:///{self.folder}/mlflow.db", uri)
+
+    def runs(self) -> list:
+        client = self.client
+        return client.search_runs([client.get_experiment_by_name("few").experiment_id])
+
+    def begin(self, row: str, **tags: str) -> str:
+        """A run of a row that another process has begun, and its id."""
+        client = self.client
+        known = client.get_experiment_by_name("few")
+        location = (self.folder / "mlartifacts/few").as_uri()
+        experiment = known.experiment_id if known else client.create_experiment("few", artifact_location=location)
+        return client.create_run(experiment, tags={KEY_TAG: self.key(row), **tags}).info.run_id
+
+
+@pytest.fixture
+def workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_store: Path
+) -> Iterator[Callable[..., Workspace]]:
+    def enter(folder: Path) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow's client sets it
+
+    def make(name: str = "project", scores: dict[str, float] = SCORES) -> Workspace:
+        made = Workspace(tmp_path / name, enter, scores)
+        shutil.copy(mlflow_store, made.folder / "mlflow.db")
+        return made
+
+    import mlflow
+
+    monkeypatch.setattr("cones.registering.WAIT", 0)
+    yield make
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def another() -> Iterator[int]:
+    """The id of a process of this machine that is at work."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process.pid
+    process.communicate(b"\n")
+
+
+def claim_of(pid: int, **changed: object) -> str:
+    import psutil
+
+    started = psutil.Process(pid).create_time() if psutil.pid_exists(pid) else 0
+    return json.dumps(json.loads(claim()) | {"process": pid, "started": started} | changed)
+
+
+def test_a_run_that_another_process_is_at_work_on_is_left_alone(workspace, another: int) -> None:
+    project = workspace()
+    running = project.begin("few-cones", **{CLAIM_TAG: claim_of(another)})
+    with pytest.raises(Busy, match=rf"`few-cones` is being registered by process {another} on .* since 2"):
+        project.register()
+    assert project.client.get_run(running).info.lifecycle_stage == "active"
+    assert project.client.get_run(running).info.status == "RUNNING"
+
+
+def test_a_run_of_another_host_is_left_alone_until_it_is_old(workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = workspace()
+    elsewhere = claim_of(1, host="elsewhere")
+    running = [project.begin("few-cones", **{CLAIM_TAG: elsewhere}), project.begin("few-cones")]
+    with pytest.raises(Busy, match="is being registered by"):
+        project.register()
+    assert [project.client.get_run(r).info.lifecycle_stage for r in running] == ["active", "active"]
+    day = time.time() + 25 * 3600
+    monkeypatch.setattr("cones.claims.time.time", lambda: day)
+    assert [is_held(project.client.get_run(r)) for r in running] == [False, False]
+
+
+def test_what_is_left_of_registrations_that_ended_is_removed(workspace, another: int) -> None:
+    project = workspace()
+    gone = claim_of(another, started=1.0)  # another process had this number
+    left = [project.begin("few-cones", **{CLAIM_TAG: gone}), project.begin("few-cones")]
+    project.client.set_terminated(left[1], "FAILED")
+    assert [(r.row, r.new, r.champion) for r in project.register()] == [
+        ("few-zero-shot", True, False),
+        ("few-cones", True, True),
+    ]
+    assert [project.client.get_run(r).info.lifecycle_stage for r in left] == ["deleted", "deleted"]
+    assert [run.info.status for run in project.runs()] == ["FINISHED", "FINISHED"]
+    assert not any(r.new for r in project.register()), "doing it again adds nothing"
+
+
+def test_whoever_meets_another_at_the_same_moment_takes_its_run_back(workspace, another: int, monkeypatch) -> None:
+    """Both have looked, both have seen nothing, both begin."""
+    from cones import registering
+
+    project, look, rivals = workspace(scores={"few-cones": 0.6}), registering._clear_leftovers, []
+
+    def look_and_be_overtaken(*arguments):
+        others = look(*arguments)
+        if not rivals:
+            rivals.append(project.begin("few-cones", **{CLAIM_TAG: claim_of(another)}))
+            assert others == []
+        return others
+
+    monkeypatch.setattr(registering, "_clear_leftovers", look_and_be_overtaken)
+    with pytest.raises(Busy, match="is being registered by"):
+        project.register()
+    assert [run.info.run_id for run in project.runs()] == rivals, "its own run is gone"
+    assert not project.client.search_model_versions("name = 'few'")
+
+
+def test_tags_and_versions_of_other_programs_do_not_disturb(workspace) -> None:
+    project = workspace()
+    project.register()
+    client = project.client
+    client.set_model_version_tag("few", "1", "val.opinion", "very good")
+    client.set_model_version_tag("few", "1", "val.loss", "nan")
+    foreign = client.create_model_version("few", source="file:///nowhere", tags={"val.accuracy": "1.0"})
+    assert not any(r.new for r in project.register())
+    client.set_registered_model_alias("few", CHAMPION, foreign.version)
+    with pytest.raises(TrackingError, match=r"the champion of `few` is version 3, which `cones register` has not made"):
+        look_up("few")
+    project.register()
+    assert look_up("few").version == 2
+    for version in ("1", "2"):
+        client.delete_model_version("few", version)
+    with pytest.raises(TrackingError, match="no version of `few` is left to choose a champion from"):
+        _promote(client, "few")
+
+
+def test_a_moved_project_registers_again_where_it_is(workspace, tmp_path: Path) -> None:
+    project, there = workspace(), tmp_path / "there"
+    project.register()
+    here = project.folder
+    shutil.move(here, there)
+    project.folder = there
+    project.enter(there)
+    for use in (
+        lambda: look_up("few"),
+        lambda: Concept.load("models:/few@champion"),
+        lambda: cones.load("models:/few/1"),
+    ):
+        with pytest.raises(TrackingError, match=rf"files are noted in {here}/mlartifacts/few: this project was moved"):
+            use()
+    told: list[str] = []
+    assert [r.version for r in project.register(told) if r.new] == [3, 4]
+    assert f"stays in {here}/mlartifacts/few" in told[0]
+    assert not here.exists(), "nothing is written to the old place"
+    assert look_up("few").version == 4
+    assert Concept.load("models:/few@champion").card.row == "few-cones"
+    assert not any(r.new for r in project.register(told))
+
+    shutil.move(there, here)
+    project.folder = here
+    assert [r.version for r in project.register()] == [1, 2], "what it had registered here is here"
+    assert look_up("few").version == 2
+
+
+def test_a_mishap_with_a_local_file_is_told_as_that_and_not_tried_again(workspace) -> None:
+    project = workspace()
+    row = project.folder / "searched/few/few-cones"
+    curves = (row / "curves.csv").read_bytes()
+    (row / "curves.csv").unlink()
+    with pytest.raises(TrackingError, match=r"searched/few/few-cones/curves.csv: No such file") as told:
+        project.register()
+    assert not isinstance(told.value, TrackingAway)
+    assert not told.value.may_pass
+    (row / "curves.csv").write_bytes(curves)
+    (row / "samples").mkdir()
+    (row / "samples/1.jpg").write_bytes(b"no picture")
+    with pytest.raises(TrackingError, match=r"a local file cannot be used.*samples/1.jpg") as told:
+        project.register()
+    assert not told.value.may_pass
+    Image.new("RGB", (8, 8)).save(row / "samples/1.jpg")
+    assert len(project.register()) == 2
+
+
+def test_a_row_called_register_that_is_searched_does_not_stop_a_registration(workspace) -> None:
+    project = workspace(scores={"few-cones": 0.6})
+    with FileLock(project.folder / "checkpoints/register.lock"):  # as stages/search.py holds for such a row
+        assert len(project.register()) == 1
+
+
+def test_a_concept_of_other_settings_than_its_row_is_not_registered(workspace) -> None:
+    project = workspace()
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("epochs: 5", "epochs: 6"))
+    with pytest.raises(ConceptError, match=r"was searched with method.epochs 5, and params.yaml has 6"):
+        project.register()
+
+
+def test_it_is_told_where_the_champion_is_not_among_todays_rows(workspace, capsys) -> None:
+    project = workspace()
+    project.register()
+    assert not_of_today(look_up("few"), load_params()) is None
+    lookup("few")
+    assert "on validation the best of every version registered" in (told := capsys.readouterr().out)
+    assert "today's rows" not in told
+    project.finish("few-cones", 0.3)
+    project.register()
+    best = look_up("few")
+    assert (best.version, best.row) == (2, "few-cones")
+    assert not_of_today(best, load_params()) == "`few-cones` gives another result today than in this version"
+    (project.folder / "evaluated/few/concepts.json").unlink()
+    assert not_of_today(best, load_params()) == "`few-cones` is not searched and evaluated today"
+    params = project.folder / "params.yaml"
+    params.write_text(params.read_text().replace("few-cones:", "few-other:"))
+    lookup("few")
+    assert (
+        "`few-cones` is no row of params.yaml today, so the report, which is about today's rows"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_model_brings_the_code_that_reads_it(workspace, tmp_path: Path) -> None:
+    project = workspace(scores={"few-cones": 0.6})
+    project.register()
+    (model,) = (project.folder / "mlartifacts/few/models").glob("*/artifacts")
+    first, *pinned = (model / "requirements.txt").read_text().split()
+    assert (model / first).is_file()
+    assert "mlflow==" in " ".join(pinned)
+    assert all(Requirement(line).specifier for line in pinned)
+    assert sum(f.stat().st_size for f in model.rglob("*") if f.is_file()) < 500_000
+    with zipfile.ZipFile(model / first) as wheel:
+        names = wheel.namelist()
+        package = Path(cones.__file__).parent
+        assert wheel.read("cones/pyfunc.py") == (package / "pyfunc.py").read_bytes()
+    assert {f"cones/{p.relative_to(package).as_posix()}" for p in package.rglob("*.py")} <= set(names)
+    assert not [name for name in names if "builtin" in name or name.endswith((".safetensors", ".pyc"))]
+
+    install = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-index",
+               "--target", str(tmp_path / "empty"), str(model / first)]  # fmt: skip
+    subprocess.run(install, check=True)
+    code = "import importlib.metadata as m, cones; print(cones.__file__); print(*m.requires('cones'), sep='\\n')"
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "empty")},
+                          capture_output=True, text=True, check=True).stdout.splitlines()  # fmt: skip
+    assert told == [str(tmp_path / "empty/cones/__init__.py"), *requires("cones")]
+
+
+def test_requirements_are_those_of_the_kind_of_base_model(tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path)
+    again = write_wheel(tmp_path / "..")
+    assert wheel.name == again.name
+    assert wheel.read_bytes() == again.read_bytes()
+    again.unlink()
+    plain, detection, generation = (requirements("code/x.whl", kind) for kind in ("clip", "glip", "sd"))
+    assert (plain[0], detection[0], generation[0]) == ("code/x.whl", "code/x.whl[detection]", "code/x.whl[generation]")
+    assert f"torch=={torch.__version__.split('+')[0]}" in plain
+    assert {r.split("==")[0] for r in set(detection) - set(plain)} >= {"mmdet", "mmcv-lite", "pycocotools"}
+    assert {r.split("==")[0] for r in set(generation) - set(plain)} == {"code/x.whl[generation]", "diffusers"}
