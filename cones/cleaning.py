@@ -12,11 +12,12 @@ from pathlib import Path
 from cones.checkpoint import row_checkpoint
 from cones.config import FinetuneConfig, Params
 from cones.files import is_running, read_json
+from cones.kept import KINDS
 from cones.layout import BACKBONES, CACHE, CHECKPOINTS, ENCODED, EVALUATED, PREPARED, RESULTS, SEARCHED, lock_of
 from cones.process import lock
 
-CACHES = ("test-features", "text-maps", "class-pictures")
-"""The folders of `cache` that hold one entry a key; whatever else lies there is not ours."""
+KEY = re.compile("[0-9a-f]{16}")
+"""What the folder of a checkpoint is called; locks have a folder beside them."""
 QUIET_HOURS = 1
 """A temporary file that changed within them is left: the folder may be shared with a container, whose processes are
 not seen from here."""
@@ -50,7 +51,7 @@ def find_stale(params: Params, days: float, rows: bool = False) -> list[Stale]:
 def remove_stale(params: Params, days: float, rows: bool = False) -> list[Stale]:
     """Remove what is stale and not kept; what was removed. `Busy` while a process holds a lock of the project."""
     locks = {*CHECKPOINTS.rglob("*.lock"), *map(lock_of, params.rows())}
-    locks |= {path for name in CACHES for path in (CACHE / name).glob("*.lock")}
+    locks |= {path for name in KINDS for path in (CACHE / name).glob("*.lock")}
     with ExitStack() as held:
         for path in sorted(locks):  # whoever starts now is refused until this is done
             held.enter_context(lock(path, f"`{path.stem}`"))
@@ -71,7 +72,7 @@ def _checkpoints(params: Params) -> Iterator[Stale]:
             current.add(row_checkpoint(settings, read_json(about), start).parent)
         else:
             unknown.append(row)
-    for folder in sorted(p for p in CHECKPOINTS.glob("*") if p.is_dir()):
+    for folder in sorted(p for p in CHECKPOINTS.glob("*") if p.is_dir() and KEY.fullmatch(p.name)):
         if folder in current:
             yield from (Stale.of(p, "a damaged checkpoint, put aside") for p in sorted(folder.glob("damaged-*")))
         elif unknown:
@@ -82,7 +83,7 @@ def _checkpoints(params: Params) -> Iterator[Stale]:
 
 def _unused(days: float) -> Iterator[Stale]:
     """Entries of the cache that were neither written nor read for some days; who wants one later makes it again."""
-    for path in sorted(p for name in CACHES for p in (CACHE / name).glob("[!.]*") if p.suffix != ".lock"):
+    for path in sorted(p for name in KINDS for p in (CACHE / name).glob("[!.]*") if p.suffix != ".lock"):
         ago = _days_since_use(path)
         if ago >= days:
             yield Stale.of(path, f"not used for {ago:.0f} days")
@@ -90,7 +91,7 @@ def _unused(days: float) -> Iterator[Stale]:
 
 def _temporaries() -> Iterator[Stale]:
     """What killed processes were writing."""
-    places = [PREPARED, ENCODED, SEARCHED, EVALUATED, RESULTS, CHECKPOINTS, BACKBONES, *(CACHE / c for c in CACHES)]
+    places = [PREPARED, ENCODED, SEARCHED, EVALUATED, RESULTS, CHECKPOINTS, BACKBONES, *(CACHE / c for c in KINDS)]
     found = [*Path().glob(".*.tmp"), *(path for place in places for path in place.rglob(".*.tmp"))]
     for path in sorted(found):
         match = TEMPORARY.fullmatch(path.name)

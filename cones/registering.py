@@ -53,10 +53,13 @@ def register(params: Params, tell: Callable[[str], None] = print) -> list[Regist
 
 
 def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
-    metrics, folder = finished_metrics(name, row), SEARCHED / name / row
+    folder = SEARCHED / name / row
+    if not (folder / "concept.safetensors").exists():
+        return None
+    concept = Concept.load(folder / "concept.safetensors")  # first, as a damaged one is no longer what was evaluated
+    metrics = finished_metrics(name, row)
     if metrics is None:
         return None
-    concept = Concept.load(folder / "concept.safetensors")
     refuse_other_settings(params, row, concept.card)
     if concept.card.weights_sha256 is not None:
         concept.weights()  # damaged ones are refused

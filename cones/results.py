@@ -73,9 +73,8 @@ def _finetune(settings: dict[str, Any] | None) -> dict[str, Any] | None:
 def _differences(have: Any, asked: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """The dotted names of settings that differ, with both values."""
     if isinstance(have, Mapping) and isinstance(asked, Mapping):
-        for key in sorted(
-            {*asked, *have}, key=lambda k: (k != "name", k)
-        ):  # another method says more than its settings
+        # Another method says more than the settings it has.
+        for key in sorted({*asked, *have}, key=lambda k: (k != "name", k)):
             yield from _differences(have.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
     elif have != asked:
         yield name, have, asked
