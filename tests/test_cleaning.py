@@ -50,8 +50,8 @@ def test_checkpoints_of_rows_as_they_are_stay_and_others_go(params: Params) -> N
     """Those of an edited row, and of rows as other code searched them."""
     ours = {row: write(row_checkpoint(run, ABOUT)) for row, run in params.runs.items()}
     aside = write(ours["few-coop"].with_name("damaged-state.safetensors"))
-    for name in ("state.safetensors", "samples/000002.jpg"):
-        write(f"checkpoints/0123456789abcdef/{name}")
+    for name in ("0123456789abcdef/state.safetensors", "0123456789abcdef/samples/000002.jpg", "locks/flow.lock"):
+        write(f"checkpoints/{name}")
     assert stale(params) == {"checkpoints/0123456789abcdef": False, str(aside): False}
     Path("params.yaml").write_text(PARAMS.replace("name: cones, epochs: 5", "name: cones, epochs: 6"))
     edited = load_params()
