@@ -12,7 +12,9 @@ RESULTS = ROOT / "bench/results"
 ELSE = (
     ("keeping latents and the new row alone", "public_recipe", "+own_rows"),
     ("ending by a fixed batch", "+own_rows", "+early_stop"),
-    ("the library's loop", "+early_stop", "+library_loop"),
+    ("five pictures a step", "+early_stop", "+five_pictures"),
+    ("a falling rate", "+five_pictures", "+falling_rate"),
+    ("the library's loop", "+falling_rate", "+library_loop"),
     ("one batch", "+library_loop", "+one_batch"),
     ("a second vector", "+one_batch", "+two_vectors"),
 )
