@@ -155,9 +155,7 @@ def test_no_finite_score_is_worse_than_any() -> None:
     assert progress.best_epoch == 1
     sure, lost = {"accuracy": 0.3, "loss": 1.0}, {"accuracy": 0.9, "loss": math.nan}
     assert rank("classification", sure) > rank("classification", lost)
-    with pytest.raises(
-        SearchError, match=r"no validation gave a finite denoising_loss \(the first: .*nan.*; lower `lr`"
-    ):
+    with pytest.raises(SearchError, match=r"no validation gave a finite denoising_loss \(the first: .*nan"):
         Progress(best_metrics=worst).refuse_no_score("generation")
 
 
