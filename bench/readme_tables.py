@@ -145,12 +145,12 @@ def subject() -> str:
     """Test metrics of all ways to learn a subject, with their cost."""
     metrics = ("dino", "clip_i", "clip_t", "diversity", "denoising_loss")
     heads = " | ".join(m.replace("_", "-") if m.startswith("clip") else m.replace("_", " ") for m in metrics)
-    lines = [f"| | {heads} | trained numbers | seconds |", "|---" * (len(metrics) + 3) + "|"]
+    lines = [f"| | {heads} | trained numbers | steps to best |", "|---" * (len(metrics) + 3) + "|"]
     for name, found in read_json(RESULTS / "subject.json")["table"].items():
         digits = {"denoising_loss": 4}
         values = " | ".join(_plain(found[f"test_{m}"], digits.get(m, 3)) for m in metrics)
-        seconds, count = found["optimise_seconds"]["mean"], found["trained_parameters"]
-        lines.append(f"| {name} | {values} | {count:,} | {seconds:.0f} |")
+        steps, count = found["steps_to_best"]["mean"], found["trained_parameters"]
+        lines.append(f"| {name} | {values} | {count:,} | {steps:.0f} |")
     return "\n".join(lines)
 
 
