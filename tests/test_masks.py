@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import objects_of
+from layouts import deep_png, objects_of
 from PIL import Image
 
 from cones.config import FolderData, MaskData, SubjectData
-from cones.data import list_pictures, masks_beside, object_mask, prepare
+from cones.data import list_pictures, masks_beside, object_mask, pair_masks, prepare
 from cones.errors import DataError
 from cones.recognising import look_at
 
@@ -144,6 +144,54 @@ def test_class_folders_may_each_have_pictures_and_masks(here: Path) -> None:
     assert sum(report["pictures"].values()) == len(report["masks"]) == 16
 
 
+def test_class_folders_may_have_several_folders_of_pictures_and_of_masks(here: Path) -> None:
+    """All masks are left out of classes; which are those of which pictures has to be known to read the objects."""
+    for c in ("covid", "normal"):
+        for i in range(8):
+            draw(Path(f"scans/{c}/images/{i}.png"), i + 10 * (c == "covid"))
+            draw(Path(f"scans/{c}/originals/{i}.png"), 20 + i + 10 * (c == "covid"))
+            mask(Path(f"scans/{c}/masks/{i}.png"))
+            mask(Path(f"scans/{c}/labels/{i}.png"))
+    assert look_at(Path("scans"), "classification").counts == {"covid": 16, "normal": 16}
+    report = prepare(FolderData(kind="folder", source="scans"), Path("out"))
+    assert sum(report["pictures"].values()) == len(report["masks"]) == 32
+    with pytest.raises(DataError, match="two ways: class folders of whole pictures, and marks of the objects in them"):
+        look_at(Path("scans"))
+    with pytest.raises(DataError, match=r"covid has several folders .* write `kind: masks` with the two to use"):
+        look_at(Path("scans"), "detection")
+    lines = [f"{c}/images/{i}.png,{c}" for c in ("covid", "normal") for i in range(8)]
+    Path("scans/list.csv").write_text("\n".join(["path,label", *lines]))
+    with pytest.raises(DataError, match="two ways: a list of whole pictures, and marks"):
+        look_at(Path("scans"))
+
+
+def test_a_split_may_lack_a_class_that_has_masks(here: Path) -> None:
+    for folder in ("train/cat", "test/cat", "test/dog"):
+        for i in range(4):
+            draw(Path(f"scans/{folder}/{i}.png"), i)
+            mask(Path(f"scans/{folder}/{i}_mask.png"))
+    with pytest.raises(DataError, match="two ways: class folders of whole pictures, and marks of the objects in them"):
+        look_at(Path("scans"))
+
+
+def test_a_way_out_is_offered_only_where_it_is_one(here: Path) -> None:
+    for i in range(4):
+        draw(Path(f"cells/{i}.png"), i)
+        mask(Path(f"cells/{i}_mask.png"))
+    draw(Path("cells/late.png"), 5)
+    with pytest.raises(DataError, match=r"cells/late.png has no mask; .*set what masks are called with `ending`$"):
+        look_at(Path("cells"))
+    folders(Path("both"))
+    draw(Path("both/images/late.png"), 9)
+    for i in range(3):
+        draw(Path(f"both/{i}.png"), i)
+    with pytest.raises(DataError, match=r"late.png has no mask; .*; --task classification .*; --task generation") as no:
+        look_at(Path("both"))
+    assert look_at(Path("both"), "generation").pictures == 3
+    assert "classification reads its folders as classes" in str(no.value)
+    assert look_at(Path("both"), "classification").classes == ["images", "masks"]
+
+
 def test_what_a_mask_beside_its_picture_is_called() -> None:
     called = ["x_mask", "x-mask", "x.mask", "x mask", "x_masks", "x_SEG", "x_segmentation", "x_mask_1", "x_mask2"]
     others = ["x", "xmask", "x_masked", "y_mask", "mask", "_mask", "x_gt", "x_1", "with_mask"]
@@ -164,6 +212,60 @@ def test_masks_are_no_pictures_of_a_subject(here: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"rex holds masks among its pictures, such as \d_mask.png; move them"):
             attempt()
+
+
+def test_a_subject_may_have_a_folder_of_masks(here: Path) -> None:
+    for i in range(4):
+        draw(Path(f"rex/{i}.jpg"), i)
+        mask(Path(f"rex/masks/{i}.png"))
+    for task in (None, "generation"):
+        found = look_at(Path("rex"), task)
+        assert found.entry == {"kind": "subject", "source": "rex", "masks": "masks"}
+        assert (found.pictures, found.one_subject) == (4, True)
+    assert prepare(SubjectData(**found.entry), Path("out"))["pictures"]["train"] == 3
+    mask(Path("rex/labels/0.png"))
+    with pytest.raises(
+        DataError, match=r"rex/labels has no mask for 1.jpg; add 1.png there, take the picture away, or"
+    ):
+        look_at(Path("rex"), "generation")
+    with pytest.raises(DataError, match=r"has 2 classes, .*; --task generation makes new pictures of the 4 that lie"):
+        look_at(Path("rex"))
+    for i in range(4):
+        mask(Path(f"rex/labels/{i}.png"))
+    with pytest.raises(DataError, match="rex has masks in labels and in masks; move one of the folders out of it"):
+        look_at(Path("rex"), "generation")
+    Path("rex/labels").rename("rex/more")
+    Path("rex/masks").rename("rex/other")
+    assert look_at(Path("rex"), "generation").entry == {"kind": "subject", "source": "rex"}
+
+
+def test_a_hidden_mask_is_no_mask_of_a_subject(here: Path) -> None:
+    """As macOS leaves them beside files on disks of others."""
+    for i in range(4):
+        draw(Path(f"rex/{i}.png"), i)
+    Path("rex/._mask.png").write_bytes(b"x")
+    assert look_at(Path("rex"), "generation").pictures == 4
+    assert prepare(SubjectData(kind="subject", source="rex"), Path("out"))["pictures"]["train"] == 3
+
+
+def test_masks_find_their_pictures_in_one_pass(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is taken apart a fixed number of times, not once for each picture."""
+    for i in range(40):
+        Path(f"cells/masks/{i}").mkdir(parents=True)
+        Path("cells/images").mkdir(exist_ok=True)
+        Path(f"cells/images/{i}.png").touch()
+        for k in range(5):
+            Path(f"cells/masks/{i}/{k}.png").touch()
+    taken, relative_to = [], Path.relative_to
+
+    def counted(path: Path, *other: Path) -> Path:
+        taken.append(path)
+        return relative_to(path, *other)
+
+    monkeypatch.setattr(Path, "relative_to", counted)
+    pictures, _ = pair_masks(config(Path("cells")))
+    assert [len(picture.masks) for picture in pictures] == [5] * 40
+    assert len(taken) < 8 * 240
 
 
 def test_a_list_of_classes_and_masks_are_two_ways(here: Path) -> None:
@@ -265,6 +367,14 @@ def colour(path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT), (255, 0, 0)).save(path)
 
 
+def deepen(path: Path) -> None:
+    deep_png(path, 3, 2)
+
+
+def deepen_opaque(path: Path) -> None:
+    deep_png(path, 2, 4)
+
+
 def fade(path: Path) -> None:
     Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 9)).save(path)
 
@@ -275,6 +385,8 @@ def fade(path: Path) -> None:
         (grow, {}, "3.jpg has 40 x 30 pixels.* and its annotation is for 40 x 31"),
         (colour, {}, "the mask masks/3.png is in colours; save it in grey"),
         (fade, {}, "the mask masks/3.png is transparent in part"),
+        (deepen, {}, r"the mask masks/3.png has 16 bits a channel \(mode RGB\), of which 8 are read; save its numbers"),
+        (deepen_opaque, {}, r"the mask masks/3.png has 16 bits a channel \(mode"),
         (lambda p: p.write_text("x"), {}, "the mask masks/3.png cannot be read as a picture"),
         (lambda p: p.unlink(), {}, r"images/3.jpg has no mask; it would be .*masks/3.\*"),
         (lambda p: mask(p, (1, 1)), {}, "more than one value beside 0: 255 in masks/0.png and 1 in masks/3.png; where"),
