@@ -69,7 +69,7 @@ def entry_of(source: Path, task: Task | None, values: Values | None) -> PictureD
             if config is None:
                 raise DataError(
                     f"nothing in {source} marks objects, which {task} needs: COCO's JSON, VOC's or YOLO's folders, "
-                    "LabelMe's JSON, or masks"
+                    "LabelMe's JSON, or masks beside the pictures or in a folder beside theirs"
                 )
             return config
         case "generation":

@@ -375,6 +375,11 @@ def deepen_opaque(path: Path) -> None:
     deep_png(path, 2, 4)
 
 
+def measure(path: Path) -> None:
+    path.unlink()
+    Image.new("F", (WIDTH, HEIGHT), 0.5).save(path.with_suffix(".tif"))
+
+
 def fade(path: Path) -> None:
     Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 9)).save(path)
 
@@ -386,6 +391,7 @@ def fade(path: Path) -> None:
         (colour, {}, "the mask masks/3.png is in colours; save it in grey"),
         (fade, {}, "the mask masks/3.png is transparent in part"),
         (deepen, {}, r"the mask masks/3.png has 16 bits a channel \(mode RGB\), of which 8 are read; save its numbers"),
+        (measure, {}, "the mask masks/3.tif has the mode F; save its numbers as a grey picture"),
         (deepen_opaque, {}, r"the mask masks/3.png has 16 bits a channel \(mode"),
         (lambda p: p.write_text("x"), {}, "the mask masks/3.png cannot be read as a picture"),
         (lambda p: p.unlink(), {}, r"images/3.jpg has no mask; it would be .*masks/3.\*"),

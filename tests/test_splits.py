@@ -65,7 +65,7 @@ def test_classes_may_be_called_as_splits_are(tmp_path: Path) -> None:
 
 def test_capitals_do_not_make_classes_of_splits(tmp_path: Path) -> None:
     config = folders(tmp_path / "s", {"val": "Valid", "test": "Test"})
-    with pytest.raises(DataError, match=r"has Valid, Test and no `train`; .* A class that is called as a split is has"):
+    with pytest.raises(DataError, match=r"has Valid, Test and no `train`; .* A class with the name of a split has to"):
         list_pictures(config)
     (tmp_path / "s/Valid").rename(tmp_path / "s/TRAIN")
     assert list_pictures(config).given == {"train", "test"}

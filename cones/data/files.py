@@ -13,7 +13,7 @@ from cones.data.prepared import Record
 from cones.data.splits import SPLIT_NAMES, split_names
 from cones.errors import DataError
 
-RENAME = "A class that is called as a split is has to be renamed"
+RENAME = "A class with the name of a split has to be renamed"
 
 
 def list_folder(config: FolderData) -> Listing:

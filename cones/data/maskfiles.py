@@ -162,7 +162,7 @@ def open_mask(path: Path, name: str) -> tuple[np.ndarray, bool]:
             if frames > 1:
                 raise DataError(f"the mask {name} holds {frames} pictures; a mask is one: save each by itself")
             bits = channel_bits(image)
-            if bits > 8 and image.mode[0] != "I":
+            if bits > 8 and image.mode[0] not in "IF":
                 raise DataError(
                     f"the mask {name} has {bits} bits a channel (mode {image.mode}), of which 8 are read; save its "
                     "numbers as a grey picture"
