@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cones.concept import Concept
-from cones.data import SUFFIXES, open_picture
+from cones.data import SUFFIXES, open_picture, pictures_in
 from cones.errors import ConceptError, DataError
 from cones.files import fresh_file, write_json
 from cones.prediction import Detections, Prediction
@@ -115,7 +115,7 @@ def _pictures(given: Iterable[Path]) -> Iterable[Path]:
         if not path.is_dir():
             yield path
             continue
-        inside = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
+        inside = pictures_in(path)
         if not inside:
             raise DataError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
         yield from inside

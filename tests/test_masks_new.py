@@ -81,6 +81,17 @@ def test_class_folders_may_have_several_folders_of_pictures_and_of_masks(here: P
         look_at(Path("scans"))
 
 
+def test_masks_below_the_pictures_of_a_class_are_none_of_them(here: Path) -> None:
+    for c in ("cat", "dog"):
+        for i in range(8):
+            draw(Path(f"pets/{c}/{i}.png"), i + 10 * (c == "cat"))
+            mask(Path(f"pets/{c}/labels/{i}_mask.png"))
+        draw(Path(f"pets/{c}/labels/other.png"), 20 + (c == "cat"))
+    report = prepare(FolderData(kind="folder", source="pets"), Path("out"))
+    assert sum(report["pictures"].values()) == 2 * 9
+    assert len(report["masks"]) == 2 * 8
+
+
 def test_a_split_may_lack_a_class_that_has_masks(here: Path) -> None:
     for folder in ("train/cat", "test/cat", "test/dog"):
         for i in range(4):

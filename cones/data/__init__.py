@@ -29,7 +29,7 @@ from cones.data.folders import is_hidden, pictures_in, subfolders
 from cones.data.labelme import list_labelme
 from cones.data.listing import Listing, gather
 from cones.data.maskfiles import Masked, list_masks, open_mask, pair_masks, values_in
-from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_beside, pictures_and_masks
+from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_below, masks_beside, pictures_and_masks
 from cones.data.masks import object_mask
 from cones.data.pictures import SUFFIXES, open_picture, random_view
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
@@ -124,8 +124,8 @@ def prepare(config: DataConfig, target: Path) -> dict:
 def list_pictures(config: PictureData) -> Listing:
     """The classes and pictures that a data set names; no picture is opened, but masks are.
 
-    In class folders masks, x_mask.png beside x.png or in folders beside those of the pictures, are no pictures of the
-    class and are reported as `masks`. `DataError` if they cannot be listed.
+    In class folders masks, x_mask.png beside x.png or in folders beside or below those of the pictures, are no pictures
+    of the class and are reported as `masks`. `DataError` if they cannot be listed.
     """
     listing = LISTS[type(config)](config)
     if isinstance(config, FolderData):
@@ -133,6 +133,7 @@ def list_pictures(config: PictureData) -> Listing:
         folders = {folder for root in roots for folder in pictures_and_masks(root)[1]}
         masks = {p for p in (p.path for p in listing.pictures) if folders & set(p.parents)}
         masks |= set(masks_beside([p.path for p in listing.pictures]))
+        masks |= {mask for root in roots for mask in masks_below(root)}
         left = [p for p in listing.pictures if p.path not in masks]
         report = {**listing.report, "masks": [p.id for p in listing.pictures if p.path in masks]}
         listing = replace(listing, pictures=left, report=report)

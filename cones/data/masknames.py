@@ -58,6 +58,13 @@ def pictures_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
     return (pictures, masks) if pictures and masks else ([], [])
 
 
+def masks_below(folder: Path) -> list[Path]:
+    """The masks of a folder's own pictures in folders of masks that lie in it, each called as its picture."""
+    pictures = {p.with_suffix("") for p in pictures_in(folder, below=False)}
+    below = [(mask, mask.relative_to(f)) for f in subfolders(folder) if is_of_masks(f) for mask in pictures_in(f)]
+    return [mask for mask, name in below if ending_of(folder / name, pictures) is not None]
+
+
 def is_of_masks(folder: Path) -> bool:
     """Whether a folder is called as one of masks."""
     return bool(_words(folder) & MASK_WORDS)
