@@ -15,7 +15,7 @@ from cones.files import content_hash, folder_hash, read_json, write_json
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 WORK = Path("cache/bench")
-FACTOR, FIRST, MORE = 4.0, 3, 4
+FACTOR, FIRST, MORE = 4.0, 6, 4
 """Of a grid of rates: from one to the next, how many there are at first, and how many are added at most."""
 
 
@@ -59,8 +59,9 @@ def kept(path: Path, measure: Callable[[], Any]) -> Any:
 def best_rate(usual: float, judge: Callable[[float], Any]) -> tuple[float, dict[float, Any]]:
     """The rate whose judgement is the least, and what was judged, by rate.
 
-    `FIRST` rates from the usual one on are tried, each `FACTOR` times the one before; while the best is at an end of
-    the grid one more is tried there, `MORE` at most.
+    `FIRST` rates from the lowest usual one on are tried, each `FACTOR` times the one before; while the best is at an end
+    of the grid one more is tried there, `MORE` at most. The grid is wide from the start, as a few rates close together
+    differ by less than the noise of a judgement.
     """
     tried = {rate: judge(rate) for rate in (usual * FACTOR**i for i in range(FIRST))}
     for _ in range(MORE):

@@ -47,10 +47,10 @@ METHODS: dict[str, tuple[dict[str, Any], float | None]] = {
     "class word": ({"name": "zero_shot"}, None),
     "textual inversion": ({"name": "textual_inversion", **LOOP}, 0.005),
     "textual inversion, 2 tokens": ({"name": "textual_inversion", "n_tokens": 2, **LOOP}, 0.005),
-    "ConES": ({"name": "cones", "n_tokens": 2, **LOOP}, 0.03),
-    "ConES, quiet noise": ({"name": "cones", "n_tokens": 2, **LOOP, "noise": QUIET}, 0.03),
+    "ConES": ({"name": "cones", "n_tokens": 2, **LOOP}, 0.0075),
+    "ConES, quiet noise": ({"name": "cones", "n_tokens": 2, **LOOP, "noise": QUIET}, 0.0075),
 }
-"""Settings, and the rate that the grid begins with."""
+"""Settings, and the lowest rate of the grid."""
 TUNING = {"steps": 150, "batch_size": 5, "validate_every": 25}
 FINETUNES: dict[str, tuple[str, dict[str, Any]]] = {
     "LoRA from the class word": ("class word", {"kind": "lora", "lr": 1e-3, "noise": QUIET, **TUNING}),

@@ -29,8 +29,8 @@ from t2i_searches import SAMPLES, Bench, Look
 
 from cones.errors import SearchError
 
-USUAL = {"textual_inversion": PUBLISHED_RATE * PUBLISHED_PICTURES, "cones": 0.08}
-"""The rates that the methods' grids begin with."""
+USUAL = {"textual_inversion": PUBLISHED_RATE * PUBLISHED_PICTURES, "cones": 0.005}
+"""The lowest rates of the methods' grids."""
 RATE_SEED, SEEDS = 0, (1, 2, 3)
 LOOK = 10
 """Optimiser steps between looks at the fixed batch."""
