@@ -56,14 +56,14 @@ def kept(path: Path, measure: Callable[[], Any]) -> Any:
     return read_json(path)
 
 
-def best_rate(usual: float, judge: Callable[[float], Any]) -> tuple[float, dict[float, Any]]:
+def best_rate(lowest: float, judge: Callable[[float], Any]) -> tuple[float, dict[float, Any]]:
     """The rate whose judgement is the least, and what was judged, by rate.
 
-    `FIRST` rates from the lowest usual one on are tried, each `FACTOR` times the one before; while the best is at an end
-    of the grid one more is tried there, `MORE` at most. The grid is wide from the start, as a few rates close together
-    differ by less than the noise of a judgement.
+    `FIRST` rates from the lowest on are tried, each `FACTOR` times the one before; while the best is at an end of the
+    grid one more is tried there, `MORE` at most. The grid is wide from the start, as rates close together differ by
+    less than the noise of a judgement.
     """
-    tried = {rate: judge(rate) for rate in (usual * FACTOR**i for i in range(FIRST))}
+    tried = {rate: judge(rate) for rate in (lowest * FACTOR**i for i in range(FIRST))}
     for _ in range(MORE):
         best, low, high = min(tried, key=tried.__getitem__), min(tried), max(tried)
         if low < best < high:
