@@ -302,7 +302,7 @@ def test_a_new_row_of_the_table_goes_the_way_of_one_of_its_own_and_the_table_is_
 ) -> None:
     tensors = features.tensors
     store = write_features(
-        tmp_path, list("abc"), [0] * 3, 2, lambda rows, view: {n: t[rows] for n, t in tensors.items()}
+        tmp_path, list("abc"), [0] * 3, 2, lambda rows: lambda view: {n: t[list(rows)] for n, t in tensors.items()}
     )
     text = sd.embed_text(["gear"], templates=TEMPLATES)
     encoded = Encoded(tmp_path, {"templates": TEMPLATES[:2]}, store, store, text)
@@ -311,7 +311,7 @@ def test_a_new_row_of_the_table_goes_the_way_of_one_of_its_own_and_the_table_is_
     for whole in (True, False):
         inversion = Inversion(sd, encoded, "gear", 0.1, None, whole)
         for step in range(3):
-            inversion.step(step, generator_for(0, step))
+            inversion.step(step + 1, generator_for(0, step))
         inversion.close()
         ends.append(inversion.trained.detach()[-1])
     assert torch.allclose(*ends, atol=1e-5)
