@@ -17,8 +17,8 @@ def main(name: str) -> None:
 
     drawn = draw(concept, PREPARED / concept.data)
     device = Accelerator().device
-    held = lock(stage_lock("encode", name), f"the concept `{name}`", STAGE_WAIT)
-    with held, progress_bar(f"encoding {name}", drawn.picture_views) as advance:
+    alone = lock(stage_lock("encode", name), f"the concept `{name}`", STAGE_WAIT)
+    with alone, progress_bar(f"encoding {name}", drawn.picture_views) as advance:
         encoded = encode_concept(name, concept, backbone, drawn, ENCODED / name, device, advance)
     trained, held = len(encoded.train), len(encoded.val)
     print(f"{name}: {trained} training pictures in {encoded.train.views} views, {held} for validation")
