@@ -12,7 +12,9 @@ RESULTS = ROOT / "bench/results"
 ELSE = (
     ("keeping latents and the new row alone", "public_recipe", "+own_rows"),
     ("ending by a fixed batch", "+own_rows", "+early_stop"),
-    ("the library's loop", "+early_stop", "+library_loop"),
+    ("five pictures a step", "+early_stop", "+five_pictures"),
+    ("a falling rate", "+five_pictures", "+falling_rate"),
+    ("the library's loop", "+falling_rate", "+library_loop"),
     ("one batch", "+library_loop", "+one_batch"),
     ("a second vector", "+one_batch", "+two_vectors"),
 )
@@ -143,12 +145,12 @@ def subject() -> str:
     """Test metrics of all ways to learn a subject, with their cost."""
     metrics = ("dino", "clip_i", "clip_t", "diversity", "denoising_loss")
     heads = " | ".join(m.replace("_", "-") if m.startswith("clip") else m.replace("_", " ") for m in metrics)
-    lines = [f"| | {heads} | trained numbers | seconds |", "|---" * (len(metrics) + 3) + "|"]
+    lines = [f"| | {heads} | trained numbers | steps to best |", "|---" * (len(metrics) + 3) + "|"]
     for name, found in read_json(RESULTS / "subject.json")["table"].items():
         digits = {"denoising_loss": 4}
         values = " | ".join(_plain(found[f"test_{m}"], digits.get(m, 3)) for m in metrics)
-        seconds, count = found["optimise_seconds"]["mean"], found["trained_parameters"]
-        lines.append(f"| {name} | {values} | {count:,} | {seconds:.0f} |")
+        steps, count = found["steps_to_best"]["mean"], found["trained_parameters"]
+        lines.append(f"| {name} | {values} | {count:,} | {steps:.0f} |")
     return "\n".join(lines)
 
 

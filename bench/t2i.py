@@ -7,8 +7,10 @@ of the CPU. Each changes one thing of the rung that it stands after (`t2i_rungs.
 recipe of textual inversion reaches at its end: the denoising loss of held-out pictures on the fixed batch, and the
 judge's likeness of its samples. A recipe without a fixed batch cannot know when it is there, so its time is that of its
 whole schedule. From `+early_stop` on a rung is done when it has both, its looks at the fixed batch are part of its
-time, looking for the likeness is not, and shown is the median of three seeds. Each rung's rate is the best of a grid on
-the first steps of a seed of its own: by the loss at their end, or from `+early_stop` on by the steps to the target.
+time, looking for the likeness is not, and shown is the median of three seeds. Encoding the pictures once, where latents
+are kept, and learning the map of `cones_warm_start`, once for a base model, are not part of it. Each rung's rate is the
+best of a grid on the first steps of a seed of its own: by the loss at their end, or from `+early_stop` on by the steps
+to the target.
 What was measured is kept in `cache/bench/t2i`, so that a bench that was stopped loses one rung.
 """
 
@@ -20,17 +22,15 @@ from typing import Any
 
 import torch
 from common import WORK, best_rate, kept, key_of, write_results
-from t2i_inversion import ACCUMULATION, PUBLISHED_RATE
+from t2i_inversion import PUBLISHED_RATE
 from t2i_pace import paces
-from t2i_rungs import PICTURES, Recipe, ladder
+from t2i_rungs import LIBRARY_STEPS, PICTURES, PUBLISHED_PICTURES, WEIGHT_DECAY, Recipe, ladder
 from t2i_searches import SAMPLES, Bench, Look
 
 from cones.errors import SearchError
 
-USUAL = {"textual_inversion": PUBLISHED_RATE * ACCUMULATION, "cones": 0.08}
+USUAL = {"textual_inversion": PUBLISHED_RATE * PUBLISHED_PICTURES, "cones": 0.08}
 """The rates that the methods' grids begin with."""
-LIBRARY_STEPS = 600
-"""Over which the library's loop lets the rate fall, and searches at most."""
 RATE_SEED, SEEDS = 0, (1, 2, 3)
 LOOK = 10
 """Optimiser steps between looks at the fixed batch."""
@@ -48,7 +48,7 @@ class Size:
 
     def of(self, recipe: Recipe) -> int:
         """Steps of a recipe at most."""
-        return self.steps if recipe.loop == "published" else min(self.steps, LIBRARY_STEPS)
+        return self.steps if recipe.rate == "constant" else min(self.steps, LIBRARY_STEPS)
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ def main() -> None:
         "what": {
             "word": word, "pictures": PICTURES, "held_out": len(bench.encoded.val), **asdict(size),
             "library_steps": LIBRARY_STEPS, "samples": SAMPLES, "looks_every": LOOK, "threads": 1,
+            "weight_decay": WEIGHT_DECAY,
         },
     }  # fmt: skip
     if size == Size():

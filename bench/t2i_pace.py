@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from t2i_inversion import ACCUMULATION, WEIGHT_DECAY, NewToken
-from t2i_rungs import PICTURES, Recipe, Rung
+from t2i_inversion import NewToken
+from t2i_rungs import PICTURES, PUBLISHED_PICTURES, WEIGHT_DECAY, Recipe, Rung
 from t2i_searches import WORD, Bench, Stopwatch
 from torch import Tensor
 from torch.nn import functional as F
@@ -48,15 +48,15 @@ class Example:
     def step(self, number: int, generator: torch.Generator) -> None:
         """One optimiser step, the `number`-th."""
         weight, other = self.table.weight, torch.arange(len(self.table.weight)) != self.table.place
-        for part in range(ACCUMULATION):
-            pixels, ids = self.shown((number * ACCUMULATION + part) % len(self.pictures), generator)
+        for part in range(PUBLISHED_PICTURES):
+            pixels, ids = self.shown((number * PUBLISHED_PICTURES + part) % len(self.pictures), generator)
             latents = self.vae.encode(pixels).latent_dist.sample(generator) * self.vae.config.scaling_factor
             noise = torch.randn(latents.shape, generator=generator)
             times = torch.randint(self.schedule.config.num_train_timesteps, (1,), generator=generator)
             noisy = self.schedule.add_noise(latents, noise, times)
             predicted = self.unet(noisy, times, self.text_encoder(ids).last_hidden_state).sample
-            (F.mse_loss(predicted, noise) / ACCUMULATION).backward()
-            if part == ACCUMULATION - 1:
+            (F.mse_loss(predicted, noise) / PUBLISHED_PICTURES).backward()
+            if part == PUBLISHED_PICTURES - 1:
                 self.optimiser.step()
                 self.optimiser.zero_grad()
             with torch.no_grad():
@@ -108,7 +108,7 @@ def paces(bench: Bench, rungs: list[Rung], rounds: int = 5, steps: int = 20) -> 
 
     kinds: dict[str, Callable[[], float]] = {
         "example": lambda: stepped(lambda: Example(bench.sd, bench.encoded, WORD, RATE, bench.pictures)),
-        "public_recipe": lambda: stepped(lambda: bench.inversion(published, RATE)),
+        "public_recipe": lambda: stepped(lambda: bench.inversion(published, RATE, steps)),
         **{name: partial(looped, recipes[name]) for name in IN_LOOP},
         "floor": bare,
         "look": look,

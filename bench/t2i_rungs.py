@@ -3,8 +3,12 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-PICTURES = 5
-"""Of the subject; the library's loop shows all of them in a step."""
+PICTURES, PUBLISHED_PICTURES = 5, 4
+"""Of the subject, and those that a step of the published recipe shows."""
+WEIGHT_DECAY = 1e-2
+"""Of the published recipe, and of every rung."""
+LIBRARY_STEPS = 600
+"""Over which a falling rate falls to zero, and steps at most of a search with one."""
 QUIET = {"copies": 2, "stratified": True, "antithetic": True}
 
 
@@ -15,8 +19,10 @@ class Recipe:
     latents: Literal["encoded when shown", "kept"] = "encoded when shown"
     trained: Literal["token table", "own rows"] = "token table"
     ends: Literal["after its schedule", "by the fixed batch"] = "after its schedule"
+    pictures: int = PUBLISHED_PICTURES
+    """That a step shows."""
+    rate: Literal["constant", "falling"] = "constant"
     loop: Literal["published", "library"] = "published"
-    """The published one shows four pictures a step at a constant rate, the library's all five at a falling one."""
     at_once: int = 1
     """Pictures that go through the UNet together; 1: those of a step one after the other."""
     vectors: int = 1
@@ -54,14 +60,16 @@ def ladder() -> list[Rung]:
     cached = public.then("+cached_latents", "latents are kept: no autoencoder in a step", latents="kept")
     rows = cached.then("+own_rows", "the new row is a parameter of its own, not the whole table", trained="own rows")
     early = rows.then("+early_stop", "looks at a fixed batch, and ends when it says so", ends="by the fixed batch")
-    loop = early.then("+library_loop", "five pictures a step in place of four, at a falling rate", loop="library")
+    five = early.then("+five_pictures", "a step shows all five pictures, not four of them", pictures=PICTURES)
+    falling = five.then("+falling_rate", "the rate falls to zero along a cosine, and is not constant", rate="falling")
+    loop = falling.then("+library_loop", "the library's loop: random order, fused AdamW, a look first", loop="library")
     batch = loop.then("+one_batch", "a step's pictures in one batch, not one after the other", at_once=PICTURES)
     one = batch.then("cones_one_vector", "no text encoder: its output is searched", method="cones")
     two = batch.then("+two_vectors", "two vectors in place of one", vectors=2)
     cones = two.then("cones", "no text encoder: its output is searched", method="cones")
     quiet = cones.then("cones_low_variance", "two opposite noises a latent, timesteps spread evenly", noise="quiet")
     warm = cones.then("cones_warm_start", "starts from the pictures, not from the class word", start="pictures")
-    return [public, cached, rows, early, loop, batch, one, two, cones, quiet, warm]
+    return [public, cached, rows, early, five, falling, loop, batch, one, two, cones, quiet, warm]
 
 
 def settings_of(recipe: Recipe, rate: float, steps: int, every: int) -> dict[str, Any]:
@@ -70,10 +78,11 @@ def settings_of(recipe: Recipe, rate: float, steps: int, every: int) -> dict[str
         "name": recipe.method,
         "n_tokens": recipe.vectors,
         "lr": rate,
+        "weight_decay": WEIGHT_DECAY,
         "epochs": steps,
         "validate_every": every,
-        "batch_size": PICTURES,
-        "accumulate": PICTURES // recipe.at_once,
+        "batch_size": recipe.pictures,
+        "accumulate": recipe.pictures // recipe.at_once,
         "warmup_epochs": 0,
         "patience": None,
         "noise": QUIET if recipe.noise == "quiet" else None,

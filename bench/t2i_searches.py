@@ -109,13 +109,14 @@ class Bench:
         else:
             self._published(recipe, rate, seed, steps, every, on_look)
 
-    def inversion(self, recipe: Recipe, rate: float) -> Inversion:
-        """The published loop's step, by a recipe."""
+    def inversion(self, recipe: Recipe, rate: float, steps: int) -> Inversion:
+        """The published loop's step, by a recipe, of a search over so many steps."""
         pictures = self.pictures if recipe.latents == "encoded when shown" else None
-        return Inversion(self.sd, self.encoded, WORD, rate, pictures, recipe.trained == "token table")
+        table, falls_over = recipe.trained == "token table", steps if recipe.rate == "falling" else None
+        return Inversion(self.sd, self.encoded, WORD, rate, pictures, table, recipe.pictures, falls_over)
 
     def _published(self, recipe: Recipe, rate: float, seed: int, steps: int, every: int, on_look: OnLook) -> None:
-        watch, inversion = Stopwatch(), self.inversion(recipe, rate)
+        watch, inversion = Stopwatch(), self.inversion(recipe, rate, steps)
         try:
             for step in range(1, steps + 1):
                 inversion.step(step, generator_for(seed, step))
@@ -140,9 +141,10 @@ class Bench:
         def look(line: dict[str, float]) -> None:
             if "val_denoising_loss" not in line:
                 return
+            seconds = watch.seconds
             with watch.aside(), torch.no_grad():
                 sentence = text_of(method, self.sd, [WORD]).embeds[:1].clone()
-                if on_look(Look(int(line["step"]), watch.seconds, line["val_denoising_loss"], sentence)):
+                if on_look(Look(int(line["step"]), seconds, line["val_denoising_loss"], sentence)):
                     raise Enough
 
         stores = (self.encoded.train, self.encoded.val)

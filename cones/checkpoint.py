@@ -56,8 +56,8 @@ class Progress:
     def refuse_no_score(self, task: str) -> None:
         """`SearchError` where no validation gave a finite score, so that none is better than another."""
         if rank(task, self.best_metrics or {})[0] == -math.inf:
-            told = (self.best_metrics or {}).get(headline(task))
-            raise SearchError(f"no validation gave a finite {headline(task)}, the last was {told}; lower `lr`")
+            told = {name: value for name, value in (self.best_metrics or {}).items() if not math.isfinite(value)}
+            raise SearchError(f"no validation gave a finite {headline(task)} (the first: {told}); lower `lr`")
 
 
 class Keeper:
@@ -79,9 +79,11 @@ class Keeper:
             signal.signal(signal.SIGINT, self._ask)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         if self._holds_back:
             signal.signal(signal.SIGINT, self._before)
+        if kind is None and self._stop_asked:
+            raise KeyboardInterrupt
 
     def _ask(self, *_: object) -> None:
         self._stop_asked = True

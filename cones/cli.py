@@ -114,7 +114,7 @@ def _show(found: "Found") -> None:
     objects = f"{sum(found.counts.values())} objects {'with masks ' * found.has_masks}in " * found.has_objects
     how = "with splits of their own" if found.has_splits else "to be divided into training, validation and test"
     if found.divided:
-        how += f", {' and '.join(found.divided)} to be divided off train,"
+        how += f", {' and '.join(found.divided)} to be divided off train"
     print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
     print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
     if found.entry["kind"] == "masks":

@@ -58,7 +58,8 @@ class Searched(Strict):
     """Epochs at the constant rate `warmup_lr` before the cosine."""
     warmup_lr: float = Field(1e-5, gt=0)
     patience: int | None = Field(20, ge=1)
-    """Epochs without a better validation score before the search stops; None: never."""
+    """Epochs without a better validation score before the search stops, counted from the first validation after the
+    start at the earliest; None: never."""
     validate_every: int = Field(1, ge=1)
     """Epochs between validations. One costs a pass over the validation pictures' features."""
     accumulate: int = Field(1, ge=1, le=64)

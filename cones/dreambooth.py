@@ -43,8 +43,8 @@ def dreambooth_row(
     """Fine-tune a Stable Diffusion on the latents that a row was searched on; the row's embeddings stay as they are.
 
     `prior` are pictures of the class word that it goes on learning (section 3.2); pictures that the row asks for on the
-    way go to the folder `samples`. Raises `ConceptError` for a start of
-    other pictures or another base model, and `SearchError` when the loss is not finite.
+    way go to the folder `samples`. Raises `ConceptError` for a start of other pictures or another base model, and
+    `SearchError` when the loss is not finite.
     """
     refuse_other_start(start, encoded)
     about, device, task = encoded.about, accelerator.device, TASKS["generation"]

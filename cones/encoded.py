@@ -46,7 +46,9 @@ class Encoded:
             raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
         tensors = load_file(folder / "text.safetensors")
         embeds = tensors["text"] if tensors["text"].ndim == 3 else tensors["text"][None]
-        text = TextEmbeds(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), tensors["owner"])
+        text = TextEmbeds(
+            embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), tensors["owner"], tensors.get("pooled")
+        )
         stores = FeatureStore(folder / "train"), FeatureStore(folder / "val")
         return Encoded(folder, about, *stores, text, tensors.get("unconditional"), tensors.get("seen"))
 

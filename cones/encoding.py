@@ -22,6 +22,7 @@ from cones.messages import nearest
 from cones.picture_encoding import encode_objects, encode_split, picture_of
 from cones.sentences import SENTENCES
 from cones.targets import refuse_maskless
+from cones.types import TextEmbeds
 
 AnyConcept = ClassificationConcept | DetectionConcept | GenerationConcept
 
@@ -192,7 +193,11 @@ def _objects(
 
 def _text(backbone: Any, names: Sequence[str], templates: Sequence[str]) -> dict[str, Tensor]:
     text = backbone.embed_text(names, templates=templates)
-    return {"text": text.embeds[0], "owner": text.owner}
+    return {"text": text.embeds[0], "owner": text.owner, **_pooled(text)}
+
+
+def _pooled(text: TextEmbeds) -> dict[str, Tensor]:
+    return {} if text.pooled is None else {"pooled": text.pooled}
 
 
 def _subject(
@@ -223,4 +228,6 @@ def _subject(
         "clip": {**config.model_dump(), "sha256": base_hash(folder)},
     }
     none = backbone.embed_text([""], templates=[""]).embeds
-    return special, templates, {"text": text.embeds, "owner": text.owner, "unconditional": none, "seen": seen}
+    return special, templates, {
+        "text": text.embeds, "owner": text.owner, "unconditional": none, "seen": seen, **_pooled(text)
+    }  # fmt: skip

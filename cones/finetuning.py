@@ -82,7 +82,7 @@ def finetune_row(
     # Judged is what the file makes of the base model, where LoRA's additions are merged into the weights.
     judged: Any = encoded.backbone(device, task)
     judged.use_weights(trained.tensors(), built)
-    found = found_by(judged, _pictures(settings, encoded, data, judged)[1])
+    found = found_by(judged, val.by(judged) if isinstance(val, LivePictures) else val)
     metrics = TASKS[task].full(found, encoded.val, about["names"]).metrics
     text = prompts(about["names"]).text_embeds.embeds[0].detach()
     concept, content = tuned_concept(name, settings, start, task, trained, built, text, metrics, LIBRARIES)
@@ -123,7 +123,8 @@ def tuned_concept(
     tensors = start.tensors
     if trained.embeds is not None:
         card["site"] = "text_embeds"
-        tensors = {"text_embeds": text.clone(), "owner": start.tensors["owner"]}
+        kept = {name: tensor for name, tensor in tensors.items() if name in ("owner", "pooled")}
+        tensors = {"text_embeds": text.clone(), **kept}
     return Concept(start.card.model_copy(update=card), tensors), content
 
 

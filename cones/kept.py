@@ -35,8 +35,7 @@ def kept(kind: Kind, facts: Sequence[Any], cache: Path, make: Callable[[Path], N
 
     `make` fills it if it is not there, or not what was written, which is said. One process makes it, others wait.
     """
-    code = code_hash()
-    folder = cache / kind / content_hash([code, *facts])[:16]
+    folder = cache / kind / content_hash([code_hash(), *facts])[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if folder.exists():
@@ -49,7 +48,7 @@ def kept(kind: Kind, facts: Sequence[Any], cache: Path, make: Callable[[Path], N
         with fresh_folder(folder) as filling:
             make(filling)
             parts = sorted(p.name for p in filling.iterdir())
-            write_json(filling / SEAL, {"code": code, "parts": hash_parts(filling, parts)})
+            write_json(filling / SEAL, {"parts": hash_parts(filling, parts)})
     return folder
 
 

@@ -33,6 +33,12 @@ class LivePictures:
     """By how much at most each of their channels is scaled up or down, and shifted, in standard deviations."""
     _decoded: dict[int, Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def by(self, backbone: Any) -> "LivePictures":
+        """The same pictures, encoded by another model; those that are decoded stay so."""
+        other = replace(self, backbone=backbone)
+        other._decoded.update(self._decoded)
+        return other
+
     @property
     def views(self) -> int:
         return self.store.views

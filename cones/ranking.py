@@ -20,7 +20,8 @@ def headline(task: str) -> str:
 
 
 def rank(task: str, metrics: Mapping[str, float]) -> tuple[float, ...]:
-    """A key that sorts metrics of a task from worst to best; a metric that is missing or no finite number is the worst
-    there is."""
-    values = [(metrics.get(name, math.nan), sign) for name, sign in RANKED_BY[task]]
-    return tuple(sign * value if math.isfinite(value) else -math.inf for value, sign in values)
+    """A key that sorts metrics of a task from worst to best. One that is missing is the worst there is; where one is no
+    finite number they all are, as the others come of the same predictions."""
+    known = [(metrics.get(name), sign) for name, sign in RANKED_BY[task]]
+    broken = any(value is not None and not math.isfinite(value) for value, _ in known)
+    return tuple(-math.inf if value is None or broken else sign * value for value, sign in known)

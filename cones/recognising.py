@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cones.choices import Task, Values
-from cones.config import MaskData, ObjectData, PictureData, SubjectData
-from cones.data import list_pictures
+from cones.config import FolderData, MaskData, ObjectData, PictureData, SubjectData
+from cones.data import FEWEST, list_pictures, pictures_in
 from cones.errors import DataError
-from cones.recognising_layouts import KNOWN, entry_of, pictures_here
+from cones.recognising_layouts import KNOWN, entry_of
 
 ENOUGH = 5
 """Pictures of a class that can be divided into training, validation and test."""
@@ -53,8 +53,8 @@ def look_at(source: Path, task: Task | None = None, values: Values | None = None
     if values and not isinstance(config, MaskData):
         raise DataError(f"--values {values} is for pictures with masks, and {source} is none of these; leave it out")
     if isinstance(config, SubjectData):
-        count, name = len(pictures_here(source)), source.resolve().name
-        entry = {"kind": "subject", "source": config.source}
+        count, name = len(pictures_in(source, below=False)), source.resolve().name
+        entry = config.model_dump(include={"kind", "source", "masks"}, exclude_none=True)
         return Found(entry, [name], {name: count}, count, False, count, one_subject=True, task=task)
     listing = list_pictures(config)
     pictures, classes = listing.pictures, listing.classes
@@ -73,9 +73,11 @@ def look_at(source: Path, task: Task | None = None, values: Values | None = None
     fewest, rarest = (min((of[i] for i in range(len(classes))), default=0) for of in (trained, of_class))
     open_yet = has_objects and listing.divided and rarest >= ENOUGH
     if len(classes) < (1 if has_objects else 2) or (fewest < 1 and not open_yet):
+        here = len(pictures_in(source, below=False)) if task is None and isinstance(config, FolderData) else 0
+        subject = f"; --task generation makes new pictures of the {here} that lie in it" * (here >= FEWEST)
         raise DataError(
             f"{source} has {len(classes)} classes, the smallest with {fewest} pictures to train on; it takes {KNOWN}, "
-            f"with {'one class' if has_objects else 'two classes'} or more and {ENOUGH} pictures of each"
+            f"with {'one class' if has_objects else 'two classes'} or more and {ENOUGH} pictures of each{subject}"
         )
     counts = Counter(m.label for m in marks if not m.crowd) if has_objects else of_class
     entry = {k: v for k, v in config.model_dump(exclude_defaults=True).items() if v is not None}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from cones.config import CocoData
+from cones.data import SPLIT_NAMES
 from cones.errors import DataError
 
-SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 ANNOTATIONS = "annotations"
 """The folder in which COCO's files often are."""
 TRIED = 50
@@ -41,7 +41,8 @@ def coco_entry(folder: Path, files: Sequence[Path], name: str) -> CocoData:
     for file in files:
         by_split.setdefault(_split_of(file.relative_to(folder)) if len(files) > 1 else "", []).append(file)
     there = {split: paths[0] for split, paths in by_split.items()}
-    if max(map(len, by_split.values())) > 1 or not (set(there) == {""} or "train" in there):
+    one_file = set(there) == {""}
+    if max(map(len, by_split.values())) > 1 or not (one_file or ("train" in there and "" not in there)):
         listed = ", ".join(p.relative_to(folder).as_posix() for p in files)
         raise DataError(
             f"{folder} has several COCO files ({listed}), and not one for each of train, val and test, nor for train "
@@ -50,7 +51,7 @@ def coco_entry(folder: Path, files: Sequence[Path], name: str) -> CocoData:
         )
     pictures = {split: _pictures_of(path, folder, split) for split, path in there.items()}
     annotations = {split: path.relative_to(folder).as_posix() for split, path in there.items()}
-    if "" in there:
+    if one_file:
         return CocoData(kind="coco", source=name, annotations=annotations[""], pictures=pictures[""])
     where = pictures["train"] if len(set(pictures.values())) == 1 else pictures
     return CocoData(kind="coco", source=name, annotations=annotations, pictures=where)
@@ -64,7 +65,7 @@ def _split_of(path: Path) -> str:
 def _split_in(name: str) -> str:
     """The split that a name speaks of; "" if it speaks of none."""
     words = re.findall("[a-z]+", name.lower())
-    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
 
 
 def _pictures_of(file: Path, folder: Path, split: str) -> str:

@@ -21,8 +21,8 @@ from cones.config import (
 )
 from cones.data import (
     FEWEST,
-    SUFFIXES,
     class_folders,
+    is_hidden,
     masks_beside,
     pictures_in,
     refuse_masks_beside,
@@ -30,7 +30,7 @@ from cones.data import (
 )
 from cones.errors import DataError
 from cones.recognising_coco import ANNOTATIONS, coco_entry, coco_files, is_coco, json_object
-from cones.recognising_masks import by_class, masks_in, masks_in_folders
+from cones.recognising_masks import by_class, has_mask_folders, masks_in, subject_masks
 
 KNOWN = (
     "class folders, a CSV with the columns path and label, CoOp's split_zhou_*.json, COCO's JSON, VOC's folders, "
@@ -69,14 +69,14 @@ def entry_of(source: Path, task: Task | None, values: Values | None) -> PictureD
             if config is None:
                 raise DataError(
                     f"nothing in {source} marks objects, which {task} needs: COCO's JSON, VOC's or YOLO's folders, "
-                    "LabelMe's JSON, or masks"
+                    "LabelMe's JSON, or masks beside the pictures or in a folder beside theirs"
                 )
             return config
         case "generation":
-            if len(pictures_here(source)) < FEWEST:
+            if len(pictures_in(source, below=False)) < FEWEST:
                 raise DataError(f"{source} itself holds no {FEWEST} pictures of one subject, which generation needs")
             refuse_masks_beside(source)
-            return SubjectData(kind="subject", source=name)
+            return SubjectData(kind="subject", source=name, masks=subject_masks(source))
     return _undecided(source, name, values)
 
 
@@ -88,30 +88,30 @@ def _undecided(source: Path, name: str, values: Values | None) -> PictureData | 
         twofold = (beside or isinstance(marked, LabelMeData)) and _told_apart(source)
         twofold = twofold or (marked is None and by_class(source))
     else:
-        twofold = beside or marked is not None or masks_in_folders(source) is not None
+        twofold = beside or marked is not None or has_mask_folders(source)
     if twofold:
         raise DataError(
             f"{source} can be read in two ways: {'class folders' if lists is None else 'a list'} of whole pictures, "
             "and marks of the objects in them; say which with --task classification, detection or segmentation"
         )
     if lists is None and marked is None:
-        plain = "; --task classification or generation reads all as plain pictures"
-        marked = masks_in(source, name, values, plain)
+        marked = masks_in(source, name, values, open_task=True)
     found = lists or marked
     if found is not None:
         return found
-    is_subject = not class_folders(source) and len(pictures_here(source)) >= FEWEST
-    return SubjectData(kind="subject", source=name) if is_subject else FolderData(kind="folder", source=name)
-
-
-def pictures_here(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."]
+    classes = class_folders(source)
+    if len(pictures_in(source, below=False)) >= FEWEST and len(classes) < 2:
+        masks = subject_masks(source)
+        if not classes or classes == [masks]:
+            return SubjectData(kind="subject", source=name, masks=masks)
+    return FolderData(kind="folder", source=name)
 
 
 def _told_apart(source: Path) -> bool:
     """Whether two class folders or more hold pictures."""
     names = class_folders(source)
-    return sum(any(pictures_here(root / n) for root in split_folders(source).values()) for n in names) > 1
+    roots = split_folders(source).values()
+    return sum(any(pictures_in(root / name, below=False) for root in roots) for name in names) > 1
 
 
 def _of_list(source: Path) -> PictureData:
@@ -154,7 +154,7 @@ def _objects(source: Path, name: str) -> ObjectData | None:
     annotations = coco_files(source)
     if annotations:
         return coco_entry(source, annotations, name)
-    shapes = (p for p in source.rglob("*.json") if not any(s[0] == "." for s in p.relative_to(source).parts))
+    shapes = (p for p in source.rglob("*.json") if not is_hidden(p.relative_to(source)))
     if any(_is_labelme(p) for p in islice(shapes, FIRST)):
         return LabelMeData(kind="labelme", source=name)
     return None

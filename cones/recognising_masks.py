@@ -7,12 +7,16 @@ from typing import Any
 from cones.choices import Values
 from cones.config import MaskData
 from cones.data import (
+    FEWEST,
     Masked,
+    class_folders,
     ending_of,
+    is_of_masks,
     mask_folders,
     masks_beside,
     open_mask,
     pair_masks,
+    pictures_and_masks,
     pictures_in,
     split_folders,
     subfolders,
@@ -24,12 +28,12 @@ TRIED = 50
 """Masks that are opened to see their values."""
 
 
-def masks_in(source: Path, name: str, values: Values | None, way_out: str = "") -> MaskData | None:
+def masks_in(source: Path, name: str, values: Values | None, open_task: bool = False) -> MaskData | None:
     """The entry, called `name`, that reads a folder with masks; None for one without.
 
     Known are a folder of pictures beside one of masks, in `source`, in its splits or in a folder for each picture, and
-    masks beside their pictures. `DataError` for masks that do not go with their pictures, ending in `way_out`, and for
-    values that can be read in several ways.
+    masks beside their pictures. `DataError` for masks that do not go with their pictures, which says, where the task is
+    open, what else the folder can be read as; and for values that can be read in several ways.
     """
     try:
         where = masks_in_folders(source) or _beside(source)
@@ -37,7 +41,7 @@ def masks_in(source: Path, name: str, values: Values | None, way_out: str = "") 
             return None
         pictures, _ = pair_masks(MaskData(kind="masks", source=str(source), **where))
     except DataError as error:
-        raise DataError(f"{error}{way_out}") from None
+        raise DataError(f"{error}{_other_readings(source) if open_task else ''}") from None
     several = any(len(picture.masks) > 1 for picture in pictures)
     objects = {"objects": "whole" if several else "components"}
     return MaskData(kind="masks", source=name, **where, **objects | _values(pictures, values, source))
@@ -82,10 +86,51 @@ def _roots(source: Path) -> list[Path]:
         return [source]
 
 
+def has_mask_folders(source: Path) -> bool:
+    """Whether folders of pictures lie beside such of masks, in a folder or in those in it, however many."""
+    roots = _roots(source)
+    return any(pictures_and_masks(p)[1] for root in roots for p in (root, *subfolders(root)))
+
+
 def by_class(source: Path) -> bool:
-    """Whether several folders hold a folder of pictures and one of their masks each: each may be a class."""
-    pairs = [(p, pair) for root in _roots(source) for p in subfolders(root) if (pair := mask_folders(p))]
-    return len(pairs) > 1 and any(len(pictures_in(folder / pair[0])) > 1 for folder, pair in pairs)
+    """Whether several folders hold folders of pictures and of their masks each: each may be a class."""
+    parts = [pictures_and_masks(p)[0] for root in _roots(source) for p in subfolders(root)]
+    held = [pictures for pictures in parts if pictures]
+    return len(held) > 1 and any(len(pictures_in(p)) > 1 for pictures in held for p in pictures)
+
+
+def subject_masks(source: Path) -> str | None:
+    """The folder, in one of a subject's pictures, that has a mask called as each of them; None if it has none of any.
+
+    `DataError` for one that has masks of some only, and for two of them.
+    """
+    pictures = pictures_in(source, below=False)
+    found = []
+    for folder in (p for p in subfolders(source) if is_of_masks(p)):
+        stems = {p.stem for p in pictures_in(folder, below=False)}
+        without = [p for p in pictures if p.stem not in stems]
+        if without and len(without) < len(pictures):
+            raise DataError(
+                f"{folder} has no mask for {without[0].name}; add {without[0].stem}.png there, take the picture "
+                f"away, or move the masks out of {source} to learn from all of each picture"
+            )
+        if not without:
+            found.append(folder.name)
+    if len(found) > 1:
+        raise DataError(f"{source} has masks in {' and in '.join(found)}; move one of the folders out of it")
+    return found[0] if found else None
+
+
+def _other_readings(source: Path) -> str:
+    """How a folder can be read as plain pictures, for the end of a message; nothing if it cannot."""
+    try:
+        classes = class_folders(source)
+    except DataError:
+        classes = []
+    pictures = pictures_in(source, below=False)
+    as_classes = "; --task classification reads its folders as classes" if len(classes) > 1 else ""
+    is_subject = len(pictures) >= FEWEST and not masks_beside(pictures)
+    return as_classes + "; --task generation makes new pictures of those that lie in it" * is_subject
 
 
 def _values(pictures: Sequence[Masked], wanted: Values | None, source: Path) -> dict[str, Any]:

@@ -87,6 +87,8 @@ def search_row(
     tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner}
     if about["task"] == "generation":
         tensors = sentence_tensors(text, encoded)
+    if text.pooled is not None:
+        tensors["pooled"] = text.pooled.detach().clone()
     if site == "text_tokens":
         tensors |= {f"searched.{n}": p.detach() for n, p in method.named_parameters()}
     card = ConceptCard(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cones.checkpoint import Keeper, resume, save_checkpoint
+from cones.checkpoint import Keeper, Progress, resume, save_checkpoint
 from cones.config import Searched
 from cones.errors import BackboneError, SearchError
 from cones.features import FeatureStore
@@ -132,6 +132,8 @@ def search(
         if not progress.curves:
             validate({"epoch": 0, "step": 0})
         for epoch in range(progress.epoch, settings.epochs):
+            if out_of_patience(progress, settings):
+                break
             losses[:] = [torch.tensor(loss, device=accelerator.device) for loss in progress.losses]
             for _ in train_steps(method, backbone, names, train, settings, optimiser, accelerator, seed, epoch, losses):
                 if len(losses) < steps_an_epoch:
@@ -148,14 +150,20 @@ def search(
                 on_epoch(line)
             else:
                 validate(line)
-                if settings.patience is not None and progress.epoch - progress.best_epoch >= settings.patience:
-                    break
-            keep(f"step {step + 1}")
+            over = progress.epoch == settings.epochs or out_of_patience(progress, settings)
+            keep("its end" if over else f"step {step + 1}")
 
     progress.refuse_no_score(task)
     bare.load_state_dict(progress.best)
     steps = progress.epoch * steps_an_epoch
     return SearchResult(progress.curves, steps, progress.best_epoch * steps_an_epoch, time.perf_counter() - began)
+
+
+def out_of_patience(progress: Progress, settings: Searched) -> bool:
+    """Whether the last validation ends a search; its first one after the start never does."""
+    if settings.patience is None or progress.curves[-1]["epoch"] != progress.epoch:
+        return False
+    return progress.epoch - max(progress.best_epoch, settings.validate_every) >= settings.patience
 
 
 def train_steps(

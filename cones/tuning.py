@@ -82,7 +82,7 @@ def finetune(
                 line |= {"epoch": round(epochs, 2), "train_loss": mean}
                 line = progress.validated(line, metrics_of(), task, trained.copy)
             on_step(line)
-            keep(f"step {progress.epoch + 1}")
+            keep("its end" if progress.epoch == settings.steps else f"step {progress.epoch + 1}")
     progress.refuse_no_score(task)
     trained.restore(progress.best)
     return SearchResult(progress.curves, progress.epoch, progress.best_epoch, time.perf_counter() - began)

@@ -1,6 +1,8 @@
 """Small data sets with boxes and masks, written in the layouts that people have."""
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ SPLIT_OF = dict(zip(range(8), ["train"] * 4 + ["val"] * 2 + ["test"] * 2))
 def draw_picture(path: Path, number: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", SIZE[::-1], (20 * number, 100, 50)).save(path)
+
+
+def deep_png(path: Path, channels: int, kind: int) -> None:
+    """A PNG of 16 bits a channel, which Pillow does not write in colour; `kind` is its colour type."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    rows = b"".join(b"\0" + bytes(range(4 * channels * 2)) for _ in range(4))
+    parts = {b"IHDR": struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()))
 
 
 def objects_of(target: Path, name: str) -> tuple[Object, ...]:

@@ -74,8 +74,8 @@ def test_where_the_encoder_is_dropped_the_loop_and_the_numbers_searched_are_the_
     inversion: str, cones: str
 ) -> None:
     with_encoder, without = (settings(RUNGS[name].recipe).model_dump() for name in (inversion, cones))
-    shared = set(with_encoder) & set(without) - {"name", "weight_decay"}
-    assert {"n_tokens", "batch_size", "accumulate", "epochs", "validate_every", "noise"} <= shared
+    shared = set(with_encoder) & set(without) - {"name"}
+    assert {"n_tokens", "weight_decay", "batch_size", "accumulate", "epochs", "validate_every", "noise"} <= shared
     assert {f: with_encoder[f] for f in shared} == {f: without[f] for f in shared}
 
 

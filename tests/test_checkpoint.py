@@ -94,6 +94,27 @@ def test_ctrl_c_waits_for_the_step_and_says_where_it_goes_on(run, encoded: Encod
     assert result.curves == undisturbed.curves
 
 
+def test_ctrl_c_in_the_last_epoch_of_a_search_is_not_lost(run, encoded: Encoded, tmp_path: Path, ctrl_c) -> None:
+    whole, undisturbed = run()
+    backbone, path = encoded.backbone(), tmp_path / "state.safetensors"
+    predict, done = backbone.predict, 0
+
+    def interrupted(*given):
+        nonlocal done
+        done += 1
+        if done == 2:  # the start, then the end
+            os.kill(os.getpid(), signal.SIGINT)
+        return predict(*given)
+
+    backbone.predict = interrupted
+    with pytest.raises(KeyboardInterrupt, match=r"^stopped; goes on at its end$"):
+        run(path, backbone)
+    resumed, result = run(path, backbone)
+    assert done == 2
+    assert result.curves == undisturbed.curves
+    assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
+
+
 def test_a_second_ctrl_c_ends_at_once(ctrl_c) -> None:
     interrupts = 0
 

@@ -138,7 +138,7 @@ def test_new_knows_tables_and_splits(here: Path, class_folders: Path) -> None:
     text = Path("pictures/list.csv").read_text()
     Path("pictures/list.csv").write_text(text.replace(",val", ",train"))
     done = run.invoke(app, ["new", "pets", "--source", "pictures", "--yes"])
-    assert "16 pictures with splits of their own, val to be divided off train," in done.output
+    assert "16 pictures with splits of their own, val to be divided off train:" in done.output
     assert "and 5 pictures a class" in done.output
     Path("pictures/list.csv").write_text(text)
     outside = look_at(Path("pictures").resolve().rename(here.parent / "elsewhere"))

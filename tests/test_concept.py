@@ -89,7 +89,9 @@ def test_threads_take_turns_with_one_base_model(concept: Concept, toy_clip: Path
 def test_a_device_that_is_not_there_is_refused(concept: Concept, tmp_path: Path) -> None:
     concept.save(tmp_path / "c.safetensors")
     for device in ("cuda:99", "gpu", "meta"):
-        with pytest.raises(BackboneError, match=f"the device `{device}` cannot be used here; there are auto, cpu"):
+        with pytest.raises(
+            BackboneError, match=rf"the device `{device}` cannot be used here \(.+\); there are auto, cpu"
+        ):
             cones.load(tmp_path / "c.safetensors", device=device).predict([Image.new("RGB", (32, 32))])
     best = "cuda" if torch.cuda.is_available() else "cpu"
     assert replace(concept).backbone.device.type == replace(concept, device="auto").backbone.model.device.type == best

@@ -1,8 +1,10 @@
 """params.yaml: what ships is valid, and every mistake is named with its path, all at once."""
 
+import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from cones.config import METHOD_BACKBONES, MethodConfig, load_params, parse_method, undefined_pair
 from cones.errors import ParamsError
@@ -32,6 +34,18 @@ def test_shipped_params_are_valid() -> None:
     params = load_params(ROOT / "params.yaml")
     methods = {"zero_shot", "coop", "prompt_tuning", "textual_inversion", "cones"}
     assert {run.method.name for run in params.runs.values()} == methods
+
+
+@pytest.mark.parametrize("block", re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S))
+def test_tables_of_the_readme_are_valid(tmp_path: Path, block: str) -> None:
+    """With the entries that `params.yaml` has beside those that a block shows."""
+    yaml = YAML(typ="safe")
+    tables, shown = yaml.load((ROOT / "params.yaml").read_text()), yaml.load(block)
+    for table, entries in shown.items():
+        tables[table] = {**tables.get(table, {}), **entries}
+    yaml.dump(tables, tmp_path / "params.yaml")
+    params = load_params(tmp_path / "params.yaml")
+    assert all(set(entries) <= set(getattr(params, table)) for table, entries in shown.items())
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import json
 import shutil
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import deep_png
 from PIL import Image
 
 from cones.config import BackboneConfig, ClassificationConcept, CoOpData, FolderData, TableData, WorldData
@@ -128,17 +128,6 @@ def test_pictures_are_turned_and_deep_ones_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match="more than 8 bits"):
         open_picture(tmp_path / "deep.png")
-
-
-def deep_png(path: Path, channels: int, kind: int) -> None:
-    """A PNG of 16 bits a channel, which Pillow does not write in colour; `kind` is its colour type."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    rows = b"".join(b"\0" + bytes(range(4 * channels * 2)) for _ in range(4))
-    parts = {b"IHDR": struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()))
 
 
 def deep_tiff(path: Path) -> None:

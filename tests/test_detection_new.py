@@ -130,6 +130,10 @@ def test_new_finds_splits_and_pictures_of_coco_files(here: Path) -> None:
     assert found.entry == {"kind": "coco", "source": "cells", "annotations": files, "pictures": "images"}
     assert (found.has_splits, found.fewest) == (True, 3)
     assert look_at(Path("cells/annotations/instances_train2017.json")).entry["pictures"] == "images"
+    write_json(Path("cells/annotations/instances_default.json"), coco_table(boxes, range(2)))
+    with pytest.raises(DataError, match=r"several COCO files \(annotations/instances_default.json, .* and not one for"):
+        look_at(Path("cells"))
+    Path("cells/annotations/instances_default.json").unlink()
 
     for split, chosen in parts.items():
         Path(f"cells/{split}").mkdir()
@@ -145,6 +149,9 @@ def test_new_finds_splits_and_pictures_of_coco_files(here: Path) -> None:
     found = look_at(Path("cells"))
     assert found.entry["annotations"] == {s: f"{s}/_annotations.coco.json" for s in ("train", "test")}
     assert (found.divided, found.fewest) == (("val",), 2)
+    Path("cells/train").rename("cells/Training")
+    assert look_at(Path("cells")).entry["annotations"]["train"] == "Training/_annotations.coco.json"
+    Path("cells/Training").rename("cells/train")
     Path("cells/train/_annotations.coco.json").rename("cells/valid/_annotations.coco.json")
     with pytest.raises(DataError, match=r"several COCO files .* and not one for each of train, val and test"):
         look_at(Path("cells"))

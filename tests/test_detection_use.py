@@ -159,6 +159,7 @@ def test_the_text_encoder_is_never_loaded(concept: Concept, pictures: list[Path]
     assert concept.backbone.text_encoder_calls == 0
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_finds_what_the_cpu_finds(concept: Concept, pictures: list[Path], toy_clip: Path) -> None:
     whole = concept_of(toy_clip, "cat", "dog", kind="clip")
@@ -203,7 +204,7 @@ def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path],
     refused = run.invoke(app, [*arguments, "--threshold", "2"])
     assert refused.exit_code == 2
     refused = run.invoke(app, [*arguments, "--device", "cuda:99"])
-    assert "the device `cuda:99` cannot be used here; there are auto, cpu" in str(refused.exception)
+    assert "the device `cuda:99` cannot be used here (" in str(refused.exception)
 
 
 def finished(folder: Path, rows: dict[str, Concept], val: dict[str, float]) -> None:

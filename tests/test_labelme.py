@@ -60,6 +60,15 @@ def test_labelme_is_known_and_is_no_subject(here: Path, picture: str, table: str
     assert object_mask(cat, SIZE)[3:9, 2:12].all()
 
 
+def test_a_split_may_lack_a_folder_that_another_has(here: Path) -> None:
+    labelled(Path("pets"), [SHAPES["polygon"]], "{s}/pngs/{i}.png", "{s}/json/{i}.json")
+    for i in (6, 7):
+        Path(f"pets/test/json/{i}.json").unlink()
+    Path("pets/test/json").rmdir()
+    found = look_at(Path("pets"))
+    assert (found.entry, found.counts) == ({"kind": "labelme", "source": "pets"}, {"cat": 6})
+
+
 def test_a_task_chooses_what_a_labelled_folder_is_for(here: Path) -> None:
     labelled(Path("pets"), [SHAPES["polygon"]])
     assert look_at(Path("pets")).has_masks

@@ -4,39 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts import objects_of
+from layouts import deep_png, objects_of
+from masked import BOXES, HEIGHT, WIDTH, draw, folders, mask
 from PIL import Image
 
-from cones.config import FolderData, MaskData, SubjectData
-from cones.data import list_pictures, masks_beside, object_mask, prepare
+from cones.config import MaskData
+from cones.data import list_pictures, object_mask, pair_masks, prepare
 from cones.errors import DataError
 from cones.recognising import look_at
 
-HEIGHT, WIDTH = 30, 40
-BOXES = [(2, 3, 12, 9), (20, 10, 31, 25)]
-"""Two rectangles in each picture, as xyxy."""
 NUCLEI = Path(__file__).parents[2] / "shared/data/nuclei_dsb2018/stage1_train"
-
-
-def draw(path: Path, number: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (20 * (number % 10), 100 + number // 10, 50)).save(path)
-
-
-def mask(path: Path, values: tuple[int, ...] = (255, 255), **settings: object) -> None:
-    """A mask with a value for each of `BOXES`."""
-    pixels = np.zeros((HEIGHT, WIDTH), np.uint16 if max(values) > 255 else np.uint8)
-    for (x1, y1, x2, y2), value in zip(BOXES, values):
-        pixels[y1:y2, x1:x2] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **settings)
-
-
-def folders(source: Path, values: tuple[int, ...] = (255, 255), suffix: str = ".png") -> Path:
-    for i in range(8):
-        draw(source / f"images/{i}.jpg", i)
-        mask(source / f"masks/{i}{suffix}", values)
-    return source
 
 
 def config(source: Path, **settings: object) -> MaskData:
@@ -102,100 +79,24 @@ def test_a_split_that_masks_lack_is_divided_off_train(here: Path) -> None:
     assert report["not_listed"] == ["extra/8.png"]
 
 
-def test_folders_of_pictures_and_masks_are_no_classes_unless_one_says_so(here: Path) -> None:
-    folders(Path("cells"))
-    assert look_at(Path("cells")).entry["kind"] == "masks"
-    told = look_at(Path("cells"), "classification")
-    assert (told.entry, told.classes) == ({"kind": "folder", "source": "cells"}, ["images", "masks"])
-    with pytest.raises(DataError, match="cells itself holds no 3 pictures of one subject"):
-        look_at(Path("cells"), "generation")
-    Path("cells/masks/3.png").rename("cells/masks/other.png")
-    with pytest.raises(DataError, match=r"images/3.jpg has no mask; it would be cells/masks/3.\*.* --task classif"):
-        look_at(Path("cells"))
+def test_masks_find_their_pictures_in_one_pass(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is taken apart a fixed number of times, not once for each picture."""
+    for i in range(40):
+        Path(f"cells/masks/{i}").mkdir(parents=True)
+        Path("cells/images").mkdir(exist_ok=True)
+        Path(f"cells/images/{i}.png").touch()
+        for k in range(5):
+            Path(f"cells/masks/{i}/{k}.png").touch()
+    taken, relative_to = [], Path.relative_to
 
+    def counted(path: Path, *other: Path) -> Path:
+        taken.append(path)
+        return relative_to(path, *other)
 
-def test_masks_beside_pictures_of_class_folders_can_be_read_in_two_ways(here: Path) -> None:
-    for c in ("benign", "malignant"):
-        for i in range(8):
-            draw(Path(f"scans/{c}/{i}.png"), i + 10 * (c == "benign"))
-            mask(Path(f"scans/{c}/{i}_mask.png"))
-    with pytest.raises(DataError, match="two ways: class folders of whole pictures, and marks of the objects in them"):
-        look_at(Path("scans"))
-    assert look_at(Path("scans"), "segmentation").counts == {"object": 32}
-    told = look_at(Path("scans"), "classification")
-    assert (told.entry["kind"], told.counts) == ("folder", {"benign": 8, "malignant": 8})
-    report = prepare(FolderData(kind="folder", source="scans"), Path("out"))
-    assert sum(report["pictures"].values()) == 16
-    assert report["masks"][:2] == ["benign/0_mask.png", "benign/1_mask.png"]
-    assert len(report["masks"]) == 16
-
-
-def test_class_folders_may_each_have_pictures_and_masks(here: Path) -> None:
-    """Masks in a class folder are no pictures of the class; a folder for each picture is no class."""
-    for c in ("covid", "normal"):
-        for i in range(8):
-            draw(Path(f"scans/{c}/images/{i}.png"), i + 10 * (c == "covid"))
-            mask(Path(f"scans/{c}/masks/{i}.png"))
-    with pytest.raises(DataError, match="two ways: class folders of whole pictures, and marks of the objects in them"):
-        look_at(Path("scans"))
-    assert look_at(Path("scans"), "classification").counts == {"covid": 8, "normal": 8}
-    assert look_at(Path("scans"), "detection").counts == {"object": 32}
-    report = prepare(FolderData(kind="folder", source="scans"), Path("out"))
-    assert sum(report["pictures"].values()) == len(report["masks"]) == 16
-
-
-def test_what_a_mask_beside_its_picture_is_called() -> None:
-    called = ["x_mask", "x-mask", "x.mask", "x mask", "x_masks", "x_SEG", "x_segmentation", "x_mask_1", "x_mask2"]
-    others = ["x", "xmask", "x_masked", "y_mask", "mask", "_mask", "x_gt", "x_1", "with_mask"]
-    there = [Path(f"a/{name}.png") for name in (*called, *others)]
-    assert [p.stem for p in masks_beside(there)] == called
-    assert masks_beside([Path("a/x.png"), Path("b/x_mask.png")]) == {}
-    assert masks_beside([Path("a/x.jpg"), Path("a/x_mask.png")]) == {Path("a/x_mask.png"): "_mask"}
-
-
-def test_masks_are_no_pictures_of_a_subject(here: Path) -> None:
-    for i in range(4):
-        draw(Path(f"rex/{i}.png"), i)
-        mask(Path(f"rex/{i}_mask.png"))
-    assert look_at(Path("rex")).entry["kind"] == "masks"
-    for attempt in (
-        lambda: look_at(Path("rex"), "generation"),
-        lambda: prepare(SubjectData(kind="subject", source="rex"), Path("out")),
-    ):
-        with pytest.raises(DataError, match=r"rex holds masks among its pictures, such as \d_mask.png; move them"):
-            attempt()
-
-
-def test_a_list_of_classes_and_masks_are_two_ways(here: Path) -> None:
-    folders(Path("cells"))
-    lines = [f"images/{i}.jpg,{'ab'[i % 2]}" for i in range(8)]
-    Path("cells/list.csv").write_text("\n".join(["path,label", *lines]))
-    with pytest.raises(DataError, match="two ways: a list of whole pictures, and marks"):
-        look_at(Path("cells"))
-    assert look_at(Path("cells"), "classification").entry["kind"] == "csv"
-    assert look_at(Path("cells"), "detection").entry["kind"] == "masks"
-    with pytest.raises(DataError, match=r"list.csv lists classes of pictures, which is not for detection"):
-        look_at(Path("cells/list.csv"), "detection")
-
-
-def test_values_are_asked_for_where_there_are_several(here: Path) -> None:
-    folders(Path("cells"), (1, 2))
-    with pytest.raises(DataError, match=r"have the values 1, 2 \(0.png\): say what they stand for, with `--values cl"):
-        look_at(Path("cells"))
-    classes = look_at(Path("cells"), values="classes")
-    assert (classes.entry["values"], classes.counts) == ([1, 2], {"1": 8, "2": 8})
-    instances = look_at(Path("cells"), values="instances")
-    assert (instances.entry["objects"], instances.counts) == ("instances", {"object": 16})
-    prepare(config(Path("cells"), values=[2, 1], classes=["ring", "star"]), Path("out"))
-    assert [(o.label, o.box) for o in objects_of(Path("out"), "images/0.jpg")] == [(1, BOXES[0]), (0, BOXES[1])]
-
-
-def test_shades_are_cut_at_half(here: Path) -> None:
-    folders(Path("cells"), (100, 200))
-    found = look_at(Path("cells"), values="shades")
-    assert (found.entry["threshold"], found.counts) == (128, {"object": 8})
-    with pytest.raises(DataError, match="--values classes is for pictures with masks, and cells/images is none of"):
-        look_at(Path("cells/images"), values="classes")
+    monkeypatch.setattr(Path, "relative_to", counted)
+    pictures, _ = pair_masks(config(Path("cells")))
+    assert [len(picture.masks) for picture in pictures] == [5] * 40
+    assert len(taken) < 8 * 240
 
 
 def test_instances_may_have_numbers_of_16_bits(here: Path) -> None:
@@ -265,6 +166,19 @@ def colour(path: Path) -> None:
     Image.new("RGB", (WIDTH, HEIGHT), (255, 0, 0)).save(path)
 
 
+def deepen(path: Path) -> None:
+    deep_png(path, 3, 2)
+
+
+def deepen_opaque(path: Path) -> None:
+    deep_png(path, 2, 4)
+
+
+def measure(path: Path) -> None:
+    path.unlink()
+    Image.new("F", (WIDTH, HEIGHT), 0.5).save(path.with_suffix(".tif"))
+
+
 def fade(path: Path) -> None:
     Image.new("RGBA", (WIDTH, HEIGHT), (255, 255, 255, 9)).save(path)
 
@@ -275,6 +189,9 @@ def fade(path: Path) -> None:
         (grow, {}, "3.jpg has 40 x 30 pixels.* and its annotation is for 40 x 31"),
         (colour, {}, "the mask masks/3.png is in colours; save it in grey"),
         (fade, {}, "the mask masks/3.png is transparent in part"),
+        (deepen, {}, r"the mask masks/3.png has 16 bits a channel \(mode RGB\), of which 8 are read; save its numbers"),
+        (measure, {}, "the mask masks/3.tif has the mode F; save its numbers as a grey picture"),
+        (deepen_opaque, {}, r"the mask masks/3.png has 16 bits a channel \(mode"),
         (lambda p: p.write_text("x"), {}, "the mask masks/3.png cannot be read as a picture"),
         (lambda p: p.unlink(), {}, r"images/3.jpg has no mask; it would be .*masks/3.\*"),
         (lambda p: mask(p, (1, 1)), {}, "more than one value beside 0: 255 in masks/0.png and 1 in masks/3.png; where"),

@@ -191,6 +191,7 @@ def test_tensors_are_made_where_the_input_is(monkeypatch: pytest.MonkeyPatch) ->
     assert sigmoid_focal_loss(logits, target).is_meta
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_answers_as_the_cpu() -> None:
     def gradients(device: str) -> list[Tensor]:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import cones.data
+import cones.data.listing
 from cones.config import FolderData
 from cones.data import prepare
-from cones.errors import DataError
+from cones.errors import Changed, DataError
 from cones.files import fresh_folder
 
 ROOT = Path(__file__).parent.parent
@@ -80,3 +81,35 @@ def test_data_that_changes_while_it_is_read(
         prepare(config, tmp_path / "p")
     assert error.value.may_pass
     assert not (tmp_path / "p").exists()
+
+
+def cut(source: Path) -> None:
+    (source / "cat/0.png").write_bytes((source / "cat/0.png").read_bytes()[:40])
+
+
+@pytest.mark.parametrize("change", [cut, remove])
+@pytest.mark.parametrize("step", ["open_picture", "file_hash", "copy_pictures"])
+def test_a_picture_that_changes_before_a_step_reads_it(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable, step: str
+) -> None:
+    """Whatever the step says of a picture that is gone or half written, that it changed is said instead."""
+    door = cones.data if step == "copy_pictures" else cones.data.listing
+    read, calls = getattr(door, step), []
+
+    def read_late(*args: object) -> object:
+        if not calls:
+            change(class_folders)
+        calls.append(args)
+        return read(*args)
+
+    monkeypatch.setattr(door, step, read_late)
+    with pytest.raises(Changed, match=r"pictures changed while it was prepared \(cat/0.png\); try again once"):
+        prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    assert calls
+
+
+def test_a_picture_that_was_always_damaged_is_no_change(class_folders: Path, tmp_path: Path) -> None:
+    cut(class_folders)
+    with pytest.raises(DataError, match=r"cat/0.png cannot be read as a picture") as refused:
+        prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    assert not refused.value.may_pass

@@ -124,8 +124,14 @@ def test_the_best_on_validation_is_kept(encoded: Encoded, accelerator) -> None:
 
 def test_patience_stops_a_search(encoded: Encoded, accelerator) -> None:
     found = row(encoded, accelerator, CONES | {"lr": 1.0, "epochs": 200, "patience": 3})
-    best = found.result.steps_to_best // 4
+    best = max(found.result.steps_to_best // 4, 1)
     assert len(found.result.curves) == 1 + best + 3
+
+
+def test_the_first_validation_after_the_start_ends_no_search(encoded: Encoded, accelerator) -> None:
+    settings = {"init": "image", "lr": 1e3, "warmup_epochs": 0, "validate_every": 5, "patience": 5, "epochs": 50}
+    found = row(encoded, accelerator, CONES | settings)
+    assert [line["epoch"] for line in found.result.curves] == [0, 5, 10]
 
 
 def test_a_search_that_gets_worse_ends_where_it_began(encoded: Encoded, accelerator) -> None:
@@ -147,7 +153,9 @@ def test_no_finite_score_is_worse_than_any() -> None:
         progress.epoch = epoch
         progress.validated({}, metrics, "generation", dict)
     assert progress.best_epoch == 1
-    with pytest.raises(SearchError, match=r"no validation gave a finite denoising_loss, the last was nan; lower `lr`"):
+    sure, lost = {"accuracy": 0.3, "loss": 1.0}, {"accuracy": 0.9, "loss": math.nan}
+    assert rank("classification", sure) > rank("classification", lost)
+    with pytest.raises(SearchError, match=r"no validation gave a finite denoising_loss \(the first: .*nan"):
         Progress(best_metrics=worst).refuse_no_score("generation")
 
 

@@ -63,6 +63,32 @@ def test_classes_may_be_called_as_splits_are(tmp_path: Path) -> None:
     assert (report["classes"], report["divided"]) == (["invalid", "valid"], ["val", "test"])
 
 
+def test_capitals_do_not_make_classes_of_splits(tmp_path: Path) -> None:
+    config = folders(tmp_path / "s", {"val": "Valid", "test": "Test"})
+    with pytest.raises(DataError, match=r"has Valid, Test and no `train`; .* A class with the name of a split has to"):
+        list_pictures(config)
+    (tmp_path / "s/Valid").rename(tmp_path / "s/TRAIN")
+    assert list_pictures(config).given == {"train", "test"}
+
+
+def test_a_class_that_is_called_as_a_split_has_to_be_renamed(tmp_path: Path) -> None:
+    for i in range(16):
+        draw(tmp_path / "s" / ("training", "resting")[i % 2] / f"{i}.png", i)
+    config = FolderData(kind="folder", source=str(tmp_path / "s"))
+    with pytest.raises(DataError, match=r"has training and, .* pictures in resting; .* has to be renamed"):
+        list_pictures(config)
+
+
+def test_hidden_folders_are_not_searched(tmp_path: Path) -> None:
+    config = folders(tmp_path / "s", {"train": "train"})
+    pictures = len(list_pictures(config).pictures)
+    for hidden in ("train/cat/.ipynb_checkpoints/0.png", "train/.cache/1.png", "train/cat/._0.png"):
+        draw(tmp_path / "s" / hidden, 99)
+    (tmp_path / "s/train/cat/.ipynb_checkpoints/notes.txt").write_text("x")
+    listing = list_pictures(config)
+    assert (len(listing.pictures), listing.report["not_pictures"]) == (pictures, [])
+
+
 def test_what_lies_beside_the_splits_is_told_or_refused(tmp_path: Path) -> None:
     config = folders(tmp_path / "s", {s: s for s in SPLITS})
     draw(tmp_path / "s/dev/cat/0.png", 200)

@@ -29,6 +29,7 @@ def test_yolo_has_boxes_polygons_and_pictures_without_a_file(tmp_path: Path) -> 
     draw_picture(tmp_path / "s/images/train/none.png", 9)
     (tmp_path / "s/labels/train/classes.txt").write_text("cat\ndog")
     (tmp_path / "s/images/train/notes.md").write_text("x")
+    draw_picture(tmp_path / "s/images/train/.trash/old.png", 11)
     report = prepare(config, tmp_path / "p")
     assert report["classes"] == ["cat", "dog"]
     assert report["pictures"] == {"train": 5, "val": 2, "test": 2}

@@ -82,8 +82,10 @@ def usable_device(device: Any = "auto") -> "torch.device":
         probe.item()
     except (RuntimeError, AssertionError) as error:  # what torch raises where it has no CUDA is an AssertionError
         there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        why = str(error).split("\n")[0].split(". ")[0]
         raise BackboneError(
-            f"the device `{device}` cannot be used here; there are {', '.join(there)} (`cones doctor` says more)"
+            f"the device `{device}` cannot be used here ({why}); there are {', '.join(there)}; cpu always works "
+            "(`cones doctor` says more)"
         ) from error
     return probe.device
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,6 +38,8 @@ class Clip:
             "text_embeds": Site(config.get("projection_dim", 512)),
         }
         self._layouts: dict[tuple, SentenceLayout] = {}
+        self._owner: Tensor | None = None
+        self._order: Tensor | None = None
 
     @cached_property
     def model(self) -> Any:
@@ -119,7 +121,7 @@ class Clip:
 
     def logits(self, features: Features, text: TextEmbeds) -> Float[Tensor, "b c"]:
         """Scaled cosine similarities; that of class k is with the token whose owner is k."""
-        image, embeds = features.tensors["image"], _in_class_order(text)
+        image, embeds = features.tensors["image"], self._in_class_order(text)
         if len(embeds) == 1:
             return F.linear(self.logit_scale * image, F.normalize(embeds.squeeze(0), dim=-1))
         return self.logit_scale * torch.einsum("bd,bcd->bc", image, F.normalize(embeds, dim=-1))
@@ -128,6 +130,13 @@ class Clip:
         """Cross entropy over the classes."""
         assert features.labels is not None, "these features carry no labels"
         return F.cross_entropy(self.logits(features, text), features.labels)
+
+    def _in_class_order(self, text: TextEmbeds) -> Float[Tensor, "b c d"]:
+        """The one embedding of each class. A search hands over the same `owner` at every step, and looking at it waits
+        for a GPU, so it is looked at once."""
+        if text.owner is not self._owner:
+            self._owner, self._order = text.owner, _order_of(text.owner, text.embeds.shape[1])
+        return text.embeds if self._order is None else text.embeds[:, self._order]
 
     @torch.no_grad()
     def predict(self, features: Features, text: TextEmbeds) -> Predictions:
@@ -149,15 +158,16 @@ class Clip:
         return self._layouts[key]
 
 
-def _in_class_order(text: TextEmbeds) -> Float[Tensor, "b c d"]:
-    """The one embedding of each class, by `owner`; `BackboneError` where it does not give one to each."""
-    classes = torch.arange(text.embeds.shape[1], device=text.owner.device)
-    if torch.equal(text.owner, classes):
-        return text.embeds
-    owner, order = text.owner.sort()
-    if not torch.equal(owner, classes):
+def _order_of(owner: Int[Tensor, " c"], count: int) -> Int[Tensor, " c"] | None:
+    """The places of `count` embeddings by the class that owns each, None where they stand so; `BackboneError` where
+    `owner` does not give one to each class."""
+    classes = torch.arange(count, device=owner.device)
+    if torch.equal(owner, classes):
+        return None
+    ordered, order = owner.sort()
+    if not torch.equal(ordered, classes):
         raise BackboneError(
-            f"CLIP takes one embedding for each of {len(classes)} classes, and these are of the classes "
-            f"{text.owner.tolist()}; search the row again"
+            f"CLIP takes one embedding for each of {count} classes, and these are of the classes {owner.tolist()}; "
+            "search the row again"
         )
-    return text.embeds[:, order]
+    return order

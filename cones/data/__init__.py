@@ -25,14 +25,15 @@ from cones.config import (
 from cones.data.changes import unchanged
 from cones.data.coco import list_coco
 from cones.data.files import class_folders, copy_pictures, list_folder, split_folders
+from cones.data.folders import is_hidden, pictures_in, subfolders
 from cones.data.labelme import list_labelme
 from cones.data.listing import Listing, gather
 from cones.data.maskfiles import Masked, list_masks, open_mask, pair_masks, values_in
-from cones.data.masknames import ending_of, mask_folders, masks_beside, pictures_in, subfolders
+from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_beside, pictures_and_masks
 from cones.data.masks import object_mask
 from cones.data.pictures import SUFFIXES, open_picture, random_view
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
-from cones.data.splits import draw_pictures, draw_shots, refuse_overlap
+from cones.data.splits import SPLIT_NAMES, draw_pictures, draw_shots, refuse_overlap
 from cones.data.subjects import FEWEST, copy_subject
 from cones.data.tables import list_coop, list_table
 from cones.data.voc import list_voc
@@ -43,6 +44,7 @@ from cones.files import fresh_folder, write_json
 
 __all__ = [
     "FEWEST",
+    "SPLIT_NAMES",
     "SUFFIXES",
     "Masked",
     "Object",
@@ -52,6 +54,8 @@ __all__ = [
     "draw_pictures",
     "draw_shots",
     "ending_of",
+    "is_hidden",
+    "is_of_masks",
     "list_pictures",
     "mask_folders",
     "masks_beside",
@@ -59,6 +63,7 @@ __all__ = [
     "open_mask",
     "open_picture",
     "pair_masks",
+    "pictures_and_masks",
     "pictures_in",
     "prepare",
     "random_view",
@@ -119,13 +124,13 @@ def prepare(config: DataConfig, target: Path) -> dict:
 def list_pictures(config: PictureData) -> Listing:
     """The classes and pictures that a data set names; no picture is opened, but masks are.
 
-    In class folders masks, x_mask.png beside x.png or in a folder beside that of the pictures, are no pictures of the
+    In class folders masks, x_mask.png beside x.png or in folders beside those of the pictures, are no pictures of the
     class and are reported as `masks`. `DataError` if they cannot be listed.
     """
     listing = LISTS[type(config)](config)
     if isinstance(config, FolderData):
         roots = [root / name for root in split_folders(Path(config.source)).values() for name in listing.classes]
-        folders = {root / pair[1] for root in roots if (pair := mask_folders(root))}
+        folders = {folder for root in roots for folder in pictures_and_masks(root)[1]}
         masks = {p for p in (p.path for p in listing.pictures) if folders & set(p.parents)}
         masks |= set(masks_beside([p.path for p in listing.pictures]))
         left = [p for p in listing.pictures if p.path not in masks]
@@ -136,7 +141,7 @@ def list_pictures(config: PictureData) -> Listing:
 
 def refuse_masks_beside(source: Path) -> None:
     """Raise `DataError` for a folder of one subject whose pictures have masks beside them."""
-    masks = masks_beside([p for p in source.glob("*") if p.suffix.lower() in SUFFIXES])
+    masks = masks_beside(pictures_in(source, below=False))
     if masks:
         raise DataError(
             f"{source} holds masks among its pictures, such as {next(iter(masks)).name}; move them to a folder in "

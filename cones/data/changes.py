@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cones.errors import Changed
+from cones.errors import Changed, DataError
 
 Files = dict[str, tuple[int, int]]
 """Size in bytes and time of change in nanoseconds, by the path."""
@@ -13,23 +13,33 @@ Files = dict[str, tuple[int, int]]
 
 @contextmanager
 def unchanged(source: Path) -> Iterator[None]:
-    """Raise `Changed` at the end of the block when a file below `source` came, went or was written meanwhile.
+    """Raise `Changed` when a file below `source` came, went or was written while the block ran.
 
-    DVC looks at the folder after its stage is done, so it would take such a file for prepared.
+    DVC looks at the folder after its stage is done, so it would take such a file for prepared. A block that fails on a
+    file that is gone or half written fails for that reason, so `Changed` then takes the place of its error.
     """
     before = files_below(source)
-    yield
+    try:
+        yield
+    except (DataError, OSError) as error:
+        _refuse_changes(source, before, error)
+        raise
+    _refuse_changes(source, before)
+
+
+def _refuse_changes(source: Path, before: Files, failed: Exception | None = None) -> None:
+    """Raise `Changed`, because of `failed` if there is one, when the files are not those of `before`."""
     after = files_below(source)
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     if changed:
         more = f" and {len(changed) - 1} more" * (len(changed) > 1)
         raise Changed(
             f"{source} changed while it was prepared ({changed[0]}{more}); try again once nothing writes there"
-        )
+        ) from failed
 
 
 def files_below(folder: Path) -> Files:
-    """The files of a folder and of all below it, links followed; hidden ones, which are never read, aside."""
+    """The files of a folder and of all below it, links followed; not hidden ones, which are not looked for."""
     found: Files = {}
     walked: set[str] = set()
     for root, folders, names in os.walk(folder, followlinks=True):

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from cones.config import FolderData
+from cones.data.folders import is_hidden, pictures_in, subfolders
 from cones.data.listing import Listed, Listing
 from cones.data.pictures import SUFFIXES
 from cones.data.prepared import Record
 from cones.data.splits import SPLIT_NAMES, split_names
 from cones.errors import DataError
+
+RENAME = "A class with the name of a split has to be renamed"
 
 
 def list_folder(config: FolderData) -> Listing:
@@ -23,15 +26,16 @@ def list_folder(config: FolderData) -> Listing:
     roots, classes = split_folders(source), class_folders(source)
     report: dict = {"not_pictures": [], "not_listed": []}
     listed = [p for split, root in roots.items() for p in _pictures(root, classes, source, split, report)]
-    loose = [p for root in roots.values() for p in sorted(root.iterdir()) if _is_picture(p)]
+    loose = [p for root in roots.values() for p in pictures_in(root, below=False)]
     splits = tuple(split for split in roots if split)
-    beside = [p for p in _folders(source) if p not in roots.values() and _has_pictures(p)] if splits else []
+    beside = [p for p in subfolders(source) if p not in roots.values() and pictures_in(p)] if splits else []
     report["not_listed"] += [p.relative_to(source).as_posix() for p in [*beside, *loose]]
     listing = Listing(classes, listed, report, splits)
     if beside and listing.divided:
         raise DataError(
-            f"{source} has {', '.join(splits)} and, beside them, pictures in {', '.join(p.name for p in beside)}; call "
-            "the folder of each split train, val or test, or move out what is none: what is missing comes off train"
+            f"{source} has {', '.join(p.name for p in roots.values())} and, beside them, pictures in "
+            f"{', '.join(p.name for p in beside)}; call the folder of each split train, val or test, or move out what "
+            f"is none: what is missing comes off train. {RENAME}"
         )
     return listing
 
@@ -39,40 +43,31 @@ def list_folder(config: FolderData) -> Listing:
 def split_folders(source: Path) -> dict[str, Path]:
     """The folders of the splits that there are; the folder itself, under an empty name, where there are none.
 
-    `valid` and the like are splits (`SPLIT_NAMES`) beside a `train`, and else classes. `DataError` for two folders of
-    one split, and for `val` or `test` without `train`.
+    `valid` and the like are splits (`SPLIT_NAMES`) beside a `train`, and else classes; capitals do not count.
+    `DataError` for two folders of one split, and for `val` or `test` without `train`.
     """
     if not source.is_dir():
         raise DataError(f"{source} is not a folder; `source` must name a folder of class folders")
-    names = {p.name for p in _folders(source)}
-    if not names & {"val", "test"} and all(SPLIT_NAMES.get(name.lower()) != "train" for name in names):
+    names = [p.name for p in subfolders(source)]
+    small = {name.lower() for name in names}
+    if not small & {"val", "test"} and all(SPLIT_NAMES.get(name) != "train" for name in small):
         return {"": source}
-    return {split: source / name for split, name in split_names(names, str(source)).items()}
+    try:
+        return {split: source / name for split, name in split_names(names, str(source)).items()}
+    except DataError as error:
+        raise DataError(f"{error}. {RENAME}") from None
 
 
 def class_folders(source: Path) -> list[str]:
     """The names of the class folders, in all splits together."""
-    return sorted({p.name for root in split_folders(source).values() for p in _folders(root)})
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
-
-
-def _has_pictures(folder: Path) -> bool:
-    return any(_is_picture(p) for p in folder.rglob("*"))
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
+    return sorted({p.name for root in split_folders(source).values() for p in subfolders(root)})
 
 
 def _pictures(root: Path, classes: list[str], source: Path, split: str, report: dict) -> Iterator[Listed]:
     for label, name in enumerate(classes):
-        folder = root / name
-        for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
+        for path in sorted((root / name).rglob("*")):
             where = path.relative_to(source).as_posix()
-            if path.is_dir() or path.name.startswith("."):
+            if path.is_dir() or is_hidden(path.relative_to(root)):
                 continue
             if path.suffix.lower() not in SUFFIXES:
                 report["not_pictures"].append(where)

@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cones.config import LabelMeData
 from cones.data.files import split_folders
+from cones.data.folders import is_hidden, pictures_in
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons
 from cones.data.objects import Mark, label_of
-from cones.data.pictures import SUFFIXES
 from cones.errors import DataError
 from cones.messages import first_mistake
 
@@ -61,7 +61,7 @@ def list_labelme(config: LabelMeData) -> Listing:
         path: (split, _read(path))
         for split, root in roots.items()
         for path in sorted(root.rglob("*.json"))
-        if not _hidden(path.relative_to(source))
+        if not is_hidden(path.relative_to(source))
     }
     if not tables:
         raise DataError(f"{source} holds no JSON; LabelMe writes one for each picture")
@@ -75,13 +75,8 @@ def list_labelme(config: LabelMeData) -> Listing:
         marks = tuple(_marks(table, where, classes))
         listed.append(Listed(picture.relative_to(source).as_posix(), picture, -1, split, marks, size))
     refuse_repeats(listed, config.source)
-    there = {p.relative_to(source) for p in source.rglob("*") if p.suffix.lower() in SUFFIXES}
-    unlisted = {p.as_posix() for p in there if not _hidden(p)} - {p.id for p in listed}
+    unlisted = {p.relative_to(source).as_posix() for p in pictures_in(source)} - {p.id for p in listed}
     return Listing(classes, listed, {"not_listed": sorted(unlisted)}, tuple(split for split in roots if split))
-
-
-def _hidden(path: Path) -> bool:
-    return any(part[0] == "." for part in path.parts)
 
 
 def _read(path: Path) -> Table:

@@ -19,10 +19,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cones.config import MaskData
 from cones.data.files import split_folders
+from cones.data.folders import pictures_in, subfolders
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
-from cones.data.masknames import pictures_in
 from cones.data.masks import Runs, encode_mask
 from cones.data.objects import Mark
+from cones.data.pictures import channel_bits
 from cones.errors import DataError
 
 CLASS = "object"
@@ -95,7 +96,7 @@ def _places(config: MaskData) -> Iterator[tuple[str, Path, Path, bool]]:
         if (root / config.pictures).is_dir():
             yield split, root / config.pictures, root / config.masks, False
             continue
-        for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name[0] != "."):
+        for folder in subfolders(root):
             if (folder / config.pictures).is_dir():
                 yield split, folder / config.pictures, folder / config.masks, True
             elif pictures_in(folder):
@@ -120,10 +121,13 @@ def _pairs(folder: Path, masks: Path, alone: bool, config: MaskData) -> dict[Pat
         marked = [p for p in marked if p in of_mask]
     if alone and len(pictures) == 1:
         return {pictures[0]: marked}
+    within: dict[Path, list[Path]] = {}
+    for mask in marked:
+        within.setdefault(mask.relative_to(masks).parent, []).append(mask)
     found: dict[Path, list[Path]] = {}
     for picture in pictures:
         path = picture.relative_to(folder).with_suffix("")
-        files = named.get(path) or [m for m in marked if m.relative_to(masks).parent == path]
+        files = named.get(path) or within.get(path, [])
         if len(named.get(path, ())) > 1 and not config.ending:
             raise DataError(f"{picture} has the masks {' and '.join(m.name for m in files)}; take one of them away")
         if not files and not (masks / path).is_dir():
@@ -157,6 +161,12 @@ def open_mask(path: Path, name: str) -> tuple[np.ndarray, bool]:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 raise DataError(f"the mask {name} holds {frames} pictures; a mask is one: save each by itself")
+            bits = channel_bits(image)
+            if bits > 8 and image.mode[0] not in "IF":
+                raise DataError(
+                    f"the mask {name} has {bits} bits a channel (mode {image.mode}), of which 8 are read; save its "
+                    "numbers as a grey picture"
+                )
             lossy = image.format in LOSSY
             image.load()
             upright = ImageOps.exif_transpose(image)

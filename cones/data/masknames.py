@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from cones.data.pictures import SUFFIXES
+from cones.data.folders import pictures_in, subfolders
 from cones.errors import DataError
 
 PICTURE_WORDS = {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "original", "originals"}
@@ -15,12 +15,6 @@ BESIDE = re.compile(r"(?P<stem>.+?)(?P<ending>[ _.-](?:mask|masks|seg|segmentati
 """What a mask beside its picture is called after it: x_mask.png, or x_mask_1.png if there are several."""
 APART = re.compile(r"(?P<stem>.+?)(?P<ending>[ _.-][a-z]+)(?:[ _-]?\d+)?", re.I)
 """What one in a folder of masks may be called if it is not called as its picture."""
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files in a folder and below it."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return [p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts)]
 
 
 def ending_of(mask: Path, pictures: Collection[Path]) -> str | None:
@@ -43,11 +37,12 @@ def _after(mask: Path, pictures: Collection[Path], rule: re.Pattern[str]) -> str
 
 
 def mask_folders(folder: Path) -> tuple[str, str] | None:
-    """The names of the folder of pictures and of the folder of masks that lie in a folder; None unless both do."""
-    words = {p: set(re.findall("[a-z]+", p.name.lower())) for p in subfolders(folder)}
-    masks = [p for p, of in words.items() if of & MASK_WORDS and pictures_in(p)]
-    pictures = [p for p, of in words.items() if of & PICTURE_WORDS and not of & MASK_WORDS] if masks else []
-    if (pictures and len(masks) > 1) or len(pictures) > 1:
+    """The names of the folder of pictures and of the folder of masks that lie in a folder; None unless both do.
+
+    `DataError` if there are several of one kind.
+    """
+    pictures, masks = pictures_and_masks(folder)
+    if len(pictures) > 1 or len(masks) > 1:
         raise DataError(
             f"{folder} has several folders of pictures or of masks ({', '.join(p.name for p in [*pictures, *masks])}); "
             "write `kind: masks` with the two to use, `pictures` and `masks`, into params.yaml"
@@ -55,6 +50,18 @@ def mask_folders(folder: Path) -> tuple[str, str] | None:
     return (pictures[0].name, masks[0].name) if pictures else None
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() else []
+def pictures_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All folders of pictures and all folders of masks that lie in a folder; none unless there are both."""
+    named = subfolders(folder)
+    masks = [p for p in named if is_of_masks(p) and pictures_in(p)]
+    pictures = [p for p in named if _words(p) & PICTURE_WORDS and not is_of_masks(p)]
+    return (pictures, masks) if pictures and masks else ([], [])
+
+
+def is_of_masks(folder: Path) -> bool:
+    """Whether a folder is called as one of masks."""
+    return bool(_words(folder) & MASK_WORDS)
+
+
+def _words(folder: Path) -> set[str]:
+    return set(re.findall("[a-z]+", folder.name.lower()))

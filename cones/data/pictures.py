@@ -60,7 +60,7 @@ def _refuse(image: Image.Image, name: str) -> None:
         )
     if image.mode in DEEP_MODES:
         raise DataError(f"{name} has more than 8 bits a pixel (mode {image.mode}); window it to 8 bits first")
-    bits = _channel_bits(image)
+    bits = channel_bits(image)
     if bits > 8:
         raise DataError(f"{name} has {bits} bits a channel (mode {image.mode}); save it with 8 bits a channel first")
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -71,8 +71,8 @@ def _refuse(image: Image.Image, name: str) -> None:
         )
 
 
-def _channel_bits(image: Image.Image) -> int:
-    """Bits a channel of a picture as it is stored; Pillow opens colour of 16 bits in the modes of 8."""
+def channel_bits(image: Image.Image) -> int:
+    """Bits a channel of a picture as it is stored, not loaded yet; Pillow opens colour of 16 bits in modes of 8."""
     if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (8,)))
     deep = isinstance(image, PngImageFile) and any(str(tile[3]).endswith(";16B") for tile in image.tile)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cones.config import SubjectData
+from cones.data.folders import pictures_in
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
 from cones.data.prepared import SPLITS, Record, mask_file
 from cones.errors import DataError
@@ -120,7 +121,7 @@ def _masks(source: Path, name: str) -> dict[str, Path]:
             f"got `{name}`; {way_out}"
         )
     masks: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")):
+    for path in pictures_in(folder, below=False):
         other = masks.setdefault(path.stem, path)
         if other != path:
             raise DataError(f"{other} and {path.name} are both masks of {path.stem}; remove one")

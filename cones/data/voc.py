@@ -8,9 +8,9 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers.expat import ExpatError, ParserCreate
 
 from cones.config import VocData
+from cones.data.folders import pictures_in
 from cones.data.listing import Listed, Listing, inside, read_lines, refuse_repeats
 from cones.data.objects import Mark, label_of
-from cones.data.pictures import SUFFIXES
 from cones.data.splits import split_names
 from cones.errors import DataError
 
@@ -62,7 +62,7 @@ def list_voc(config: VocData) -> Listing:
 def _pictures(folder: Path) -> dict[str, Path]:
     """The pictures of a folder by their names without the suffix."""
     found: dict[str, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "."):
+    for path in pictures_in(folder, below=False):
         other = found.setdefault(path.stem, path)
         if other != path:
             raise DataError(f"{other} and {path.name} have one name, and one XML for both; rename one")

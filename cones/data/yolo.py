@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cones.config import YoloData
+from cones.data.folders import is_hidden
 from cones.data.listing import Listed, Listing, inside, read_lines, refuse_repeats
 from cones.data.objects import Mark, label_of
 from cones.data.pictures import SUFFIXES
@@ -121,7 +122,7 @@ def _pictures(path: Path, source: Path, report: dict[str, list[str]]) -> Iterato
                 where = f"line {number} of {path.name}"
                 yield Path(os.path.normpath(inside(source, str(path.parent / line.strip()), where)))
         return
-    for found in sorted(p for p in path.rglob("*") if not p.is_dir() and p.name[0] != "."):
+    for found in sorted(p for p in path.rglob("*") if not p.is_dir() and not is_hidden(p.relative_to(path))):
         if found.suffix.lower() in SUFFIXES:
             yield found
         elif found.suffix != ".txt":  # labels may lie beside their pictures
