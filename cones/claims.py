@@ -11,8 +11,9 @@ from typing import Any
 import psutil
 
 CLAIM_TAG = "cones.claim"
-OLDEST = 24 * 3600.0
+OLDEST = 3600.0
 """Seconds after which a run that another host began is taken for left behind: what it does takes minutes."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def claim() -> str:
@@ -22,9 +23,15 @@ def claim() -> str:
 
 
 def _host() -> str:
-    """This machine; containers of one name that do not see each other's processes are different ones."""
+    """This machine, since it was started; containers that do not see each other's processes are different ones.
+
+    By the name alone two machines may be one; so they may by the namespace, which of the system's own processes has the
+    same number everywhere.
+    """
     space = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {os.readlink(space) if space.exists() else ''}".strip()
+    known = [os.readlink(space)] if space.exists() else []
+    known += [BOOT_ID.read_text().strip()] if BOOT_ID.exists() else []
+    return " ".join([socket.gethostname(), *known])
 
 
 def is_held(run: Any) -> bool:
@@ -45,12 +52,15 @@ def is_held(run: Any) -> bool:
 
 
 def holder(run: Any) -> str:
-    """Who is at work on a run, for a message."""
-    told = _claim_of(run)
-    if not told:
-        return "another program"
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["at"]))
-    return f"process {told['process']} on {told['host'].split()[0]} since {since}"
+    """Who is at work on a run and what to do about it, for a message."""
+    told, who = _claim_of(run), "another program"
+    if told:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(told["at"]))
+        who = f"process {told['process']} on {told['host'].split()[0]} since {since}"
+    return (
+        f"{who}, in MLflow's run {run.info.run_id}; wait for it or end it, and if it is gone already, delete that run: "
+        f"`mlflow runs delete --run-id {run.info.run_id}`"
+    )
 
 
 def _claim_of(run: Any) -> dict[str, Any]:

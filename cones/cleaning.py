@@ -13,7 +13,20 @@ from cones.checkpoint import row_checkpoint
 from cones.config import FinetuneConfig, Params
 from cones.files import is_running, read_json
 from cones.kept import KINDS
-from cones.layout import BACKBONES, CACHE, CHECKPOINTS, ENCODED, EVALUATED, PREPARED, RESULTS, SEARCHED, lock_of
+from cones.layout import (
+    BACKBONES,
+    CACHE,
+    CHECKPOINTS,
+    ENCODED,
+    EVALUATED,
+    FLOW_LOCK,
+    PREPARED,
+    REGISTER_LOCK,
+    RESULTS,
+    SEARCHED,
+    lock_of,
+    stage_lock,
+)
 from cones.process import lock
 
 KEY = re.compile("[0-9a-f]{16}")
@@ -45,12 +58,16 @@ def find_stale(params: Params, days: float, rows: bool = False) -> list[Stale]:
     Without `rows` the results of data, concepts and rows that `params.yaml` has no more are kept.
     """
     left = [Stale.of(path, why, kept=not rows) for path, why in _left(params)]
-    return [*_checkpoints(params), *_unused(days), *_temporaries(), *left]
+    found = [*_checkpoints(params), *_unused(days), *_temporaries(), *left]
+    gone = {entry.path for entry in found if not entry.kept}
+    return [entry for entry in found if gone.isdisjoint(entry.path.parents)]  # what is in a folder goes with it
 
 
 def remove_stale(params: Params, days: float, rows: bool = False) -> list[Stale]:
     """Remove what is stale and not kept; what was removed. `Busy` while a process holds a lock of the project."""
-    locks = {*CHECKPOINTS.rglob("*.lock"), *map(lock_of, params.rows())}
+    locks = {FLOW_LOCK, REGISTER_LOCK, *CHECKPOINTS.rglob("*.lock"), *map(lock_of, params.rows())}
+    locks |= {stage_lock("prepare", name) for name in params.data}
+    locks |= {stage_lock(stage, name) for stage in ("encode", "evaluate") for name in params.concepts}
     locks |= {path for name in KINDS for path in (CACHE / name).glob("*.lock")}
     with ExitStack() as held:
         for path in sorted(locks):  # whoever starts now is refused until this is done

@@ -188,17 +188,16 @@ def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in par
     params.yaml as they are now: where these differ, a line says so.
     """
     from cones.config import load_params
-    from cones.tracking import look_up, not_of_today
+    from cones.tracking import beside_report, look_up
 
     found = look_up(name)
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in found.val.items())
     print(f"{found.name} version {found.version}, on validation the best of every version registered: {found.score}")
     print(f"  row  {found.row}\n  val  {metrics}\n  URI  models:/{name}@champion")
     params = load_params() if Path("params.yaml").exists() else None
-    why = not_of_today(found, params) if params is not None and name in params.concepts else None
-    if why is not None:
-        print(f"  {why}, so the report, which is about today's rows, names another one; it stays champion until its")
-        print("  version is deleted or a better one is registered")
+    told = beside_report(found, params) if params is not None and name in params.concepts else None
+    if told is not None:
+        print(f"  {told}")
 
 
 @app.command()
@@ -327,7 +326,7 @@ def clean(
 
     That is: checkpoints that no row goes on from, as it or the code was edited; features, maps and class pictures under
     `cache/` that were not used for a month; files that killed processes left half written. Nothing is removed while a
-    search, an evaluation, a flow or a registration runs here.
+    stage of data, of a concept or of a row, a flow or a registration runs here.
     """
     from rich.console import Console
     from rich.filesize import decimal

@@ -43,6 +43,10 @@ class ConceptError(ConesError):
     """A Concept file cannot be read, or does not fit what it is used with."""
 
 
+class OutOfDate(ConceptError):
+    """A row's Concept is not of the settings that its row has, or no longer what was evaluated."""
+
+
 class SearchError(ConesError):
     """A search cannot go on."""
 

@@ -10,8 +10,15 @@ RESULTS = Path("results")
 CHECKPOINTS = Path("checkpoints")
 CACHE = Path("cache")
 BACKBONES = Path("models/backbones")
+FLOW_LOCK = CHECKPOINTS / "locks/flow.lock"
+REGISTER_LOCK = CHECKPOINTS / "locks/register.lock"
 
 
 def lock_of(row: str) -> Path:
     """What the process that works on a row holds."""
     return CHECKPOINTS / f"{row}.lock"
+
+
+def stage_lock(stage: str, name: str) -> Path:
+    """What the process holds that prepares data, or encodes or evaluates a concept."""
+    return CHECKPOINTS / "locks" / f"{stage}-{name}.lock"

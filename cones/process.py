@@ -20,6 +20,9 @@ STOPPED_CODE, ENDED_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of a process that a person stopped with Ctrl-C, and of one that was ended with SIGTERM, as shells have it.
 """
 
+STAGE_WAIT = 5.0
+"""Seconds that a stage waits for a lock of its own: that of a DVC that was killed ends a moment later."""
+
 MOST_THREADS = 16
 """More gain little here, and cost much where several stages share the cores."""
 

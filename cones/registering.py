@@ -11,8 +11,8 @@ from typing import Any
 from cones.claims import CLAIM_TAG, claim, holder, is_held
 from cones.concept import Concept
 from cones.config import Params
-from cones.errors import Busy, TrackingError
-from cones.layout import CHECKPOINTS, SEARCHED
+from cones.errors import Busy, ConceptError, OutOfDate, TrackingError
+from cones.layout import REGISTER_LOCK, SEARCHED
 from cones.process import lock
 from cones.ranking import headline, rank
 from cones.registry_home import home_of, moved_from, version_moved_from
@@ -24,6 +24,7 @@ from cones.tracking import (
     ROW_TAG,
     TASK_TAG,
     Registered,
+    content_key,
     mlflow_client,
     scores_of,
     task_of,
@@ -38,18 +39,50 @@ def register(params: Params, tell: Callable[[str], None] = print) -> list[Regist
 
     Of all versions there ever were, the best on validation has the alias `champion`, so a worse later one never takes
     it away; delete a version to take it out of the running. A row is finished when it is evaluated as it was last
-    searched. `tell` is told of what a person should know. Raises `TrackingError` when no row is finished,
-    `ConceptError` for a Concept that is damaged or of other settings than its row's, and `Busy` where another process
-    registers the same.
+    searched, with the settings that it has today. `tell` is told of what a person should know, such as of rows that
+    were edited since and are left out. Raises `TrackingError` when no row is finished, `ConceptError` when none is left
+    or, once the sound ones are registered, for damaged Concepts, and `Busy` where another process registers the same.
     """
-    rows = [r for name, run in params.rows().items() if (r := _finished_row(params, run.concept, name)) is not None]
-    if not rows:
+    rows, left = _finished_rows(params)
+    if not (rows or left):
         raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
-    with lock(CHECKPOINTS / "locks/register.lock", "the registry"), mlflow_client() as client:
+    found, changed = _register_rows(rows, tell) if rows else ([], [])
+    left += changed
+    bad = [error for error in left if not (found and isinstance(error, OutOfDate))]
+    for error in left:
+        if error not in bad:
+            tell(f"not registered: {error}")
+    if bad:
+        others = ["the other finished rows are registered"] if found else []
+        raise ConceptError("\n".join([*map(str, bad), *others]))
+    return found
+
+
+def _register_rows(rows: list[FinishedRow], tell: Callable[[str], None]) -> tuple[list[Registered], list[ConceptError]]:
+    """The versions of rows, and why others became none."""
+    found, left = list[Registered](), list[ConceptError]()
+    with lock(REGISTER_LOCK, "the registry"), mlflow_client() as client:
         experiments = {name: _experiment(client, name, tell) for name in dict.fromkeys(r.name for r in rows)}
-        versions = [_register_row(client, row, experiments[row.name]) for row in rows]
-        champions = {name: _promote(client, name) for name in experiments}
-        return [replace(v, champion=v.version == champions[v.name]) for v in versions]
+        for row in rows:
+            try:
+                found.append(_register_row(client, row, experiments[row.name]))
+            except OutOfDate as error:
+                left.append(error)
+        champions = {name: _promote(client, name) for name in dict.fromkeys(v.name for v in found)}
+        return [replace(v, champion=v.version == champions[v.name]) for v in found], left
+
+
+def _finished_rows(params: Params) -> tuple[list[FinishedRow], list[ConceptError]]:
+    """The rows that can be registered, and why others cannot whose Concepts are there."""
+    rows, left = list[FinishedRow](), list[ConceptError]()
+    for row, run in params.rows().items():
+        try:
+            found = _finished_row(params, run.concept, row)
+        except ConceptError as error:
+            left.append(error)
+        else:
+            rows += [] if found is None else [found]
+    return rows, left
 
 
 def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
@@ -63,20 +96,27 @@ def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
     refuse_other_settings(params, row, concept.card)
     if concept.card.weights_sha256 is not None:
         concept.weights()  # damaged ones are refused
-    return FinishedRow(name, row, params.concepts[name].task, folder, concept, metrics)
+    key = content_key(folder, metrics)
+    return FinishedRow(name, row, params.concepts[name].task, folder, concept, metrics, key)
 
 
 def _register_row(client: Any, row: FinishedRow, experiment: str) -> Registered:
     """Its version: the one that has this content, also if another process makes it just now, else a new one."""
     val, deadline = row.concept.card.val, time.monotonic() + WAIT
     while True:
+        # Before the versions: what has made one by then is seen there, and no run that ends in between is taken for
+        # left behind.
+        runs = _runs_of(client, row, experiment)
+        held = [run for run in runs if is_held(run)]
         version = _known_version(client, row)
         if version is not None:
             return Registered(row.name, int(version.version), row.row, row.task, val, False, key=row.key)
-        others = _clear_leftovers(client, row, experiment)
-        if others and time.monotonic() > deadline:
-            raise Busy(f"`{row.row}` is being registered by {holder(others[0])}; wait for it or end it")
-        version = None if others else _log_row(client, row, experiment)
+        if held and time.monotonic() > deadline:
+            raise Busy(f"`{row.row}` is being registered by {holder(held[0])}")
+        for run in runs:
+            if run not in held:
+                client.delete_run(run.info.run_id)  # it never became a version
+        version = None if held else _log_row(client, row, experiment)
         if version is not None:
             return Registered(row.name, int(version.version), row.row, row.task, val, False, new=True, key=row.key)
         time.sleep(random.uniform(0.5, 1.5))  # two that met go on at different times
@@ -93,18 +133,8 @@ def _runs_of(client: Any, row: FinishedRow, experiment: str) -> list[Any]:
     return list(client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{row.key}'"))
 
 
-def _clear_leftovers(client: Any, row: FinishedRow, experiment: str) -> list[Any]:
-    """The runs of this content that never became a version and that a process is at work on; those left are deleted."""
-    runs = _runs_of(client, row, experiment)
-    held = [run for run in runs if is_held(run)]
-    for run in runs:
-        if run not in held:
-            client.delete_run(run.info.run_id)
-    return held
-
-
 def _log_row(client: Any, row: FinishedRow, experiment: str) -> Any | None:
-    """Log a row as a run and register its model; None if another process has begun the same at the same moment.
+    """Log a row as a run and register its model; None if another process has begun the same, or has just done it.
 
     Each claims its run first and looks then, so of two at least one sees the other. Whoever does takes its run back.
     """
@@ -113,11 +143,14 @@ def _log_row(client: Any, row: FinishedRow, experiment: str) -> Any | None:
     tags = {KEY_TAG: row.key, TASK_TAG: row.task, ROW_TAG: row.row} | origin_of(row.concept.card)
     with mlflow.start_run(experiment_id=experiment, run_name=row.row, tags={**tags, CLAIM_TAG: claim()}) as run:
         identity = run.info.run_id
-        if any(is_held(r) for r in _runs_of(client, row, experiment) if r.info.run_id != identity):
+        others = (r for r in _runs_of(client, row, experiment) if r.info.run_id != identity)
+        if any(map(is_held, others)) or _known_version(client, row) is not None:
             mlflow.end_run("KILLED")
+            client.delete_run(identity)
             return None
         log_results(client, identity, row)
         uri = log_model(row)
+        row.refuse_change()
         val = {f"val.{k}": str(v) for k, v in row.concept.card.val.items()}
         with contextlib.redirect_stderr(io.StringIO()):  # that the name is known, each time
             return mlflow.register_model(uri, row.name, tags={**tags, **val})

@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from cones.card import ConceptCard
-from cones.config import FinetuneConfig, GenerationConcept, Params, parse_method
-from cones.errors import ConceptError, ParamsError
+from cones.config import DetectionConcept, FinetuneConfig, GenerationConcept, Params, ZeroShot, parse_method
+from cones.errors import OutOfDate, ParamsError
 from cones.files import file_hash, read_json
 from cones.layout import EVALUATED, SEARCHED
 
@@ -29,27 +29,50 @@ def finished_metrics(concept: str, row: str) -> dict[str, Any] | None:
 
 
 def refuse_other_settings(params: Params, row: str, card: ConceptCard) -> None:
-    """`ConceptError` for a Concept that was not searched with what params.yaml says of its row.
+    """`OutOfDate` for a Concept that was not searched with what params.yaml says of its row and concept.
 
-    That is how a row looks whose settings were edited while its search ran: DVC notes the new settings for what the old
-    ones gave, and so does not search it again by itself.
+    That is how a row looks that was edited and not searched again; and one that was edited while its search ran, where
+    DVC notes the new settings for what the old ones gave, and so finds nothing to do.
     """
     run = params.rows()[row]
-    concept = params.concepts[run.concept]
-    asked = {"concept": run.concept, "row": row, "seed": concept.seed, "method": params.method_of(row).model_dump()}
-    have: dict[str, Any] = {"concept": card.concept, "row": card.row, "seed": card.seed, "method": _method(card.method)}
-    if not isinstance(concept, GenerationConcept):
-        asked["shots"], have["shots"] = concept.shots, card.shots
+    asked: dict[str, Any] = {"concept": run.concept, "row": row, "method": params.method_of(row).model_dump()}
+    have: dict[str, Any] = {"concept": card.concept, "row": card.row, "method": _method(card.method)}
     asked["finetune"] = run.model_dump(by_alias=True) if isinstance(run, FinetuneConfig) else None
     have["finetune"] = _finetune(card.finetune)
+    stage = f"finetune@{row}" if isinstance(run, FinetuneConfig) else f"search@{row}"
+    again = f"`dvc repro --force --single-item {stage}`"
     mistake = next(_differences(have, asked), None)
+    if mistake is None:  # what a search takes over from the encoded concept
+        mistake = next(_differences(*_of_concept(params, row, card)), None)
+        again = f"`dvc repro --force --single-item encode@{run.concept}` and then `dvc repro`"
     if mistake is not None:
-        stage = "finetune" if isinstance(run, FinetuneConfig) else "search"
-        raise ConceptError(
+        raise OutOfDate(
             f"{SEARCHED / run.concept / row / 'concept.safetensors'} was searched with {mistake[0]} {mistake[1]}, and "
-            f"params.yaml has {mistake[2]}: it was edited while the search ran; "
-            f"`dvc repro --force --single-item {stage}@{row}` searches it again"
+            f"params.yaml has {mistake[2]}: `dvc repro` searches it again, or, if that finds nothing to do, {again}"
         )
+
+
+def _of_concept(params: Params, row: str, card: ConceptCard) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a card has of the settings of its concept, and what they are today; those that encoding fills in are left
+    out."""
+    concept, method = params.concepts[params.rows()[row].concept], params.method_of(row)
+    asked: dict[str, Any] = {"seed": concept.seed, "backbone": concept.backbone}
+    have: dict[str, Any] = {"seed": card.seed, "backbone": card.base.name}
+    own = method.names if isinstance(method, ZeroShot) else {}  # of this row alone
+    if isinstance(concept, GenerationConcept):
+        asked |= {"guidance": concept.guidance, "sampling_steps": concept.sampling_steps}
+        have |= {"guidance": card.guidance, "sampling_steps": card.sampling_steps}
+        if not own:
+            asked["word"], have["word"] = concept.word, card.names[0]
+    else:
+        asked["shots"], have["shots"] = concept.shots, card.shots
+        asked["names"] = {c: said for c, said in concept.names.items() if c not in own and c in card.classes}
+        have["names"] = {c: said for c, said in zip(card.classes, card.names) if c in asked["names"]}
+    if isinstance(concept, DetectionConcept):
+        asked["score_threshold"], have["score_threshold"] = concept.score_threshold, card.score_threshold
+    elif concept.templates:
+        asked["templates"], have["templates"] = list(concept.templates), card.templates
+    return have, asked
 
 
 def _method(settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 import cones
 from cones.card import ConceptCard
 from cones.concept import WEIGHTS_FILE, Concept
+from cones.errors import OutOfDate
 from cones.files import read_json
 from cones.layout import EVALUATED
 from cones.project_wheel import requirements, write_wheel
@@ -31,10 +32,13 @@ class FinishedRow:
     folder: Path
     concept: Concept
     metrics: dict[str, Any]
+    key: str
+    """Of `concept` and `metrics`, whatever becomes of the files."""
 
-    @property
-    def key(self) -> str:
-        return content_key(self.folder, self.metrics)
+    def refuse_change(self) -> None:
+        """`OutOfDate` if its Concept file is another one than at first."""
+        if content_key(self.folder, self.metrics) != self.key:
+            raise OutOfDate(f"{self.folder / 'concept.safetensors'} was searched again while it was being registered")
 
 
 def origin_of(card: ConceptCard) -> dict[str, str]:

@@ -19,9 +19,9 @@ from cones.files import content_hash, file_hash
 from cones.layout import EVALUATED, SEARCHED
 from cones.messages import nearest
 from cones.process import FULL
-from cones.ranking import headline
+from cones.ranking import headline, rank
 from cones.registry_home import refuse_moved
-from cones.results import finished_metrics
+from cones.results import finished_metrics, summarise
 
 CHAMPION = "champion"
 KEY_TAG, ROW_TAG = "cones.key", "cones.row"
@@ -157,19 +157,29 @@ def look_up(name: str) -> Registered:
         )
 
 
-def not_of_today(champion: Registered, params: Params) -> str | None:
-    """Why the report of this project does not have this champion among its rows; None if it has.
+def beside_report(champion: Registered, params: Params) -> str | None:
+    """How the report of this project differs from the registry, in a line; None where both name the same result.
 
     The report is about the rows of params.yaml as they are now, the registry about every version there ever was.
     """
-    row = champion.row
-    if row not in params.rows(champion.name):
-        return f"`{row}` is no row of params.yaml today"
-    metrics = finished_metrics(champion.name, row)
-    if metrics is None:
-        return f"`{row}` is not searched and evaluated today"
-    same = content_key(SEARCHED / champion.name / row, metrics) == champion.key
-    return None if same else f"`{row}` gives another result today than in this version"
+    rows, name = summarise(params, [champion.name]), champion.row
+    task = params.concepts[champion.name].task
+    best = max(rows, key=lambda r: rank(task, r["val"]), default=None)  # the first of equals, as in the report
+    if best is not None and best["row"] != name and rank(task, best["val"]) == rank(task, champion.val):
+        return f"`{best['row']}` is as good on validation, and the one that the report names"
+    metrics, why = finished_metrics(champion.name, name), None
+    if name not in params.rows(champion.name):
+        why = f"`{name}` is no row of params.yaml today"
+    elif metrics is None:
+        why = f"`{name}` is not searched and evaluated today"
+    elif content_key(SEARCHED / champion.name / name, metrics) != champion.key:
+        why = f"`{name}` gives another result today than in this version"
+    if why is None and best is not None and best["row"] == name:
+        return None
+    named = "names none" if best is None else f"names `{best['row']}`"
+    stays = "this one stays champion until its version is deleted or a better one is registered"
+    about = f"the report, which is about today's rows, {named}; {stays}"
+    return f"{why}: {about}" if why else about
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from pydantic import Field
 
 from cones.config import Params, load_params
 from cones.errors import ConesError
-from cones.layout import CHECKPOINTS
+from cones.layout import FLOW_LOCK
 from cones.messages import nearest
 from cones.process import compute_threads, cores, lock, plain_errors
 from flows.gpus import gpus, one_gpu
@@ -148,7 +148,7 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
         log.info(
             "%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, len(cores()), len(gpus())
         )
-        with lock(CHECKPOINTS / "locks/flow.lock", f"the project in {Path.cwd()}"), Programs() as programs:
+        with lock(FLOW_LOCK, f"the project in {Path.cwd()}"), Programs() as programs:
             bad = run_stages(graph, at_once, programs)
             registered = register(programs, return_state=True)
             publish_results(params, [concept] if concept else None)

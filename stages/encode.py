@@ -2,8 +2,8 @@
 
 from cones.config import load_params
 from cones.console import progress_bar
-from cones.layout import ENCODED, PREPARED
-from cones.process import run_stage
+from cones.layout import ENCODED, PREPARED, stage_lock
+from cones.process import STAGE_WAIT, lock, run_stage
 
 
 def main(name: str) -> None:
@@ -17,7 +17,8 @@ def main(name: str) -> None:
 
     drawn = draw(concept, PREPARED / concept.data)
     device = Accelerator().device
-    with progress_bar(f"encoding {name}", drawn.picture_views) as advance:
+    alone = lock(stage_lock("encode", name), f"the concept `{name}`", STAGE_WAIT)
+    with alone, progress_bar(f"encoding {name}", drawn.picture_views) as advance:
         encoded = encode_concept(name, concept, backbone, drawn, ENCODED / name, device, advance)
     trained, held = len(encoded.train), len(encoded.val)
     print(f"{name}: {trained} training pictures in {encoded.train.views} views, {held} for validation")

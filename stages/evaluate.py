@@ -1,16 +1,22 @@
 """Evaluate a concept: every row's Concept on the test split, which no other stage opens."""
 
-from cones.config import DetectionConcept, GenerationConcept, load_params
+from cones.config import DetectionConcept, GenerationConcept, Params, load_params
 from cones.errors import ConesError
 from cones.files import file_hash, fresh_folder, read_json, write_json
-from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED
-from cones.process import run_stage
+from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED, stage_lock
+from cones.process import STAGE_WAIT, lock, run_stage
 from cones.ranking import headline, rank
 
 
 def main(name: str) -> None:
     params = load_params()
-    concept, rows = params.entry("concepts", name), params.rows(name)
+    params.entry("concepts", name)
+    with lock(stage_lock("evaluate", name), f"the concept `{name}`", STAGE_WAIT):
+        evaluate(params, name)
+
+
+def evaluate(params: Params, name: str) -> None:
+    concept, rows = params.concepts[name], params.rows(name)
     folders = (p.name for p in (SEARCHED / name).iterdir() if p.is_dir() and not p.name.startswith("."))
     stray = sorted(set(folders) - set(rows))
     if stray:

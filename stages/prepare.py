@@ -2,8 +2,8 @@
 
 from cones.config import load_params
 from cones.data import prepare
-from cones.layout import PREPARED
-from cones.process import run_stage
+from cones.layout import PREPARED, stage_lock
+from cones.process import STAGE_WAIT, lock, run_stage
 
 LEFT_OUT = (
     "unreadable",
@@ -21,7 +21,8 @@ LEFT_OUT = (
 
 def main(name: str) -> None:
     config = load_params().entry("data", name)
-    report = prepare(config, PREPARED / name)
+    with lock(stage_lock("prepare", name), f"the data `{name}`", STAGE_WAIT):
+        report = prepare(config, PREPARED / name)
     counts = ", ".join(f"{n} {split}" for split, n in report["pictures"].items())
     if report.get("divided"):
         counts += f" ({' and '.join(report['divided'])} divided off train by the seed {config.seed})"

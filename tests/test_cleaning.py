@@ -1,9 +1,12 @@
 """What `cones clean` takes for stale, and what it leaves."""
 
+import importlib
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import PARAMS
@@ -15,7 +18,8 @@ from cones.cleaning import find_stale, remove_stale
 from cones.cli import app
 from cones.config import Params, load_params
 from cones.errors import Busy
-from cones.layout import lock_of
+from cones.layout import FLOW_LOCK, REGISTER_LOCK, lock_of, stage_lock
+from cones.process import lock
 
 ABOUT = {"concept": "few", "task": "classification", "seed": 0}
 GONE = 2**22 + 1
@@ -58,7 +62,9 @@ def test_checkpoints_of_rows_as_they_are_stay_and_others_go(params: Params) -> N
     assert str(ours["few-cones"].parent) in stale(edited)
     assert len(remove_stale(edited, 30)) == 3
     assert stale(edited) == {}
-    assert sorted(Path("checkpoints").glob("*/*")) == sorted(ours[row] for row in ("few-coop", "few-zero-shot"))
+    assert sorted(Path("checkpoints").glob("*/*.safetensors")) == sorted(
+        ours[row] for row in ("few-coop", "few-zero-shot")
+    )
 
 
 def test_checkpoints_that_may_be_of_a_row_that_is_not_encoded_are_kept(params: Params) -> None:
@@ -73,12 +79,51 @@ def test_checkpoints_that_may_be_of_a_row_that_is_not_encoded_are_kept(params: P
 def test_nothing_is_removed_while_a_process_works(params: Params) -> None:
     write("checkpoints/0123456789abcdef/state.safetensors")
     kept = Path("cache/test-features/0123456789abcdef.lock")
-    for held in (lock_of("few-coop"), lock_of("a-row-of-before"), Path("checkpoints/flow.lock"), kept):
+    stages = (stage_lock(*x) for x in (("prepare", "glyphs"), ("encode", "few"), ("evaluate", "few")))
+    for held in (lock_of("few-coop"), lock_of("a-row-of-before"), FLOW_LOCK, REGISTER_LOCK, *stages, kept):
         held.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(held), pytest.raises(Busy, match=f"`{held.stem}` is being worked on by another process"):
             remove_stale(params, 30)
     assert list(stale(params)) == ["checkpoints/0123456789abcdef"]
     assert len(remove_stale(params, 30)) == 1
+
+
+def test_what_begins_while_things_are_removed_is_refused(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no process has made the file of its lock yet."""
+    write("checkpoints/0123456789abcdef/state.safetensors")
+    free = []
+
+    def remove(folder: Path) -> None:
+        for path in (FLOW_LOCK, REGISTER_LOCK, lock_of("few-coop"), stage_lock("encode", "few")):
+            with suppress(Busy), lock(path, "it"):
+                free.append(path)
+
+    monkeypatch.setattr("cones.cleaning.shutil.rmtree", remove)
+    assert len(remove_stale(params, 30)) == 1
+    assert free == []
+
+
+@pytest.mark.parametrize(("stage", "name"), [("prepare", "glyphs"), ("encode", "few"), ("evaluate", "few")])
+def test_a_stage_holds_its_lock(params: Params, monkeypatch: pytest.MonkeyPatch, stage: str, name: str) -> None:
+    module = importlib.import_module(f"stages.{stage}")
+    monkeypatch.setattr(module, "STAGE_WAIT", 0)
+    if stage == "encode":
+        monkeypatch.setattr("cones.encoding.draw", lambda *arguments: SimpleNamespace(picture_views=0))
+    path = stage_lock(stage, name)
+    path.parent.mkdir(parents=True)
+    with FileLock(path), pytest.raises(Busy, match=f"`{name}` is being worked on by another process"):
+        module.main(name)
+
+
+def test_what_lies_in_a_stale_folder_is_listed_and_removed_with_it(params: Params) -> None:
+    """As `kill -9` leaves it while a checkpoint is written."""
+    write(f"checkpoints/0123456789abcdef/.state.safetensors.{GONE}.tmp", days_ago=1)
+    (found,) = find_stale(params, 30)
+    assert (str(found.path), found.size) == ("checkpoints/0123456789abcdef", 1000)
+    assert remove_stale(params, 30) == [found]
+    kept = Path("searched/few/few-old")
+    inner = write(kept / f".metrics.json.{GONE}.tmp", days_ago=1)
+    assert stale(params) == {str(inner): False, str(kept): True}, "what is in a folder that is kept goes alone"
 
 
 def test_caches_go_by_their_last_use(params: Params) -> None:
@@ -89,8 +134,8 @@ def test_caches_go_by_their_last_use(params: Params) -> None:
     write("cache/class-pictures/three.safetensors", days_ago=40)
     write("cache/class-pictures/four.safetensors")
     write("cache/bccd-cells/five.png", days_ago=400)
-    for lock in ("one.lock", "two.lock"):
-        write(f"cache/test-features/{lock}", "", days_ago=31)
+    for name in ("one.lock", "two.lock"):
+        write(f"cache/test-features/{name}", "", days_ago=31)
     os.utime(old.parent, (old.stat().st_mtime,) * 2)
     assert set(stale(params)) == {"cache/test-features/one", "cache/class-pictures/three.safetensors"}
     assert find_stale(params, 30)[-1].why == "not used for 31 days"

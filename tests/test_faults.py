@@ -278,9 +278,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_stops_a_search_that_then_goes_on(finished, tmp_path: Path, small_disk: Path) -> None:
     project = finished.copy(tmp_path / "project")
     project.params(LONG)
-    for old in (project.folder / "checkpoints").glob("*"):
-        old.unlink()
-    (project.folder / "checkpoints").rmdir()
+    shutil.rmtree(project.folder / "checkpoints")
     (project.folder / "checkpoints").symlink_to(small_disk)
     search = project.start("search.log", "python", "stages/search.py", "few-coop")
     wait_for(lambda: checkpoints(project.folder))

@@ -52,11 +52,11 @@ def results_in(folder: Path) -> dict:
 
 def test_the_flow_makes_what_dvc_makes(project, finished, with_prefect) -> None:
     """On two GPUs, as far as the flow knows: torch here has none and computes on the CPU."""
-    done = project.run("python", "-m", "flows.pipeline", CUDA_VISIBLE_DEVICES="0,1", **with_prefect)
+    done = project.run("python", "-m", "flows.pipeline", CUDA_VISIBLE_DEVICES="GPU-x0,GPU-x1", **with_prefect)
     assert done.returncode == 0, done.stdout
     assert "at most 2 at once, on" in done.stdout
-    assert done.stdout.count("on GPU 0") + done.stdout.count("on GPU 1") == 5
-    assert "on GPU 1" in done.stdout
+    assert done.stdout.count("on GPU GPU-x0") + done.stdout.count("on GPU GPU-x1") == 5
+    assert "on GPU GPU-x1" in done.stdout
     ours, theirs = results_in(project.folder), results_in(finished.folder)
     assert ours == theirs
     assert len(ours) == 7
@@ -119,7 +119,7 @@ def test_stages_are_named_by_dvc_and_know_what_they_need(finished, monkeypatch: 
 
 def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(lending, "LOCK_FOLDERS", (tmp_path,))
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path))  # without nvidia-smi, also where there are GPUs
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert gpus() == ["0", "1"]
     told = []
@@ -235,7 +235,7 @@ def test_a_worker_gets_gpus_by_a_file_of_its_own() -> None:
     assert device["driver"] == "nvidia"
     assert device["count"] == "all"
     assert "gpu" in device["capabilities"]
-    assert gpu["worker"]["volumes"] == [f"{folder}:{folder}" for folder in lending.LOCK_FOLDERS[:1]]
+    assert gpu["worker"]["volumes"] == [f"{folder}:{folder}" for folder in lending.LOCK_FOLDERS[:2]]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,14 @@ def test_the_committed_backbones_are_those_of_the_lock(stage: str) -> None:
     assert dvc_hash(ROOT / output["path"]) == output["md5"]
 
 
+@pytest.mark.parametrize("stage", [s for s in STAGES if s.startswith("prepare@")])
+def test_data_is_prepared_by_the_code_of_the_lock(stage: str) -> None:
+    """Else every fresh clone prepares it again and changes the lock."""
+    files = {d["path"]: d["md5"] for d in STAGES[stage]["deps"] if (ROOT / d["path"]).is_file()}
+    assert f"stages/{stage.partition('@')[0]}.py" in files
+    assert {path: hashlib.md5((ROOT / path).read_bytes()).hexdigest() for path in files} == files
+
+
 def test_generated_data_has_the_bits_of_the_lock(tmp_path: Path) -> None:
     """The smallest of it: 25 pictures."""
     prepare(load_params(ROOT / "params.yaml").data["zorb"], tmp_path / "zorb")

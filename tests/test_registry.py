@@ -1,5 +1,6 @@
 """The registry in MLflow, in this process: real stores and real Concept files, of a concept that nobody searched."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ from cones.errors import Busy, ConceptError, TrackingAway, TrackingError
 from cones.files import file_hash, write_json
 from cones.project_wheel import requirements, write_wheel
 from cones.registering import _promote, register
-from cones.tracking import CHAMPION, KEY_TAG, content_key, look_up, not_of_today
+from cones.tracking import CHAMPION, KEY_TAG, beside_report, content_key, look_up
 
 SCORES = {"few-zero-shot": 0.4, "few-cones": 0.6}
 
@@ -135,8 +136,9 @@ def claim_of(pid: int, **changed: object) -> str:
 def test_a_run_that_another_process_is_at_work_on_is_left_alone(workspace, another: int) -> None:
     project = workspace()
     running = project.begin("few-cones", **{CLAIM_TAG: claim_of(another)})
-    with pytest.raises(Busy, match=rf"`few-cones` is being registered by process {another} on .* since 2"):
+    with pytest.raises(Busy, match=rf"`few-cones` is being registered by process {another} on .* since 2") as told:
         project.register()
+    assert str(told.value).endswith(f"delete that run: `mlflow runs delete --run-id {running}`")
     assert project.client.get_run(running).info.lifecycle_stage == "active"
     assert project.client.get_run(running).info.status == "RUNNING"
 
@@ -148,8 +150,8 @@ def test_a_run_of_another_host_is_left_alone_until_it_is_old(workspace, monkeypa
     with pytest.raises(Busy, match="is being registered by"):
         project.register()
     assert [project.client.get_run(r).info.lifecycle_stage for r in running] == ["active", "active"]
-    day = time.time() + 25 * 3600
-    monkeypatch.setattr("cones.claims.time.time", lambda: day)
+    later = time.time() + 61 * 60
+    monkeypatch.setattr("cones.claims.time.time", lambda: later)
     assert [is_held(project.client.get_run(r)) for r in running] == [False, False]
 
 
@@ -167,24 +169,78 @@ def test_what_is_left_of_registrations_that_ended_is_removed(workspace, another:
     assert not any(r.new for r in project.register()), "doing it again adds nothing"
 
 
+def test_a_machine_is_known_by_more_than_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The namespace of the system's own processes has one number on every machine."""
+    mine = json.loads(claim())["host"]
+    other = tmp_path / "boot_id"
+    other.write_text("another\n")
+    monkeypatch.setattr("cones.claims.BOOT_ID", other)
+    assert json.loads(claim())["host"] != mine
+
+
 def test_whoever_meets_another_at_the_same_moment_takes_its_run_back(workspace, another: int, monkeypatch) -> None:
     """Both have looked, both have seen nothing, both begin."""
     from cones import registering
 
-    project, look, rivals = workspace(scores={"few-cones": 0.6}), registering._clear_leftovers, []
+    project, look, rivals = workspace(scores={"few-cones": 0.6}), registering._known_version, []
 
     def look_and_be_overtaken(*arguments):
-        others = look(*arguments)
+        version = look(*arguments)
         if not rivals:
             rivals.append(project.begin("few-cones", **{CLAIM_TAG: claim_of(another)}))
-            assert others == []
-        return others
+            assert version is None
+        return version
 
-    monkeypatch.setattr(registering, "_clear_leftovers", look_and_be_overtaken)
+    monkeypatch.setattr(registering, "_known_version", look_and_be_overtaken)
     with pytest.raises(Busy, match="is being registered by"):
         project.register()
     assert [run.info.run_id for run in project.runs()] == rivals, "its own run is gone"
     assert not project.client.search_model_versions("name = 'few'")
+
+
+@pytest.mark.parametrize("glance", range(2))
+def test_a_registration_that_ends_between_two_looks_is_not_done_again(workspace, monkeypatch, glance: int) -> None:
+    """Just after one of the looks at runs or at versions the other one registers, and its run ends."""
+    from cones import registering
+
+    project, looks = workspace(scores={"few-cones": 0.6}), []
+    watched = {name: getattr(registering, name) for name in ("_known_version", "_runs_of")}
+
+    def watching(name: str) -> Callable:
+        def look(*arguments):
+            found = watched[name](*arguments)
+            looks.append(name)
+            if len(looks) == glance + 1:
+                project.register()
+            return found
+
+        return look
+
+    for name in watched:
+        monkeypatch.setattr(registering, name, watching(name))
+    monkeypatch.setattr(registering, "lock", lambda *arguments: contextlib.nullcontext())  # it has another workspace
+    project.register()
+    assert [v.version for v in project.client.search_model_versions("name = 'few'")] == [1]
+    assert [run.info.status for run in project.runs()] == ["FINISHED"]
+
+
+def test_what_is_searched_again_meanwhile_is_not_registered_as_what_it_was(workspace, monkeypatch) -> None:
+    from cones import registering
+
+    project, log = workspace(), registering.log_model
+    told: list[str] = []
+
+    def log_and_be_overtaken(row):
+        uri = log(row)
+        if row.row == "few-zero-shot":
+            project.finish(row.row, 0.9)
+        return uri
+
+    monkeypatch.setattr(registering, "log_model", log_and_be_overtaken)
+    assert [r.row for r in project.register(told)] == ["few-cones"]
+    assert [x.split(" was ", 1)[1] for x in told] == ["searched again while it was being registered"]
+    monkeypatch.setattr(registering, "log_model", log)
+    assert [(r.row, r.champion) for r in project.register() if r.new] == [("few-zero-shot", True)]
 
 
 def test_tags_and_versions_of_other_programs_do_not_disturb(workspace) -> None:
@@ -259,35 +315,62 @@ def test_a_row_called_register_that_is_searched_does_not_stop_a_registration(wor
         assert len(project.register()) == 1
 
 
-def test_a_concept_of_other_settings_than_its_row_is_not_registered(workspace) -> None:
-    project = workspace()
+def test_a_concept_of_other_settings_than_its_row_is_told_and_left_out(workspace) -> None:
+    """An edited row, not searched again yet, keeps no other from being registered."""
+    project, told = workspace(), list[str]()
     params = project.folder / "params.yaml"
     params.write_text(params.read_text().replace("epochs: 5", "epochs: 6"))
-    with pytest.raises(ConceptError, match=r"was searched with method.epochs 5, and params.yaml has 6"):
+    assert [(r.row, r.champion) for r in project.register(told)] == [("few-zero-shot", True)]
+    assert [x.split(": ")[0] for x in told] == ["not registered"]
+    assert "few-cones/concept.safetensors was searched with method.epochs 5, and params.yaml has 6" in told[0]
+    params.write_text(params.read_text().replace("shots: 4", "shots: 3"))
+    with pytest.raises(ConceptError, match=r"few-zero-shot.* was searched with shots 4, and params.yaml has 3"):
         project.register()
 
 
-def test_it_is_told_where_the_champion_is_not_among_todays_rows(workspace, capsys) -> None:
+def test_a_damaged_concept_is_refused_once_the_sound_ones_are_registered(workspace) -> None:
+    project = workspace()
+    concept = project.folder / "searched/few/few-zero-shot/concept.safetensors"
+    damaged = bytearray(concept.read_bytes())
+    damaged[-3] ^= 0xFF
+    concept.write_bytes(damaged)
+    with pytest.raises(ConceptError, match=r"few-zero-shot/concept.safetensors is damaged"):
+        project.register()
+    best = look_up("few")
+    assert (best.version, best.row) == (1, "few-cones")
+
+
+def test_it_is_told_where_the_champion_is_not_what_the_report_names(workspace, capsys) -> None:
     project = workspace()
     project.register()
-    assert not_of_today(look_up("few"), load_params()) is None
+    assert beside_report(look_up("few"), load_params()) is None
     lookup("few")
     assert "on validation the best of every version registered" in (told := capsys.readouterr().out)
-    assert "today's rows" not in told
-    project.finish("few-cones", 0.3)
+    assert "the report" not in told
+
+    def said() -> str:
+        return beside_report(look_up("few"), load_params()) or ""
+
+    project.finish("few-zero-shot", 0.6)
+    assert said() == "`few-zero-shot` is as good on validation, and the one that the report names"
+    project.finish("few-zero-shot", 0.4)
+    project.finish("few-cones", 0.5)
     project.register()
     best = look_up("few")
     assert (best.version, best.row) == (2, "few-cones")
-    assert not_of_today(best, load_params()) == "`few-cones` gives another result today than in this version"
+    assert said().startswith(
+        "`few-cones` gives another result today than in this version: the report, which is about today's rows, names "
+        "`few-cones`; this one stays champion"
+    )
+    project.finish("few-cones", 0.3)
+    assert "names `few-zero-shot`" in said()
     (project.folder / "evaluated/few/concepts.json").unlink()
-    assert not_of_today(best, load_params()) == "`few-cones` is not searched and evaluated today"
+    assert said().startswith("`few-cones` is not searched and evaluated today: the report")
+    assert "names none" in said()
     params = project.folder / "params.yaml"
     params.write_text(params.read_text().replace("few-cones:", "few-other:"))
     lookup("few")
-    assert (
-        "`few-cones` is no row of params.yaml today, so the report, which is about today's rows"
-        in capsys.readouterr().out
-    )
+    assert "`few-cones` is no row of params.yaml today: the report" in capsys.readouterr().out
 
 
 def test_a_model_brings_the_code_that_reads_it(workspace, tmp_path: Path) -> None:
