@@ -17,7 +17,7 @@ def main(name: str) -> None:
 
 def evaluate(params: Params, name: str) -> None:
     concept, rows = params.concepts[name], params.rows(name)
-    folders = (p.name for p in (SEARCHED / name).iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = (p.name for p in (SEARCHED / name).glob("[!.]*") if p.is_dir())
     stray = sorted(set(folders) - set(rows))
     if stray:
         folder = SEARCHED / name / stray[0]
