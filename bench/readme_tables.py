@@ -108,11 +108,9 @@ def ladder() -> str:
     seconds = {rung["name"]: rung["seconds_to_target"] for rung in found["ladder"]}
     one, two = (found["without_encoder"][vectors] for vectors in ("one_vector", "two_vectors"))
     lines = [
-        f"**Dropping the text encoder, with nothing else changed, makes a search {_times(one['seconds_to_target'])} as",
-        f"fast with one vector and {_times(two['seconds_to_target'])} with two** at this size: a step by",
-        f"{_times(one['milliseconds_a_step'])} and {_times(two['milliseconds_a_step'])}, the steps to the target by",
-        f"{_times(one['steps_to_target'])} and {_times(two['steps_to_target'])}. The rest of the ladder is something",
-        "else: "
+        "**What dropping the text encoder is worth alone, all else being equal**, at this size: with two vectors a",
+        f"search {_faster(two)}; with one vector it {_faster(one)}.",
+        "The rest of the ladder is something else: "
         + ", ".join(f"{what} {_times(_ratio(seconds[a], seconds[b]))}" for what, a, b in ELSE)
         + f". A step of the published recipe takes {found['milliseconds_a_step']['public_recipe']:.0f} ms, and of",
         f"diffusers' example, turn about in one process, {found['milliseconds_a_step']['example']:.0f} ms.",
@@ -135,6 +133,15 @@ def ladder() -> str:
 
 def _ratio(of: float | None, to: float | None) -> float | None:
     return of / to if of and to else None
+
+
+def _faster(without: dict[str, float | None]) -> str:
+    """What dropping the encoder does to a search."""
+    step = f"a step is {_times(without['milliseconds_a_step'])} as fast"
+    if without["seconds_to_target"] is None:
+        return f"does not reach the target in the steps it has, and {step}"
+    steps = _times(without["steps_to_target"])
+    return f"is {_times(without['seconds_to_target'])} as fast: {step}, and textual inversion takes {steps} the steps"
 
 
 def _times(ratio: float | None) -> str:
