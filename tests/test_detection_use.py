@@ -208,7 +208,9 @@ def test_predictions_are_a_coco_data_set(concept: Concept, pictures: list[Path],
 
 
 def finished(folder: Path, rows: dict[str, Concept], val: dict[str, float]) -> None:
-    """What the stages leave of a concept `spots` with some rows, whose validation mask AP is given."""
+    """What the stages leave of a concept `spots` with some rows, whose validation mask AP is given; all have the score
+    threshold of the last one."""
+    threshold = list(rows.values())[-1].card.score_threshold
     plain = [row for row, concept in rows.items() if concept.card.finetune is None]
     runs = [f"  {row}: {{concept: spots, method: {{name: zero_shot}}}}" for row in plain]
     runs += [
@@ -218,12 +220,13 @@ def finished(folder: Path, rows: dict[str, Concept], val: dict[str, float]) -> N
     (folder / "params.yaml").write_text(
         f"backbones:\n  toy: {{kind: glip, source: {next(iter(rows.values())).card.base.source}}}\n"
         "data:\n  scenes: {kind: scenes, vocabulary: novel}\n"
-        "concepts:\n  spots: {task: segmentation, backbone: toy, data: scenes, shots: 2}\nruns:\n" + "\n".join(runs)
+        "concepts:\n  spots: {task: segmentation, backbone: toy, data: scenes, shots: 2, "
+        f"score_threshold: {threshold}}}\nruns:\n" + "\n".join(runs)
     )
     (folder / "dvc.yaml").write_text("")
     for row, concept in rows.items():
         metrics = {"mask_ap": val[row], "box_ap": 0.5}
-        update = {"concept": "spots", "row": row, "val": metrics}
+        update = {"concept": "spots", "row": row, "val": metrics, "score_threshold": threshold}
         out = folder / "searched/spots" / row
         replace(concept, card=concept.card.model_copy(update=update)).save(out / "concept.safetensors")
         write_json(out / "metrics.json", {"val": metrics})
