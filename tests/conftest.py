@@ -143,6 +143,12 @@ def class_folders(tmp_path: Path) -> Path:
     return source
 
 
+def without_servers() -> dict[str, str]:
+    """The environment without what names servers; MLflow's client sets such variables in a test's process, too."""
+    servers = ("MLFLOW_TRACKING", "MLFLOW_REGISTRY", "PREFECT_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(servers)}
+
+
 class Project:
     """A project of its own in a folder, with the shipped graph and code, toy parameters and the toy backbone."""
 
@@ -194,10 +200,8 @@ class Project:
 
     def environment(self, **more: str) -> dict[str, str]:
         """What a program of this environment sees, and nothing of the servers of whoever runs the tests."""
-        servers = ("MLFLOW_TRACKING", "MLFLOW_REGISTRY", "PREFECT_")  # MLflow's client sets its own, too
-        variables = {k: v for k, v in os.environ.items() if not k.startswith(servers)}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**variables, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", **more}
+        return {**without_servers(), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", **more}
 
     def copy(self, folder: Path) -> "Project":
         """The same project, with all that was made in it, in another folder."""
@@ -236,7 +240,8 @@ class Server:
             self.port = free.getsockname()[1]
         self.folder, self.health = folder, f"http://127.0.0.1:{self.port}{health}"
         self.command = [*command, "--host", "127.0.0.1", "--port", str(self.port)]
-        self.environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", **environment}
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
+        self.environment = {**without_servers(), **quiet, **environment}
         self.process: psutil.Popen | None = None
 
     def start(self) -> None:
