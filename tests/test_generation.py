@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cones.backbones.diffusion import Diffusion
 from cones.config import Searched, parse_method
 from cones.dreambooth import _drawn
+from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 from cones.methods import build
 from cones.methods.concept import Cones, LanguagePrompt
@@ -76,13 +77,19 @@ def test_more_tokens_than_the_word_has_start_apart(studio: Studio) -> None:
     assert torch.pdist(rows.detach()).min() > 0
 
 
-def test_textual_inversion_trains_its_vectors_and_not_the_table(studio: Studio) -> None:
+def test_textual_inversion_trains_its_vectors_and_not_the_table(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sd = studio.encoded.backbone()
+    start = sd.word_vectors("red flower").clone()
+    monkeypatch.setattr(Encoded, "backbone", lambda *_args: sd)
     row = studio.search(INVERSION)
     assert row.cost["trained_parameters"] == 32
     assert row.cost["text_encoder_calls"] > 4
-    vectors = row.concept.tensors["searched.vectors"]
-    sd = studio.encoded.backbone()
-    assert not torch.equal(vectors, sd.word_vectors("red flower")[:1])
+    losses = [line["val_denoising_loss"] for line in row.result.curves]
+    assert len(set(losses)) == len(losses) == INVERSION["epochs"] + 1
+    assert torch.equal(sd.word_vectors("red flower"), start)
+    assert row.concept.tensors["searched.vectors"].shape == start[:1].shape
     assert row.concept.card.site == "text_tokens"
 
 
