@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
+INSTALL := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
 .PHONY: run test check bench pretrain lock
 
@@ -35,15 +37,23 @@ pretrain: export OMP_WAIT_POLICY := passive
 pretrain: .venv/ready
 	for stage in pretrain-clip pretrain-glip pretrain-judge pretrain-sd; do dvc unfreeze $$stage && dvc repro --force $$stage; dvc freeze $$stage; done
 
-.venv/ready: requirements.txt pyproject.toml
+# All that is installed is pinned by hash, what builds a package included. Where pip finds torch's build for CPUs alone
+# (in a folder or an index of its own settings; PyPI has none), that is taken, and else PyPI's with CUDA's libraries.
+.venv/ready: requirements-build.txt requirements.txt requirements-cpu.txt requirements-cuda.txt pyproject.toml
 	"$(PYTHON)" -c "import sys; sys.exit(sys.version_info[:2] != (3, 11) and 'cones needs Python 3.11; set PYTHON=/path/to/python3.11')"
 	"$(PYTHON)" -m venv .venv
-	pip install --quiet --disable-pip-version-check -r requirements.txt
-	pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(INSTALL) --require-hashes -r requirements-build.txt
+	if $(INSTALL) --dry-run --only-binary :all: "$$(grep -o '^torch[^ ]*' requirements-cpu.txt)" > /dev/null 2>&1; \
+	then torch=cpu; else torch=cuda; fi; $(INSTALL) --require-hashes -r requirements.txt -r requirements-$$torch.txt
+	$(INSTALL) --editable .
+	pip check
 	touch $@
 
-lock:
-	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet -r requirements.in
-	{ echo "# Written by 'make lock' from requirements.in."; .venv-lock/bin/pip freeze | sed 's/+cpu$$//'; } > requirements.txt
-	rm -rf .venv-lock
+# Pins stay as they are where requirements.in allows it: delete a line of requirements.txt to have that package's newest.
+lock: .venv/ready
+	cat requirements.txt requirements-cuda.txt > .lock
+	$(COMPILE) requirements.in -o .lock
+	rm requirements.txt requirements-cuda.txt
+	awk '/^[a-z]/ {kind = /^(cuda|nvidia|torch==|triton)/ ? "-cuda" : ""} {print > "requirements" kind ".txt"}' .lock
+	printf 'hatchling\neditables\nsetuptools\n' | $(COMPILE) --constraint requirements.txt - -o requirements-build.txt
+	rm .lock

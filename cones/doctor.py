@@ -64,17 +64,17 @@ def examine(cache: bool = False) -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    pins = Path("requirements.txt")
+    pins = Path("requirements.in")
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", pins.read_text(), re.M)) if pins.exists() else {}
     for name in PACKAGES:
         try:
             have = version(name)
         except PackageNotFoundError:
-            yield Finding(name, "not installed", False, "pip install -r requirements.txt")
+            yield Finding(name, "not installed", False, "make -B .venv/ready")
             continue
         want = pinned.get(name, have)
         same = want in (have, have.split("+")[0])  # a local build of a version is that version
-        yield Finding(name, have, same, "" if same else f"{want} is pinned: pip install -r requirements.txt")
+        yield Finding(name, have, same, "" if same else f"{want} is pinned: make -B .venv/ready")
 
 
 def _device() -> Iterator[Finding]:
@@ -167,7 +167,7 @@ def _prefect() -> Finding:
     try:
         from prefect.settings import get_current_settings
     except ImportError:
-        return Finding("Prefect", "not installed", None, "pip install -r requirements.txt, for flows")
+        return Finding("Prefect", "not installed", None, "make -B .venv/ready, for flows")
     url = get_current_settings().api.url
     if not url:
         to_do = "for deployments: `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api"
