@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from cones.config import SubjectData
-from cones.data.folders import pictures_in
+from cones.data.folders import entries, pictures_in
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
 from cones.data.prepared import SPLITS, Record, mask_file
 from cones.errors import DataError
+from cones.messages import printable
 
 FEWEST = 3
 LONGEST = 2048
@@ -67,10 +68,12 @@ def _pictures(config: SubjectData, report: dict) -> list[Picture]:
         raise DataError(f"{source} is not a folder; `source` must name a folder of pictures of one subject")
     masks = {} if config.masks in (None, "alpha") else _masks(source, config.masks)
     found: dict[bytes, Picture] = {}
-    for path in sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith(".")):
+    for path in (p for p in entries(source, below=False) if not p.is_dir() and not p.name.startswith(".")):
         suffix = path.suffix.lower()
         if suffix in NOT_READ:
-            raise DataError(f"{path} is a {NOT_READ[suffix]} picture, which is not read; save it as JPEG or PNG")
+            raise DataError(
+                f"{printable(str(path))} is a {NOT_READ[suffix]} picture, which is not read; save it as JPEG or PNG"
+            )
         if suffix not in SUFFIXES:
             report["not_pictures"].append(path.name)
             continue
