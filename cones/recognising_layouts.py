@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def entry_of(source: Path, task: Task | None, values: Values | None) -> PictureD
     `task` chooses among what a folder can be. `DataError` if it cannot be that, or if it can be two things and no task
     is given.
     """
-    if not source.exists():
+    if not os.path.exists(source):
         raise DataError(f"{source} is no folder and no list of pictures; give a folder with {KNOWN}")
     name = _as_written(source)
     config: PictureData | None

@@ -1,5 +1,6 @@
 """Pictures in folders: class folders, with or without folders of splits above them."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -47,7 +48,7 @@ def split_folders(source: Path) -> dict[str, Path]:
     `valid` and the like are splits (`SPLIT_NAMES`) beside a `train`, and else classes; capitals do not count.
     `DataError` for two folders of one split, and for `val` or `test` without `train`.
     """
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DataError(f"{source} is not a folder; `source` must name a folder of class folders")
     names = [p.name for p in subfolders(source)]
     small = {name.lower() for name in names}

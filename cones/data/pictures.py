@@ -73,11 +73,10 @@ def stored(
     no ordinary file, is in none of `FORMATS`, is damaged, or has more than `MAX_PIXELS`.
     """
     stream = BytesIO(source) if isinstance(source, bytes) else open_file(source, name, largest=MAX_BYTES)
-    with stream, _decoding(source, name):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(stream, formats=FORMATS)
-        with image:
+    with stream, _decoding(source, name), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of EXIF that is garbage, and of what then fails
+        with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             refuse(image, printable(name))

@@ -64,7 +64,7 @@ def copy_subject(config: SubjectData, folder: Path) -> tuple[tuple[str, ...], di
 
 def _pictures(config: SubjectData, report: dict) -> list[Picture]:
     source = Path(config.source)
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DataError(f"{source} is not a folder; `source` must name a folder of pictures of one subject")
     masks = {} if config.masks in (None, "alpha") else _masks(source, config.masks)
     found: dict[bytes, Picture] = {}
@@ -111,8 +111,8 @@ def _opened(path: Path, config: SubjectData, masks: Mapping[str, Path]) -> tuple
 def _masks(source: Path, name: str) -> dict[str, Path]:
     """The masks of a folder below `source`, by their names without the suffix."""
     folder = source / name
-    if not _below(source, folder) or not folder.is_dir():
-        there = next((p for p in (folder, Path(name)) if p.is_dir()), None)
+    if not _below(source, folder) or not os.path.isdir(folder):
+        there = next((p for p in (folder, Path(name)) if os.path.isdir(p)), None)
         if there is None:
             way_out = f"there is no folder {folder}"
         elif _below(source, there):

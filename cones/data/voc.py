@@ -2,6 +2,7 @@
 
 import codecs
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ def list_voc(config: VocData) -> Listing:
     """
     source = Path(config.source)
     for name in ("Annotations", "JPEGImages"):
-        if not (source / name).is_dir():
+        if not os.path.isdir(source / name):
             raise DataError(f"{source} has no folder {name}; VOC's layout is Annotations/*.xml and JPEGImages/*.jpg")
     pictures = _pictures(source / "JPEGImages")
     annotations = {path.stem: path for path in files_in(source / "Annotations", ".xml")}
