@@ -83,6 +83,8 @@ def _read(path: Path) -> Table:
     except ValidationError as error:
         raise DataError(f"{path} is not YOLO's YAML of names, train, val and test: {first_mistake(error)}") from None
     names = list(table.numbered.values())
+    if not names:
+        raise DataError(f"{path} names no class; give `names` in the order of their numbers")
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise DataError(f"{path} names the class {quoted(twice)} twice; give each number its own name")
