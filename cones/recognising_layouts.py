@@ -24,8 +24,8 @@ from cones.data import (
     files_in,
     is_hidden,
     masks_beside,
-    open_file,
     pictures_in,
+    read_file,
     read_yaml,
     refuse_masks_beside,
     split_folders,
@@ -171,8 +171,7 @@ def _as_written(folder: Path) -> str:
 
 
 def _is_table(path: Path) -> bool:
-    with open_file(path) as file:
-        begin = io.StringIO(file.read(BEGINNING).decode("utf-8-sig", "replace"), newline="")
+    begin = io.StringIO(read_file(path, first=BEGINNING).decode("utf-8-sig", "replace"), newline="")
     try:
         return {"path", "label"} <= {c.strip() for c in next(csv.reader(begin), [])}
     except csv.Error:
@@ -180,8 +179,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _is_yolo(path: Path) -> bool:
-    with open_file(path):
-        pass  # what is no file is no other YAML either
+    read_file(path, first=1)  # what cannot be read may be one
     try:
         content = read_yaml(path)
     except DataError:

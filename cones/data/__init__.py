@@ -33,7 +33,7 @@ from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_bel
 from cones.data.masks import object_mask
 from cones.data.pictures import SUFFIXES, open_picture, random_view, rgb
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
-from cones.data.reading import open_file, read_json_text, read_yaml
+from cones.data.reading import read_file, read_json_text, read_yaml
 from cones.data.splits import SPLIT_NAMES, draw_pictures, draw_shots, refuse_overlap
 from cones.data.subjects import FEWEST, copy_subject
 from cones.data.tables import list_coop, list_table
@@ -62,7 +62,6 @@ __all__ = [
     "mask_folders",
     "masks_beside",
     "object_mask",
-    "open_file",
     "open_mask",
     "open_picture",
     "pair_masks",
@@ -70,6 +69,7 @@ __all__ = [
     "pictures_in",
     "prepare",
     "random_view",
+    "read_file",
     "read_json_text",
     "read_yaml",
     "records_hash",

@@ -61,11 +61,14 @@ def reason(error: Exception) -> str:
     return "no file can have that name" if isinstance(error, ValueError) else str(error)
 
 
-def read_file(path: Path, name: str | None = None, missing: str | None = None, largest: int = LARGEST) -> bytes:
-    """The content of an ordinary file; `DataError` as `open_file` has it, and if it cannot be read to its end."""
+def read_file(
+    path: Path, name: str | None = None, missing: str | None = None, largest: int = LARGEST, first: int | None = None
+) -> bytes:
+    """The content of an ordinary file, or its `first` bytes; `DataError` as `open_file` has it, and if it cannot be
+    read so far."""
     with open_file(path, name, missing, largest) as stream:
         try:
-            return stream.read(largest)
+            return stream.read(largest if first is None else first)
         except OSError as error:
             raise DataError(f"{printable(name or str(path))} cannot be read: {reason(error)}") from None
 

@@ -48,7 +48,7 @@ def list_voc(config: VocData) -> Listing:
         for name in names:
             where = f"{MAIN}/{lists.get(split)}.txt"
             path = inside(source / "Annotations", f"{name}.xml", where)
-            if not path.exists():
+            if not os.path.lexists(path):
                 raise DataError(
                     f"{printable(str(path))} does not exist, and {where} names it; a picture of nothing has an XML too"
                 )
@@ -127,7 +127,7 @@ def _decoded(content: bytes, shown: str) -> str:
     declared = DECLARED.match(content)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    elif content[:4] in (b"<\0?\0", b"\0<\0?"):
+    elif content[:2] in (b"<\0", b"\0<"):
         encoding = "utf-16-le" if content[0] else "utf-16-be"
     else:
         encoding = declared[1].decode("ascii") if declared else "utf-8"
