@@ -2,12 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 from layouts import SPLIT_OF, coco, draw_picture
 
+import cones.data.listing
 from cones.config import CoOpData, LabelMeData, PictureData, TableData, VocData, YoloData
 from cones.data import list_pictures
 from cones.data.listing import gather
@@ -112,6 +116,29 @@ def laid_out(source: Path, layout: str) -> PictureData:
     for i in SPLIT_OF:
         draw_picture(source / f"{i}.png", i)
     return LAYOUTS[layout](source)
+
+
+@contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """Put a file back as it was, whatever took its place."""
+    aside = path.with_name(f".{path.name}.kept")
+    path.rename(aside)
+    path.write_bytes(aside.read_bytes())
+    try:
+        yield
+    finally:
+        if path.is_dir():
+            path.rmdir()
+        aside.replace(path)
+
+
+@contextmanager
+def all_laid_out(folder: Path) -> Iterator[dict[str, PictureData]]:
+    """A data set of each layout, whose pictures are opened once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("open_picture", "file_hash"):
+            patch.setattr(cones.data.listing, name, cache(getattr(cones.data.listing, name)))
+        yield {layout: laid_out(folder / layout, layout) for layout in LAYOUTS}
 
 
 def no_file(path: Path, kind: str) -> str:

@@ -6,15 +6,13 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import FILES, XML, answer, laid_out, plain, used
+from hostile import XML, all_laid_out, answer, kept, plain, used
 from ruamel.yaml import YAML
 
-import cones.data.listing
 from cones.config import PictureData
 from cones.errors import DataError
 
@@ -57,28 +55,21 @@ HUGE_MARK = "a number of 5000 digits"
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, PictureData]]:
-    """A data set of each layout, whose pictures are opened once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("open_picture", "file_hash"):
-            patch.setattr(cones.data.listing, name, cache(getattr(cones.data.listing, name)))
-        yield {layout: laid_out(tmp_path_factory.mktemp(layout), layout) for layout in FILES}
+    with all_laid_out(tmp_path_factory.mktemp("sources")) as laid:
+        yield laid
 
 
-def attempt(config: PictureData, file: Path, text: str | bytes) -> None:
-    """Write a file otherwise, read the data set, and put the file back."""
-    before = file.read_bytes()
-    try:
-        file.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-        told = answer(used, config)
-    finally:
-        file.write_bytes(before)
+def attempt(config: PictureData, file: Path, text: str) -> None:
+    """Write a file otherwise, and read the data set."""
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    told = answer(used, config)
     if isinstance(told, DataError):
         assert plain(told), str(told)[:500]
         assert re.search(rf"{file.name}|{file.stem}\.png|{re.escape(config.source)}", str(told)), str(told)
         return
     listing, splits, _ = told
     assert all(Path(picture.path).is_relative_to(config.source) for picture in listing.pictures)
-    for record, _ in (kept for of in splits.values() for kept in of):
+    for record, _ in (pair for of in splits.values() for pair in of):
         assert all(0 <= label < len(listing.classes) for label in record.labels)
         assert all(math.isfinite(v) for thing in record.objects or () for v in thing.box)
 
@@ -91,8 +82,9 @@ def test_any_leaf_of_a_json(sources: dict[str, PictureData], layout: str, file: 
     path = Path(sources[layout].source) / file
     content = json.loads(path.read_text())
     value = HUGE_MARK if SHAPES[shape] is HUGE else SHAPES[shape]
-    for leaf in leaves(content):
-        attempt(sources[layout], path, dumped(replaced(content, leaf, value)))
+    with kept(path):
+        for leaf in leaves(content):
+            attempt(sources[layout], path, dumped(replaced(content, leaf, value)))
 
 
 @pytest.mark.parametrize("shape", range(len(SHAPES)))
@@ -100,16 +92,18 @@ def test_any_leaf_of_a_yaml(sources: dict[str, PictureData], shape: int) -> None
     path = Path(sources["yolo"].source) / "data.yaml"
     content = YAML(typ="safe").load(path.read_text())
     value = HUGE_MARK if SHAPES[shape] is HUGE else SHAPES[shape]
-    for leaf in leaves(content):
-        attempt(sources["yolo"], path, dumped(replaced(content, leaf, value)))  # JSON is YAML
+    with kept(path):
+        for leaf in leaves(content):
+            attempt(sources["yolo"], path, dumped(replaced(content, leaf, value)))  # JSON is YAML
 
 
 @pytest.mark.parametrize("word", range(len(WORDS)))
 def test_any_leaf_of_an_xml(sources: dict[str, PictureData], word: int) -> None:
     path = Path(sources["voc"].source) / "Annotations/0.xml"
     text = XML.format(name="cat")
-    for leaf in re.finditer(r"(?<=>)(\w+)(?=</)", text):
-        attempt(sources["voc"], path, text[: leaf.start()] + WORDS[word] + text[leaf.end() :])
+    with kept(path):
+        for leaf in re.finditer(r"(?<=>)(\w+)(?=</)", text):
+            attempt(sources["voc"], path, text[: leaf.start()] + WORDS[word] + text[leaf.end() :])
 
 
 @pytest.mark.parametrize("word", range(len(WORDS)))
@@ -120,5 +114,6 @@ def test_any_leaf_of_an_xml(sources: dict[str, PictureData], word: int) -> None:
 def test_any_word_of_a_text(sources: dict[str, PictureData], layout: str, file: str, word: int) -> None:
     path = Path(sources[layout].source) / file
     text = path.read_text()
-    for leaf in list(re.finditer(r"[^,\s]+", text))[:6]:
-        attempt(sources[layout], path, text[: leaf.start()] + WORDS[word] + text[leaf.end() :])
+    with kept(path):
+        for leaf in list(re.finditer(r"[^,\s]+", text))[:6]:
+            attempt(sources[layout], path, text[: leaf.start()] + WORDS[word] + text[leaf.end() :])

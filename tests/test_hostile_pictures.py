@@ -1,9 +1,9 @@
 """Pictures and masks made to run, to hang, to fill the memory or to confuse: each is refused by name, or read right."""
 
-import ast
 import contextlib
 import io
 import os
+import re
 import resource
 import socket
 import struct
@@ -99,11 +99,8 @@ def test_a_picture_starts_no_ghostscript(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_one_function_opens_files_of_pictures() -> None:
-    opened = []
-    for path in (p for folder in ("cones", "stages", "bench", "flows") for p in (ROOT / folder).rglob("*.py")):
-        calls = (node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-        opened += [path.name for call in calls if ast.unparse(call) in ("Image.open", "PIL.Image.open")]
-    assert opened == ["pictures.py"]
+    files = [p for folder in ("cones", "stages", "bench", "flows") for p in (ROOT / folder).rglob("*.py")]
+    assert [p.name for p in files for _ in re.findall(r"\bImage\.open\(", p.read_text())] == ["pictures.py"]
 
 
 BOMBS = {
