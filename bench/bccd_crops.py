@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from pathlib import Path
 
-from PIL import Image
+from cones.data import open_picture
 
 MOST = 200
 MARGIN = 0.1
@@ -34,10 +34,10 @@ def main(source: Path, target: Path) -> None:
             random.Random(0).shuffle(found)
             for number, (stem, (left, top, right, bottom)) in enumerate(found[:MOST]):
                 dx, dy = (right - left) * MARGIN, (bottom - top) * MARGIN
-                with Image.open(source / f"JPEGImages/{stem}.jpg") as image:
-                    image.crop((round(left - dx), round(top - dy), round(right + dx), round(bottom + dy))).save(
-                        folder / f"{stem}-{number}.png"
-                    )
+                image = open_picture(source / f"JPEGImages/{stem}.jpg")
+                image.crop((round(left - dx), round(top - dy), round(right + dx), round(bottom + dy))).save(
+                    folder / f"{stem}-{number}.png"
+                )
         print(f"{split}: { {n: min(len(f), MOST) for n, f in boxes.items()} }, {empty} boxes without area left out")
 
 

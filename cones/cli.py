@@ -221,11 +221,12 @@ def predict(
 
     Example: **cones predict cells smear.png more-smears/ --out found**
     """
+    from cones.messages import printable
     from cones.predicting import predict_files
 
     found = predict_files(concept, pictures, out, base, draw, threshold, device)
     for path, prediction in found[:20]:
-        print(f"{path}  {prediction}")
+        print(f"{printable(str(path))}  {prediction}")
     print(f"{len(found)} predictions in {out / 'predictions.json'}")
 
 

@@ -1,26 +1,73 @@
 """How mistakes are worded: what came, what is allowed, where, and the nearest name that exists."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+MOST_NAMES, MOST_COMPARED = 30, 5000
+"""How many names a message lists, and among how many a near one is looked for."""
+LONGEST = 80
+"""Characters of a value in a message."""
+TURNED = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
+"""They turn the direction of what is written after them."""
+
+
+def is_plain(character: str) -> bool:
+    """Whether a character can be shown: it is no control, no line end, turns nothing, and is valid in UTF-8."""
+    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") and character not in TURNED
+
+
+def printable(text: str) -> str:
+    """A name from outside as valid UTF-8 on one line: in it what is not plain, and bytes that are no UTF-8, stand as
+    backslash escapes."""
+    if text.isascii() and text.isprintable():
+        return text
+    decoded = text.encode("utf-8", "surrogateescape" if _is_of_bytes(text) else "backslashreplace")
+    told = decoded.decode("utf-8", "backslashreplace")
+    return "".join(c if is_plain(c) else c.encode("unicode_escape").decode() for c in told)
+
+
+def _is_of_bytes(text: str) -> bool:
+    """Whether all surrogates in a text stand for bytes, as in the name of a file that is no UTF-8."""
+    return all("\udc80" <= c <= "\udcff" for c in text if "\ud800" <= c <= "\udfff")
+
+
+def shortened(value: Any) -> str:
+    """A value from outside, for a message."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        text = f"a number of {value.bit_length()} bits"
+    text = printable(text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def quoted(name: str) -> str:
+    """A name from outside, for a message."""
+    told = printable(name)
+    return f"`{told}`" if len(told) <= LONGEST else f"`{told[: LONGEST - 3]}...`"
+
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or all of them."""
     names = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(wrong), names, n=1, cutoff=0.5)
+    compared = names if len(names) <= MOST_COMPARED else []
+    close = difflib.get_close_matches(str(wrong)[:LONGEST], compared, n=1, cutoff=0.5)
     if close:
         return f"; did you mean `{close[0]}`?"
-    return f"; it holds {', '.join(names)}" if names else "; it is empty"
+    more = ", ..." * (len(names) > MOST_NAMES)
+    return f"; it holds {', '.join(names[:MOST_NAMES])}{more}" if names else "; it is empty"
 
 
 def first_mistake(error: ValidationError) -> str:
     """Where a file from outside is first not as it should be, and how."""
     first = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    where = printable(".".join(str(step)[:LONGEST] for step in first["loc"]))
+    return f"{where}: {printable(first['msg'])}"
 
 
 def pydantic_mistakes(error: ValidationError, model: type[BaseModel], raw: Any, under: tuple = ()) -> list[str]:

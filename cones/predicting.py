@@ -1,5 +1,6 @@
 """`cones predict`: pictures in, a JSON file and drawn pictures out."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +13,15 @@ from cones.concept import Concept
 from cones.data import SUFFIXES, open_picture, pictures_in
 from cones.errors import ConceptError, DataError
 from cones.files import fresh_file, write_json
+from cones.messages import is_plain, printable, quoted
 from cones.prediction import Detections, Prediction
 from cones.tasks import captioned, draw_instances
 from cones.types import Instances
+
+LONGEST_STEM = 120
+"""Bytes of a picture's name that the drawn one's has."""
+LONGEST_NAME = 255
+"""Bytes of a name that file systems take."""
 
 
 def predict_files(
@@ -29,26 +36,30 @@ def predict_files(
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
     `concept` is a registered name, a `models:/` URI or a file. What is found in pictures is written as a COCO data set
-    with scores; boxes below `threshold`, if none is given the Concept's own, are left out. Raises `DataError` for a
-    folder without pictures or one that cannot be read, before anything is written.
+    with scores; boxes below `threshold`, if none is given the Concept's own, are left out. The bytes of a path that are
+    no UTF-8 are written as backslash escapes, as JSON has no others. Raises `DataError` for a folder without pictures,
+    for a picture that cannot be read and for an `out` that is no folder, before anything is written.
     """
     paths = list(_pictures(given))
+    _refuse_out(out)
     opened = open_concept(concept, base, device)
     if opened.card.task == "generation":
         raise ConceptError(f"`{opened.card.concept}` makes pictures and does not judge them; use `cones generate`")
     found: list[Any] = opened.predict(paths, threshold=threshold)
     card = opened.card
     about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}
-    drawn = _draw(paths, found, card.classes, out) if draw else [{} for _ in paths]
+    drawn = [{"drawn": _drawn_name(i, path)} for i, path in enumerate(paths)] if draw else [{} for _ in paths]
     if card.task == "classification":
-        lines = [{"path": str(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
+        lines = [{"path": _written(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
         content: dict[str, Any] = {**about, "predictions": lines}
     else:
         least = card.score_threshold if threshold is None else threshold
         dataset = coco_dataset(paths, found, card.classes)
         dataset["images"] = [image | d for image, d in zip(dataset["images"], drawn)]
         content = {"info": {**about, "score_threshold": least}, **dataset}
-    write_json(out / "predictions.json", content)
+    write_json(out / "predictions.json", content)  # first, as it is what the work was for
+    if draw:
+        _draw(paths, found, card.classes, out)
     return list(zip(paths, found))
 
 
@@ -60,7 +71,7 @@ def coco_dataset(paths: Sequence[Path], found: Sequence[Detections], classes: Se
     annotations: list[dict[str, Any]] = []
     images = []
     for image, (path, one) in enumerate(zip(paths, found), 1):
-        images.append({"id": image, "file_name": str(path), "height": one.size[0], "width": one.size[1]})
+        images.append({"id": image, "file_name": _written(path), "height": one.size[0], "width": one.size[1]})
         for i in range(len(one)):
             # COCO's tools take an id of 0 for none.
             about = {"id": len(annotations) + 1, "image_id": image, "category_id": classes.index(one.labels[i]) + 1}
@@ -89,18 +100,38 @@ def open_concept(concept: str, base: Path | None = None, device: str = "auto") -
     return Concept.load(look_up(concept).uri, base, device)
 
 
-def _draw(
-    paths: Sequence[Path], found: Sequence[Prediction | Detections], classes: Sequence[str], out: Path
-) -> list[dict[str, str]]:
-    """Draw what was predicted into `out/pictures`; the files by their paths from `out`, as `drawn` each."""
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
-    files = []
+def _written(path: Path) -> str:
+    """A path as text of valid UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _drawn_name(i: int, path: Path) -> str:
+    """The file that the i-th picture is drawn into, by its path from `out`: with as much of the picture's name as any
+    file system takes, and what is not plain in it as `_`."""
+    plain = "".join(c if is_plain(c) else "_" for c in path.stem)
+    return f"pictures/{i:05d}-{plain.encode()[:LONGEST_STEM].decode('utf-8', 'ignore')}.jpg"
+
+
+def _refuse_out(out: Path) -> None:
+    """Raise `DataError` if what is predicted cannot be written to `out`, before all the work is done for nothing."""
+    folder, file = out / "pictures", out / "predictions.json"
+    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
+    why = None
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = f"{there} cannot be written into" if there.is_dir() else f"{there} is no folder"
+    elif max(len(os.fsencode(part)) for part in out.absolute().parts) > LONGEST_NAME:
+        why = f"a folder's name has {LONGEST_NAME} bytes at most"
+    elif file.is_dir():
+        why = f"{file} is a folder"
+    if why:
+        raise DataError(f"nothing can be written to {quoted(str(out))}: {printable(why)}; choose another with --out")
+
+
+def _draw(paths: Sequence[Path], found: Sequence[Prediction | Detections], classes: Sequence[str], out: Path) -> None:
+    """Draw what was predicted into `out/pictures`."""
     for i, (path, one) in enumerate(zip(paths, found)):
-        name = f"pictures/{i:05d}-{path.stem}.jpg"
-        with fresh_file(out / name) as temporary:
+        with fresh_file(out / _drawn_name(i, path)) as temporary:
             _drawn(open_picture(path), one, classes).save(temporary, "JPEG", quality=90)
-        files.append({"drawn": name})
-    return files
 
 
 def _drawn(picture: Image.Image, found: Prediction | Detections, classes: Sequence[str]) -> Image.Image:
@@ -112,10 +143,10 @@ def _drawn(picture: Image.Image, found: Prediction | Detections, classes: Sequen
 
 def _pictures(given: Iterable[Path]) -> Iterable[Path]:
     for path in given:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # which has any name, of any length
             yield path
             continue
         inside = pictures_in(path)
         if not inside:
-            raise DataError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
+            raise DataError(f"{printable(str(path))} holds no pictures ({', '.join(sorted(SUFFIXES))})")
         yield from inside

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cones.concept import Concept
-from cones.data import Object, object_mask, open_picture
+from cones.data import Object, object_mask, open_picture, rgb
 from cones.errors import ConceptError
 from cones.tasks import coco_results
 from cones.types import Features, Instances
@@ -153,4 +153,4 @@ def _told(found: Instances, size: Size, classes: Sequence[str]) -> Detections:
 
 
 def _opened(image: Given) -> Image.Image:
-    return image.convert("RGB") if isinstance(image, Image.Image) else open_picture(Path(image))
+    return rgb(image, "the picture given") if isinstance(image, Image.Image) else open_picture(Path(image))

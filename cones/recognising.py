@@ -1,5 +1,6 @@
 """What lies in a folder of a user's own pictures: how it is to be read, and what classes and objects it has."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from cones.choices import Task, Values
 from cones.config import FolderData, MaskData, ObjectData, PictureData, SubjectData
 from cones.data import FEWEST, list_pictures, pictures_in
 from cones.errors import DataError
+from cones.messages import printable
 from cones.recognising_layouts import KNOWN, entry_of
 
 ENOUGH = 5
@@ -58,10 +60,11 @@ def look_at(source: Path, task: Task | None = None, values: Values | None = None
         return Found(entry, [name], {name: count}, count, False, count, one_subject=True, task=task)
     listing = list_pictures(config)
     pictures, classes = listing.pictures, listing.classes
-    missing = [p.path for p in pictures if not p.path.is_file()]
+    missing = [p.path for p in pictures if not os.path.isfile(p.path)]
     if missing:
         raise DataError(
-            f"{len(missing)} of the {len(pictures)} pictures that {source} lists do not exist, such as {missing[0]}; "
+            f"{len(missing)} of the {len(pictures)} pictures that {source} lists do not exist as files, such as "
+            f"{printable(str(missing[0]))}; "
             "put them there, or take them off the list"
         )
     marks = [m for p in pictures for m in p.marks or ()]

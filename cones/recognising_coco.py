@@ -1,14 +1,16 @@
 """COCO's JSON in a folder of a user's own pictures: which files there are, for which splits, with which pictures."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cones.config import CocoData
-from cones.data import SPLIT_NAMES
+from cones.data import SPLIT_NAMES, files_in, read_json_text, subfolders
 from cones.errors import DataError
+from cones.messages import shortened
 
 ANNOTATIONS = "annotations"
 """The folder in which COCO's files often are."""
@@ -18,8 +20,8 @@ TRIED = 50
 
 def coco_files(folder: Path) -> list[Path]:
     """The COCO files in a folder, in `annotations` and in the folders of its splits."""
-    beside = [p for p in folder.glob("*/*.json") if p.parent.name == ANNOTATIONS or _split_in(p.parent.name)]
-    return [p for p in sorted([*folder.glob("*.json"), *beside]) if is_coco(p)]
+    named = [p for p in subfolders(folder) if p.name == ANNOTATIONS or _split_in(p.name)]
+    return [p for p in sorted(file for of in (folder, *named) for file in files_in(of, ".json")) if is_coco(p)]
 
 
 def is_coco(path: Path) -> bool:
@@ -27,10 +29,10 @@ def is_coco(path: Path) -> bool:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON object; of anything else, nothing."""
+    """The content of a JSON object; of anything else, nothing. `DataError` for a file that cannot be read."""
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = json.loads(read_json_text(path))
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -74,11 +76,11 @@ def _pictures_of(file: Path, folder: Path, split: str) -> str:
     listed = entries[:TRIED] if isinstance(entries, list) else []
     names = [str(p["file_name"]) for p in listed if isinstance(p, dict) and "file_name" in p]
     tried = sorted(_folders(folder), key=lambda p: (split != _split_in(p.name), p != file.parent))
-    best = max(tried, key=lambda p: sum((p / name).is_file() for name in names))
-    if names and not any((best / name).is_file() for name in names):
+    best = max(tried, key=lambda p: sum(os.path.isfile(p / name) for name in names))
+    if names and not any(os.path.isfile(best / name) for name in names):
         raise DataError(
-            f"{file} lists {names[0]}, which is in no folder of {folder}; put the pictures there, or write `pictures` "
-            "into params.yaml"
+            f"{file} lists {shortened(names[0])}, which is in no folder of {folder}; put the pictures there, or write "
+            "`pictures` into params.yaml"
         )
     found = best.relative_to(folder).as_posix()
     return "" if found == "." else found
@@ -87,4 +89,5 @@ def _pictures_of(file: Path, folder: Path, split: str) -> str:
 def _folders(folder: Path) -> Iterator[Path]:
     """A folder and those up to two levels below it."""
     yield folder
-    yield from sorted(p for depth in ("*", "*/*") for p in folder.glob(depth) if p.is_dir() and p.name[0] != ".")
+    first = subfolders(folder)
+    yield from sorted([*first, *(p for below in first for p in subfolders(below))])

@@ -1,11 +1,10 @@
 """Which entry of the table `data` reads a folder of a user's own pictures, or a list of them."""
 
 import csv
+import io
+import os
 from itertools import islice
 from pathlib import Path
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cones.choices import Task, Values
 from cones.config import (
@@ -22,9 +21,12 @@ from cones.config import (
 from cones.data import (
     FEWEST,
     class_folders,
+    files_in,
     is_hidden,
     masks_beside,
     pictures_in,
+    read_file,
+    read_yaml,
     refuse_masks_beside,
     split_folders,
 )
@@ -36,6 +38,8 @@ KNOWN = (
     "class folders, a CSV with the columns path and label, CoOp's split_zhou_*.json, COCO's JSON, VOC's folders, "
     "YOLO's data.yaml, LabelMe's JSON, pictures with masks or pictures of one subject"
 )
+BEGINNING = 2**16
+"""Bytes of a table that are looked at for the names of its columns."""
 FIRST = 5
 """JSON files of a folder that are opened to see whether they are LabelMe's."""
 
@@ -46,7 +50,7 @@ def entry_of(source: Path, task: Task | None, values: Values | None) -> PictureD
     `task` chooses among what a folder can be. `DataError` if it cannot be that, or if it can be two things and no task
     is given.
     """
-    if not source.exists():
+    if not os.path.exists(source):
         raise DataError(f"{source} is no folder and no list of pictures; give a folder with {KNOWN}")
     name = _as_written(source)
     config: PictureData | None
@@ -136,9 +140,9 @@ def _of_list(source: Path) -> PictureData:
 
 def _class_list(source: Path, name: str) -> PictureData | None:
     """The entry that reads a list of the pictures' classes in a folder."""
-    if list(source.glob("split_zhou_*.json")):
+    if any(p.name.startswith("split_zhou_") for p in files_in(source, ".json")):
         return CoOpData(kind="coop", source=name)
-    tables = [p for p in sorted(source.glob("*.csv")) if _is_table(p)]
+    tables = [p for p in files_in(source, ".csv") if _is_table(p)]
     if len(tables) > 1:
         raise DataError(f"{source} has several tables ({', '.join(p.name for p in tables)}); give the one to use")
     return TableData(kind="csv", source=name, table=tables[0].name) if tables else None
@@ -146,7 +150,7 @@ def _class_list(source: Path, name: str) -> PictureData | None:
 
 def _objects(source: Path, name: str) -> ObjectData | None:
     """The entry that reads a list of the objects in the pictures of a folder; the first of what there is."""
-    yamls = [p for p in sorted([*source.glob("*.yaml"), *source.glob("*.yml")]) if _is_yolo(p)]
+    yamls = [p for suffix in (".yaml", ".yml") for p in files_in(source, suffix) if _is_yolo(p)]
     if len(yamls) == 1 or source / "data.yaml" in yamls:
         return YoloData(kind="yolo", source=name, table="data.yaml" if source / "data.yaml" in yamls else yamls[0].name)
     if (source / "Annotations").is_dir() and (source / "JPEGImages").is_dir():
@@ -154,7 +158,7 @@ def _objects(source: Path, name: str) -> ObjectData | None:
     annotations = coco_files(source)
     if annotations:
         return coco_entry(source, annotations, name)
-    shapes = (p for p in source.rglob("*.json") if not is_hidden(p.relative_to(source)))
+    shapes = (p for p in files_in(source, ".json", below=True) if not is_hidden(p.relative_to(source)))
     if any(_is_labelme(p) for p in islice(shapes, FIRST)):
         return LabelMeData(kind="labelme", source=name)
     return None
@@ -167,14 +171,18 @@ def _as_written(folder: Path) -> str:
 
 
 def _is_table(path: Path) -> bool:
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        return {"path", "label"} <= {c.strip() for c in next(csv.reader(file), [])}
+    begin = io.StringIO(read_file(path, first=BEGINNING).decode("utf-8-sig", "replace"), newline="")
+    try:
+        return {"path", "label"} <= {c.strip() for c in next(csv.reader(begin), [])}
+    except csv.Error:
+        return False
 
 
 def _is_yolo(path: Path) -> bool:
+    read_file(path, first=1)  # what cannot be read may be one
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, YAMLError, UnicodeDecodeError):
+        content = read_yaml(path)
+    except DataError:
         return False
     return isinstance(content, dict) and {"names", "train"} <= set(content)
 

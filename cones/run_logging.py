@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 import cones
 from cones.card import ConceptCard
 from cones.concept import WEIGHTS_FILE, Concept
+from cones.data import open_picture
 from cones.errors import OutOfDate
 from cones.files import read_json
 from cones.layout import EVALUATED
@@ -72,7 +71,7 @@ def log_results(client: Any, identity: str, row: FinishedRow) -> None:
         client.log_artifact(identity, str(path), "test")
     client.log_artifact(identity, str(folder / "curves.csv"))
     for path in sorted((folder / "samples").glob("*.jpg")):
-        client.log_image(identity, Image.open(path), key="samples", step=int(path.stem))
+        client.log_image(identity, open_picture(path), key="samples", step=int(path.stem))
 
 
 def _knobs(card: ConceptCard) -> dict[str, Any]:

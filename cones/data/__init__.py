@@ -25,14 +25,15 @@ from cones.config import (
 from cones.data.changes import unchanged
 from cones.data.coco import list_coco
 from cones.data.files import class_folders, copy_pictures, list_folder, split_folders
-from cones.data.folders import is_hidden, pictures_in, subfolders
+from cones.data.folders import files_in, is_hidden, pictures_in, subfolders
 from cones.data.labelme import list_labelme
-from cones.data.listing import Listing, gather
+from cones.data.listing import Listing, gather, refuse_class_names
 from cones.data.maskfiles import Masked, list_masks, open_mask, pair_masks, values_in
 from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_below, masks_beside, pictures_and_masks
 from cones.data.masks import object_mask
-from cones.data.pictures import SUFFIXES, open_picture, random_view
+from cones.data.pictures import SUFFIXES, open_picture, random_view, rgb
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
+from cones.data.reading import read_file, read_json_text, read_yaml
 from cones.data.splits import SPLIT_NAMES, draw_pictures, draw_shots, refuse_overlap
 from cones.data.subjects import FEWEST, copy_subject
 from cones.data.tables import list_coop, list_table
@@ -54,6 +55,7 @@ __all__ = [
     "draw_pictures",
     "draw_shots",
     "ending_of",
+    "files_in",
     "is_hidden",
     "is_of_masks",
     "list_pictures",
@@ -67,8 +69,12 @@ __all__ = [
     "pictures_in",
     "prepare",
     "random_view",
+    "read_file",
+    "read_json_text",
+    "read_yaml",
     "records_hash",
     "refuse_masks_beside",
+    "rgb",
     "split_folders",
     "subfolders",
     "values_in",
@@ -128,6 +134,7 @@ def list_pictures(config: PictureData) -> Listing:
     of the class and are reported as `masks`. `DataError` if they cannot be listed.
     """
     listing = LISTS[type(config)](config)
+    refuse_class_names(listing.classes, config.source)
     if isinstance(config, FolderData):
         roots = [root / name for root in split_folders(Path(config.source)).values() for name in listing.classes]
         folders = {folder for root in roots for folder in pictures_and_masks(root)[1]}

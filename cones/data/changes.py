@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cones.errors import Changed, DataError
+from cones.messages import printable
 
 Files = dict[str, tuple[int, int]]
 """Size in bytes and time of change in nanoseconds, by the path."""
@@ -34,7 +35,8 @@ def _refuse_changes(source: Path, before: Files, failed: Exception | None = None
     if changed:
         more = f" and {len(changed) - 1} more" * (len(changed) > 1)
         raise Changed(
-            f"{source} changed while it was prepared ({changed[0]}{more}); try again once nothing writes there"
+            f"{source} changed while it was prepared ({printable(changed[0])}{more}); try again once nothing writes "
+            "there"
         ) from failed
 
 

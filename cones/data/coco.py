@@ -1,7 +1,7 @@
 """COCO's JSON of objects: boxes, masks as polygons or run lengths, and crowds."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cones.config import CocoData
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons, Runs
-from cones.data.objects import Mark, label_of
+from cones.data.objects import Mark, label_of, labels_of
+from cones.data.reading import read_json_text
 from cones.errors import DataError
-from cones.messages import first_mistake
+from cones.messages import first_mistake, quoted, shortened
 
 Identity = int | str
 
@@ -67,43 +68,46 @@ def list_coco(config: CocoData) -> Listing:
     listed: list[Listed] = []
     for split, table in tables.items():
         folder = inside(source, folders[split], "`pictures`")
-        listed += _pictures(table, folder, files[split], split, classes)
+        listed += _pictures(table, folder, files[split], split, labels_of(classes))
     refuse_repeats(listed, config.source)
     return Listing(classes, listed, {}, tuple(split for split in files if split))
 
 
 def _read(path: Path) -> Table:
+    missing = f"there is no file {path}; `annotations` names COCO's JSON in the folder `source`"
     try:
-        return Table.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"there is no file {path}; `annotations` names COCO's JSON in the folder `source`") from None
+        return Table.model_validate_json(read_json_text(path, missing))
     except ValidationError as error:
         raise DataError(
             f"{path} is not a COCO file of objects, {{images, annotations, categories}}: {first_mistake(error)}"
         ) from None
 
 
-def _pictures(table: Table, folder: Path, file: str, split: str, classes: Sequence[str]) -> Iterator[Listed]:
+def _pictures(table: Table, folder: Path, file: str, split: str, labels: Mapping[str, int]) -> Iterator[Listed]:
     names = _by_id([(c.id, c.name) for c in table.categories], f"the category of {file}")
     if len(set(names.values())) < len(names):
         twice = next(name for name, count in Counter(names.values()).items() if count > 1)
-        raise DataError(f"{file} lists the category `{twice}` under several ids; give it one")
+        raise DataError(f"{file} lists the category {quoted(twice)} under several ids; give it one")
     marks: dict[Identity, list[Mark]] = {
         i: [] for i in _by_id([(p.id, p) for p in table.images], f"the picture of {file}")
     }
     for number, annotation in enumerate(table.annotations):
-        called = annotation.id if annotation.id is not None else f"at index {number}"
+        called = shortened(annotation.id).strip("'") if annotation.id is not None else f"at index {number}"
         where = f"annotation {called} of {file}"
         if annotation.image_id not in marks:
-            raise DataError(f"{where} is for the picture {annotation.image_id!r}, which is not among its `images`")
+            raise DataError(
+                f"{where} is for the picture {shortened(annotation.image_id)}, which is not among its `images`"
+            )
         if annotation.category_id not in names:
-            raise DataError(f"{where} has category_id {annotation.category_id!r}, which is not among its `categories`")
+            raise DataError(
+                f"{where} has category_id {shortened(annotation.category_id)}, which is not among its `categories`"
+            )
         name = names[annotation.category_id]
         x, y, width, height = annotation.bbox
         marks[annotation.image_id].append(
             Mark(
                 f"annotation {called} ({name})",
-                label_of(name, classes, where),
+                label_of(name, labels, where),
                 (x, y, x + width, y + height),
                 annotation.segmentation or None,
                 annotation.iscrowd,
@@ -120,5 +124,5 @@ def _by_id(entries: Sequence[tuple[Identity, Any]], what: str) -> dict[Identity,
     found = dict(entries)
     if len(found) < len(entries):
         twice = next(i for i, count in Counter(i for i, _ in entries).items() if count > 1)
-        raise DataError(f"{what} with the id {twice!r} is listed more than once; give each an id of its own")
+        raise DataError(f"{what} with the id {shortened(twice)} is listed more than once; give each an id of its own")
     return found

@@ -1,18 +1,20 @@
 """Pictures in folders: class folders, with or without folders of splits above them."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from cones.config import FolderData
-from cones.data.folders import is_hidden, pictures_in, subfolders
+from cones.data.folders import entries, is_hidden, pictures_in, subfolders
 from cones.data.listing import Listed, Listing
 from cones.data.pictures import SUFFIXES
 from cones.data.prepared import Record
 from cones.data.splits import SPLIT_NAMES, split_names
 from cones.errors import DataError
 
+LONGEST_SUFFIX = 10
 RENAME = "A class with the name of a split has to be renamed"
 
 
@@ -46,7 +48,7 @@ def split_folders(source: Path) -> dict[str, Path]:
     `valid` and the like are splits (`SPLIT_NAMES`) beside a `train`, and else classes; capitals do not count.
     `DataError` for two folders of one split, and for `val` or `test` without `train`.
     """
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DataError(f"{source} is not a folder; `source` must name a folder of class folders")
     names = [p.name for p in subfolders(source)]
     small = {name.lower() for name in names}
@@ -65,7 +67,7 @@ def class_folders(source: Path) -> list[str]:
 
 def _pictures(root: Path, classes: list[str], source: Path, split: str, report: dict) -> Iterator[Listed]:
     for label, name in enumerate(classes):
-        for path in sorted((root / name).rglob("*")):
+        for path in entries(root / name):
             where = path.relative_to(source).as_posix()
             if path.is_dir() or is_hidden(path.relative_to(root)):
                 continue
@@ -81,7 +83,9 @@ def copy_pictures(pictures: list[tuple[Record, Path]], folder: Path) -> list[Rec
     target.mkdir(parents=True)
     records = []
     for record, path in pictures:
-        name = f"pictures/{record.sha256[:16]}{path.suffix.lower()}"
+        suffix = path.suffix.lower()
+        plain = len(suffix) <= LONGEST_SUFFIX and suffix[1:].isascii() and suffix[1:].isalnum()
+        name = f"pictures/{record.sha256[:16]}{suffix if plain else ''}"
         shutil.copyfile(path, folder / name)
         records.append(replace(record, file=name))
     return records

@@ -1,8 +1,13 @@
 """What lies in a folder: picture files and other folders, hidden ones aside."""
 
+import os
 from pathlib import Path
+from typing import NoReturn
 
 from cones.data.pictures import SUFFIXES
+from cones.data.reading import reason
+from cones.errors import DataError
+from cones.messages import printable
 
 
 def is_hidden(path: Path) -> bool:
@@ -10,15 +15,40 @@ def is_hidden(path: Path) -> bool:
     return any(part[0] == "." for part in path.parts)
 
 
+def entries(folder: Path, below: bool = True) -> list[Path]:
+    """All that lies in a folder, folders too, sorted, and if wanted in those below it, but for linked ones; nothing if
+    there is no folder. `DataError` for a folder that cannot be looked into, as what is in it would be lost unseen."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise DataError(
+            f"the folder {printable(str(error.filename))} cannot be looked into: {reason(error)}; change its "
+            "permissions, or take it away"
+        )
+
+    if not os.path.isdir(folder):
+        return []
+    found: list[Path] = []
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        found += [Path(root, name) for name in (*folders, *files)]
+        if not below:
+            break
+    return sorted(found)
+
+
 def pictures_in(folder: Path, below: bool = True) -> list[Path]:
     """The picture files of a folder, sorted, and if wanted those in the folders below it; none if there is no folder.
 
-    A link to nowhere is among them, for whoever opens it to name.
+    A link to nowhere is among them, and a pipe, for whoever opens it to name.
     """
-    there = (p for p in folder.glob("**/*" if below else "*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
-    return sorted(p for p in there if not is_hidden(p.relative_to(folder)))
+    there = (p for p in entries(folder, below) if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    return [p for p in there if not is_hidden(p.relative_to(folder))]
+
+
+def files_in(folder: Path, suffix: str, below: bool = False) -> list[Path]:
+    """What a folder has of one suffix and is no folder, sorted, likewise; hidden ones too."""
+    return [p for p in entries(folder, below) if p.suffix == suffix and not p.is_dir()]
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted; none if there is no folder."""
-    return sorted(p for p in folder.glob("*") if p.is_dir() and p.name[0] != ".")
+    return [p for p in entries(folder, below=False) if p.is_dir() and p.name[0] != "."]

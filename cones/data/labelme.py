@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cones.config import LabelMeData
 from cones.data.files import split_folders
-from cones.data.folders import is_hidden, pictures_in
+from cones.data.folders import files_in, is_hidden, pictures_in
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons
-from cones.data.objects import Mark, label_of
+from cones.data.objects import Mark, label_of, labels_of
+from cones.data.reading import read_json_text
 from cones.errors import DataError
-from cones.messages import first_mistake
+from cones.messages import LONGEST, first_mistake, printable, quoted
 
 LEAST_CORNERS = 12
 """Of the polygon that stands for a circle, as LabelMe draws it."""
@@ -60,19 +61,19 @@ def list_labelme(config: LabelMeData) -> Listing:
     tables = {
         path: (split, _read(path))
         for split, root in roots.items()
-        for path in sorted(root.rglob("*.json"))
+        for path in files_in(root, ".json", below=True)
         if not is_hidden(path.relative_to(source))
     }
     if not tables:
         raise DataError(f"{source} holds no JSON; LabelMe writes one for each picture")
     classes = config.classes or sorted({shape.label for _, table in tables.values() for shape in table.shapes})
-    listed = []
+    labels, listed = labels_of(classes), []
     for path, (split, table) in tables.items():
         where = path.relative_to(source).as_posix()
         named = path.parent / table.imagePath.replace("\\", "/")
         picture = Path(os.path.normpath(inside(source, str(named), f"`imagePath` of {where}")))
         size = (table.imageHeight, table.imageWidth) if table.imageHeight and table.imageWidth else None
-        marks = tuple(_marks(table, where, classes))
+        marks = tuple(_marks(table, where, labels))
         listed.append(Listed(picture.relative_to(source).as_posix(), picture, -1, split, marks, size))
     refuse_repeats(listed, config.source)
     unlisted = {p.relative_to(source).as_posix() for p in pictures_in(source)} - {p.id for p in listed}
@@ -81,12 +82,12 @@ def list_labelme(config: LabelMeData) -> Listing:
 
 def _read(path: Path) -> Table:
     try:
-        return Table.model_validate_json(path.read_bytes())
+        return Table.model_validate_json(read_json_text(path))
     except ValidationError as error:
         raise DataError(f"{path} is not LabelMe's JSON, {{shapes, imagePath}}: {first_mistake(error)}") from None
 
 
-def _marks(table: Table, where: str, classes: list[str]) -> Iterator[Mark]:
+def _marks(table: Table, where: str, labels: Mapping[str, int]) -> Iterator[Mark]:
     """The objects of a picture; shapes of one group are one object."""
     groups: dict[object, list[tuple[int, Shape]]] = {}
     for number, shape in enumerate(table.shapes, start=1):
@@ -94,13 +95,17 @@ def _marks(table: Table, where: str, classes: list[str]) -> Iterator[Mark]:
         groups.setdefault(number if alone else (shape.label, shape.group_id), []).append((number, shape))
     for shapes in groups.values():
         number, first = shapes[0]
-        what = f"shape {number} ({first.label})"
-        outlines = [_corners(shape, f"shape {n} ({shape.label}) of {where}") for n, shape in shapes]
+        what = f"shape {number} ({_told(first)})"
+        outlines = [_corners(shape, f"shape {n} ({_told(shape)}) of {where}") for n, shape in shapes]
         xy = np.concatenate(outlines)
         masked = all(shape.shape_type != "rectangle" for _, shape in shapes)
         polygons: Polygons = [outline.flatten().tolist() for outline in outlines]
         box = (*xy.min(0).tolist(), *xy.max(0).tolist())
-        yield Mark(what, label_of(first.label, classes, f"{what} of {where}"), box, polygons if masked else None)
+        yield Mark(what, label_of(first.label, labels, f"{what} of {where}"), box, polygons if masked else None)
+
+
+def _told(shape: Shape) -> str:
+    return printable(shape.label)[:LONGEST]
 
 
 def _corners(shape: Shape, where: str) -> np.ndarray:
@@ -108,7 +113,7 @@ def _corners(shape: Shape, where: str) -> np.ndarray:
     kind, points = shape.shape_type or "polygon", np.array(shape.points).reshape(-1, 2)
     if kind not in POINTS:
         raise DataError(
-            f"{where} is a `{kind}`; objects are read from {', '.join(POINTS)}: draw one of these, or remove it"
+            f"{where} is a {quoted(kind)}; objects are read from {', '.join(POINTS)}: draw one of these, or remove it"
         )
     wrong = {"polygon": len(points) < 3, "rectangle": len(points) not in (2, 4), "circle": len(points) != 2}
     if wrong[kind]:

@@ -16,6 +16,12 @@ from cones.data.prepared import SPLITS, Record
 from cones.data.splits import divide
 from cones.errors import DataError
 from cones.files import file_hash
+from cones.messages import is_plain, printable, quoted, shortened
+
+LONGEST_CLASS = 250
+"""Characters of a class's name; no text encoder reads as many."""
+LONGEST_NAME, LONGEST_PATH = 255, 4000
+"""Bytes of a file's name, and of its path from the data set's folder."""
 
 
 @dataclass(frozen=True)
@@ -110,22 +116,36 @@ def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
 
 
 def inside(source: Path, name: str, where: str) -> Path:
-    """A file of the data set's folder, which is what DVC watches; a link in it may lead anywhere."""
-    path = source / name
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(source)):
-        raise DataError(
-            f"`{name}` in {where} lies outside {source}; only that folder is watched for changes: move the picture "
-            "into it, or give a folder above both as `source`"
-        )
-    return path
+    """A file of the data set's folder, which is what DVC watches; a link in it, made by a person, may lead anywhere.
 
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file; `DataError` if it is none."""
+    `DataError` for a name in an annotation that leads out of the folder, or that no file can have.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text in UTF-8: {error}") from None
+        written = os.fsencode(name)
+    except UnicodeEncodeError:
+        written = b"\0"
+    if b"\0" in written or len(written) > LONGEST_PATH or any(len(p) > LONGEST_NAME for p in written.split(b"/")):
+        raise DataError(
+            f"{quoted(name)} in {where} is a name that no file has: of {LONGEST_NAME} bytes at most, and without "
+            "characters that UTF-8 has not; correct it"
+        )
+    below = os.path.relpath(os.path.abspath(source / name), os.path.abspath(source))
+    if below == ".." or below.startswith("../"):
+        raise DataError(
+            f"{quoted(name)} in {where} lies outside {source}; only that folder is watched for changes: move the "
+            "picture into it, or give a folder above both as `source`"
+        )
+    return source / below
+
+
+def refuse_class_names(classes: Sequence[str], source: str) -> None:
+    """Raise `DataError` for a class whose name no table, sentence or screen can show."""
+    for name in classes:
+        if not name.strip() or len(name) > LONGEST_CLASS or not all(map(is_plain, name)):
+            raise DataError(
+                f"{source} has a class called {shortened(name)}; a class's name is one line of UTF-8, of 1 to "
+                f"{LONGEST_CLASS} characters and no control characters: rename it"
+            )
 
 
 def refuse_repeats(pictures: Iterable[Listed], source: str) -> None:
@@ -134,7 +154,7 @@ def refuse_repeats(pictures: Iterable[Listed], source: str) -> None:
     for (split, name), count in counts.items():
         if count > 1:
             where = f"{split} of {source}" if split else source
-            raise DataError(f"the picture `{name}` is listed {count} times in {where}; each stands there once")
+            raise DataError(f"the picture {quoted(name)} is listed {count} times in {where}; each stands there once")
 
 
 def _record(picture: Listed, findings: Findings) -> Record:
@@ -146,8 +166,8 @@ def _record(picture: Listed, findings: Findings) -> Record:
     size = (image.height, image.width)
     if picture.size not in (None, size):
         raise DataError(
-            f"{picture.id} has {size[1]} x {size[0]} pixels, turned as its EXIF orientation says, and its annotation "
-            f"is for {picture.size[1]} x {picture.size[0]}"
+            f"{printable(picture.id)} has {size[1]} x {size[0]} pixels, turned as its EXIF orientation says, and its "
+            f"annotation is for {shortened(picture.size[1])} x {shortened(picture.size[0])}"
         )
     return Record(picture.id, -1, sha256, objects=settle(picture.id, picture.marks, size, findings), size=size)
 
@@ -159,8 +179,10 @@ def _divide(pictures: Sequence[Kept], classes: list[str], config: PictureData, p
     fractions = {part: shares[part] for part in parts}
     counts = Counter(label for record, _ in pictures for label in record.labels)
     rarest = [min(r.labels, key=lambda label: (counts[label], label), default=len(classes)) for r, _ in pictures]
-    for label in range(len(classes) + 1):
-        of_class = [picture for picture, of in zip(pictures, rarest) if of == label]
+    of_classes: dict[int, list[Kept]] = {}
+    for picture, label in zip(pictures, rarest):
+        of_classes.setdefault(label, []).append(picture)
+    for label, of_class in sorted(of_classes.items()):
         rng = np.random.default_rng([config.seed, label])
         for picture, split in zip(of_class, divide(len(of_class), fractions, rng)):
             splits[split].append(picture)

@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from cones.config import MaskData
 from cones.data.files import split_folders
 from cones.data.folders import pictures_in, subfolders
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
-from cones.data.masks import Runs, encode_mask
+from cones.data.masks import Runs, encode_part
 from cones.data.objects import Mark
-from cones.data.pictures import channel_bits
+from cones.data.pictures import channel_bits, frames_of, stored
 from cones.errors import DataError
+from cones.messages import printable
 
 CLASS = "object"
 """The one class where the configuration names none."""
@@ -32,6 +33,8 @@ LOSSY = {"JPEG", "MPO"}
 JPEG_THRESHOLD = 128
 BLACK = 32
 """A JPEG whose brightest value is below it is black."""
+MOST_OBJECTS = 10_000
+"""In one mask; more are noise."""
 
 
 @dataclass(frozen=True)
@@ -156,24 +159,10 @@ def _listed(picture: Masked, reading: _Reading, source: Path) -> Listed:
 
 def open_mask(path: Path, name: str) -> tuple[np.ndarray, bool]:
     """The values of a mask, (H, W) of integers, upright, and whether they went through a JPEG."""
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                raise DataError(f"the mask {name} holds {frames} pictures; a mask is one: save each by itself")
-            bits = channel_bits(image)
-            if bits > 8 and image.mode[0] not in "IF":
-                raise DataError(
-                    f"the mask {name} has {bits} bits a channel (mode {image.mode}), of which 8 are read; save its "
-                    "numbers as a grey picture"
-                )
-            lossy = image.format in LOSSY
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the mask {name} cannot be read as a picture: {error}") from None
+    upright, stored_as = stored(path, f"the mask {name}", _refuse)
+    lossy = stored_as in LOSSY
     if upright.mode not in ("1", "L", "P", "I;16", "I;16B", "I;16L", "I", "LA", "RGB", "RGBA"):
-        raise DataError(f"the mask {name} has the mode {upright.mode}; save its numbers as a grey picture")
+        raise DataError(f"the mask {printable(name)} has the mode {upright.mode}; save its numbers as a grey picture")
     if upright.mode in ("LA", "RGBA"):
         if np.asarray(upright.getchannel("A")).min() < 255:
             raise DataError(f"the mask {name} is transparent in part; save it without transparency")
@@ -186,6 +175,19 @@ def open_mask(path: Path, name: str) -> tuple[np.ndarray, bool]:
     return np.asarray(upright).astype(np.int64), lossy
 
 
+def _refuse(image: Image.Image, name: str) -> None:
+    """Raise `DataError` for a mask that would be read in part: several in one file, or colours of 16 bits."""
+    frames = frames_of(image)
+    if frames > 1:
+        raise DataError(f"{name} holds {frames} pictures; a mask is one: save each by itself")
+    bits = channel_bits(image)
+    if bits > 8 and image.mode[0] not in "IF":
+        raise DataError(
+            f"{name} has {bits} bits a channel (mode {image.mode}), of which 8 are read; save its numbers as a grey "
+            "picture"
+        )
+
+
 def values_in(numbers: np.ndarray) -> list[int]:
     """The values of a mask but 0, in order."""
     return [int(v) for v in np.unique(numbers) if v]
@@ -195,22 +197,23 @@ def _marks(numbers: np.ndarray, lossy: bool, name: str, reading: _Reading) -> It
     """The objects of a mask."""
     config = reading.config
     numbers = np.where(np.isin(numbers, config.ignore), 0, numbers) if config.ignore else numbers
-    whole = config.objects != "components"
     if config.values is None and config.objects != "instances":
-        regions = [(0, _marked(numbers, lossy, name, reading))]
-    else:
-        if lossy:
-            raise DataError(f"the mask {name} is a JPEG, which changes values; save it as PNG to have them read")
-        there = values_in(numbers)
-        unknown = [v for v in there if config.values is not None and v not in config.values]
-        if unknown:
-            raise DataError(
-                f"the mask {name} has the value {unknown[0]}, which is not in `values`; add it there, or to `ignore`"
-            )
-        label = {v: 0 if config.values is None else config.values.index(v) for v in there}
-        regions = [(label[v], numbers == v) for v in there]
-    for label_, region in regions:
-        yield from _objects(region, label_, whole, name, reading)
+        yield from _objects(_marked(numbers, lossy, name, reading), 0, name, reading)
+        return
+    if lossy:
+        raise DataError(f"the mask {name} is a JPEG, which changes values; save it as PNG to have them read")
+    there = values_in(numbers)
+    if config.values is None:
+        ranks = np.searchsorted(there, numbers) + 1  # those of values, from 1 on
+        yield from _parts(np.where(numbers == 0, 0, ranks), 0, name, reading)
+        return
+    unknown = [v for v in there if v not in config.values]
+    if unknown:
+        raise DataError(
+            f"the mask {name} has the value {unknown[0]}, which is not in `values`; add it there, or to `ignore`"
+        )
+    for value in there:
+        yield from _objects(numbers == value, config.values.index(value), name, reading)
 
 
 def _marked(numbers: np.ndarray, lossy: bool, name: str, reading: _Reading) -> np.ndarray:
@@ -235,18 +238,38 @@ def _marked(numbers: np.ndarray, lossy: bool, name: str, reading: _Reading) -> n
     return numbers != 0
 
 
-def _objects(region: np.ndarray, label: int, whole: bool, name: str, reading: _Reading) -> Iterator[Mark]:
+def _objects(region: np.ndarray, label: int, name: str, reading: _Reading) -> Iterator[Mark]:
     """The connected parts of a region, or all of it, as objects with their boxes."""
     from scipy import ndimage
 
-    parts = region.astype(np.int32) if whole else ndimage.label(region, np.ones((3, 3)))[0]
+    if reading.config.objects == "components":
+        parts, count = ndimage.label(region, np.ones((3, 3)))
+        yield from _parts(parts, label, name, reading, count)
+    else:
+        yield from _parts(region.astype(np.int32), label, name, reading)
+
+
+def _parts(parts: np.ndarray, label: int, name: str, reading: _Reading, connected: int = 0) -> Iterator[Mark]:
+    """The parts of a mask by their numbers (H, W) from 1 on, 0 being the ground; `connected` of them if they are so."""
+    from scipy import ndimage
+
+    areas = np.bincount(parts.ravel())
+    large = int((areas[1:] >= reading.config.smallest).sum())
+    if large > MOST_OBJECTS:
+        raise DataError(
+            f"the mask {name} marks {large} objects, and {MOST_OBJECTS} is the most; set `smallest` to leave out "
+            "specks, a `threshold`, or `objects: whole`"
+        )
     for number, where in enumerate(ndimage.find_objects(parts), start=1):
-        mask = parts == number
+        if where is None:
+            continue
         rows, columns = where
-        what = name if whole else f"part {number} of {name}"
-        area = int(mask[where].sum())
+        what = f"part {number} of {name}" if connected else name
+        area = int(areas[number])
         if area < reading.config.smallest:
             reading.small.append(f"{what}: {area} pixels")
             continue
+        size = (parts.shape[0], parts.shape[1])
         box = (float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
-        yield Mark(what, label, box, Runs(encode_mask(mask), (region.shape[0], region.shape[1])))
+        runs = Runs(encode_part(parts[where] == number, (rows.start, columns.start), size), size)
+        yield Mark(what, label, box, runs)

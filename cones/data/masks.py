@@ -7,6 +7,12 @@ import numpy as np
 
 from cones.data.prepared import Object
 from cones.errors import DataError
+from cones.messages import shortened
+
+LONGEST_RUN = 65
+"""Bits of a run length, in the fives that a character holds."""
+LONGEST_OUTLINE = 1000
+"""Half perimeters of its picture that an object's outline may be long: all of it is walked along."""
 
 Size = tuple[int, int]
 Polygons = list[list[float]]
@@ -29,6 +35,19 @@ def encode_mask(mask: np.ndarray) -> str:
     from pycocotools import mask as coco
 
     return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
+
+
+def encode_part(part: np.ndarray, corner: tuple[int, int], size: Size) -> str:
+    """The compressed run lengths of a mask of `size` (height, width) that is nothing but a bool (h, w) part of it,
+    whose top left is at `corner` (row, column): those of `encode_mask`, at the cost of the part alone."""
+    columns, rows = np.nonzero(part.T)  # down the columns
+    places = (columns + corner[1]) * size[0] + rows + corner[0]
+    first = np.flatnonzero(np.diff(places, prepend=-2) > 1)
+    starts, ends = places[first], np.append(places[first[1:] - 1], places[-1:]) + 1
+    bounds = np.stack([starts, ends], 1).ravel()
+    lengths = np.diff(bounds, prepend=0, append=math.prod(size))
+    lengths = lengths[:-1] if not lengths[-1] else lengths
+    return _compressed(lengths.tolist(), size)
 
 
 def object_mask(shown: Object, size: Size) -> np.ndarray:
@@ -58,7 +77,8 @@ def outline_mask(outline: Polygons | Runs, size: Size) -> str:
         _refuse_wrong_sum(lengths, size)
         if isinstance(outline.counts, str):
             return outline.counts
-        return coco.frPyObjects({"counts": lengths, "size": list(size)}, *size)["counts"].decode("ascii")
+        return _compressed(lengths, size)
+    length = 0.0
     for polygon in outline:
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon of {len(polygon)} numbers; it takes x and y of at least three points")
@@ -66,7 +86,17 @@ def outline_mask(outline: Polygons | Runs, size: Size) -> str:
         # Far points are a slip of units, and would have every pixel on the way to them drawn.
         if not (abs(xy / (size[1], size[0]) - 0.5) <= 1.5).all():
             raise ValueError("a polygon has a point that is not finite, or further out than the picture is large")
+        length += float(abs(np.diff(xy, axis=0)).sum())
+    if length > LONGEST_OUTLINE * sum(size):
+        raise ValueError(f"an outline of {length:.0f} pixels, which goes to and fro over its picture without end")
     return coco.merge(coco.frPyObjects(outline, *size))["counts"].decode("ascii")
+
+
+def _compressed(lengths: list[int], size: Size) -> str:
+    """Run lengths that add up to a picture of `size` (height, width), as text."""
+    from pycocotools import mask as coco
+
+    return coco.frPyObjects({"counts": lengths, "size": list(size)}, *size)["counts"].decode("ascii")
 
 
 def mask_area(counts: str) -> int:
@@ -81,9 +111,11 @@ def _run_lengths(counts: str) -> list[int]:
     for character in counts:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
-            raise ValueError(f"{character!r} does not occur in compressed run lengths")
+            raise ValueError(f"{shortened(character)} does not occur in compressed run lengths")
         value |= (bits & 0x1F) << shift
         shift += 5
+        if shift > LONGEST_RUN:
+            raise ValueError("one of its run lengths has no end")
         if not bits & 0x20:
             value -= (bits & 0x10) << (shift - 4)  # the highest bit is the sign
             lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))

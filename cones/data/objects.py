@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from cones.data.masks import Polygons, Runs, Size, mask_area, outline_mask
 from cones.data.prepared import Object, Record
 from cones.errors import DataError
-from cones.messages import nearest
+from cones.messages import nearest, printable, quoted
 
 ROUNDING = 0.1
 """Pixels that a box may stick out before it is listed."""
@@ -77,7 +77,7 @@ class Findings:
 
 def settle(picture: str, marks: Iterable[Mark], size: Size, findings: Findings) -> tuple[Object, ...]:
     """The objects of a picture of `size` (height, width) by the rules above; what they say goes to `findings`."""
-    settled = (_settle(f"{picture} {mark.where}", mark, size, findings) for mark in marks)
+    settled = (_settle(printable(f"{picture} {mark.where}"), mark, size, findings) for mark in marks)
     return tuple(shown for shown in settled if shown is not None)
 
 
@@ -122,11 +122,16 @@ def _scaled(shares: Sequence[float], size: Size) -> list[float]:
     return [share * size[1 - i % 2] for i, share in enumerate(shares)]
 
 
-def label_of(name: str, classes: Sequence[str], where: str) -> int:
-    """The index of a class; `DataError` for one that `classes` leaves out."""
-    if name not in classes:
+def label_of(name: str, labels: Mapping[str, int], where: str) -> int:
+    """The label of a class; `DataError` for one that `classes` leaves out."""
+    if name not in labels:
         raise DataError(
-            f"{where} is of the class `{name}`, which is not in `classes`{nearest(name, classes)}; add it there, or "
-            "remove what is marked so"
+            f"{where} is of the class {quoted(name)}, which is not in `classes`{nearest(name, labels)}; "
+            "add it there, or remove what is marked so"
         )
-    return classes.index(name)
+    return labels[name]
+
+
+def labels_of(classes: Sequence[str]) -> dict[str, int]:
+    """The label of each class."""
+    return {name: label for label, name in enumerate(classes)}

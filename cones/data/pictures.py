@@ -1,74 +1,156 @@
 """Opening pictures, and the random views of them that training encodes."""
 
 import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
+from cones.data.reading import open_file
 from cones.errors import DataError
+from cones.messages import printable
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
-MAX_PIXELS = 200_000_000
+READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFile, GifImageFile)
+FORMATS = tuple(reader.format for reader in READERS)
+"""What a file may hold, whatever it is called. Pillow would open dozens more, and start Ghostscript for one of them."""
+NAMED = "no JPEG, PNG, TIFF, BMP, WebP or GIF"
+MAX_PIXELS = 89_478_485
+"""Beyond as many Pillow warns of a small file that fills the memory."""
+MAX_BYTES = 2**30
+"""No picture of `MAX_PIXELS` needs more."""
+MAX_RATIO = 100
+"""A narrower strip cannot be brought to a size that a base model takes without growing out of the memory."""
+MOST_FRAMES = 10
+"""Counting ends there."""
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B")
 BITS_PER_SAMPLE = 258
 """TIFF's tag of the bits of each channel."""
 
 
 def open_picture(source: Path | bytes, name: str | None = None) -> Image.Image:
-    """A picture as 8-bit RGB, turned as its EXIF orientation says; `DataError` that says why if it cannot be had."""
-    return _opened(source, name).convert("RGB")
+    """A picture as 8-bit RGB, turned as its EXIF orientation says; `DataError` that says why if it cannot be had.
+
+    It is what the file holds that counts: one of `FORMATS` and nothing else is opened, whatever the name says.
+    """
+    return rgb(stored(source, name or str(source), _refuse)[0], name or str(source))
 
 
 def open_masked(path: Path) -> tuple[Image.Image, Image.Image | None]:
     """A picture likewise, on white where it is transparent, and its opacity in 8 bits; None if it has none."""
-    picture = _opened(path)
+    picture, _ = stored(path, str(path), _refuse)
     if not picture.has_transparency_data:
-        return picture.convert("RGB"), None
-    layered = picture.convert("RGBA")
+        return rgb(picture, str(path)), None
+    with _decoding(path, str(path)):
+        layered = picture.convert("RGBA")
     white = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(white, layered).convert("RGB"), layered.getchannel("A")
 
 
-def _opened(source: Path | bytes, name: str | None = None) -> Image.Image:
-    """A picture as it is stored, but upright."""
-    name = name or str(source)
-    try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            _refuse(image, name)
+def rgb(image: Image.Image, name: str) -> Image.Image:
+    """An opened picture as 8-bit RGB; `DataError` for one that is too large, too narrow or of no colours."""
+    refuse_size(image, name)
+    with _decoding(b"x", name):
+        return image.convert("RGB")
+
+
+def stored(
+    source: Path | bytes, name: str, refuse: Callable[[Image.Image, str], None]
+) -> tuple[Image.Image, str | None]:
+    """A picture as it is stored, but upright, and its format; the one place where files of pictures are opened.
+
+    `refuse` sees it before it is decoded, and raises `DataError` for what is not to be. Raises `DataError` for what is
+    no ordinary file, is in none of `FORMATS`, is damaged, or has more than `MAX_PIXELS`.
+    """
+    stream = BytesIO(source) if isinstance(source, bytes) else open_file(source, name, largest=MAX_BYTES)
+    with stream, _decoding(source, name), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)  # of EXIF that is garbage, and of what then fails
+        with Image.open(stream, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            refuse(image, printable(name))
             image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError:
-        raise DataError(f"{name} does not exist") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        empty = source.stat().st_size == 0 if isinstance(source, Path) and source.exists() else source == b""
-        why = "it is empty" if empty else str(error).split(": ")[-1] or type(error).__name__
-        raise DataError(f"{name} cannot be read as a picture: {why}") from None
+            return ImageOps.exif_transpose(image), image.format
+
+
+@contextmanager
+def _decoding(source: Path | bytes, name: str) -> Iterator[None]:
+    """Make whatever fails within a `DataError` that names the picture.
+
+    A decoder of damaged bytes fails in any way: with struct.error, EOFError, an index out of range.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"{printable(name)} has too many pixels: at most {MAX_PIXELS // 10**6} million are read; make it "
+            "smaller, or cut it"
+        ) from None
+    except MemoryError:
+        raise DataError(f"{printable(name)} does not fit into the memory of this machine; make it smaller") from None
+    except UnidentifiedImageError:
+        empty = source.stat().st_size == 0 if isinstance(source, Path) else source == b""
+        why = "it is empty" if empty else f"it is {NAMED}; save it as one of these"
+        raise DataError(f"{printable(name)} cannot be read as a picture: {why}") from None
+    except Exception as error:
+        why = " ".join(str(error).split(": ")[-1].split())[:200] or type(error).__name__
+        raise DataError(f"{printable(name)} cannot be read as a picture: {printable(why)}") from None
+
+
+def refuse_size(image: Image.Image, name: str) -> None:
+    """Raise `DataError` for a picture without pixels, or for a strip that no base model can take."""
+    short, long = sorted(image.size)
+    if short < 1 or long > MAX_RATIO * short:
+        raise DataError(
+            f"{printable(name)} has {image.width} x {image.height} pixels; one side may be {MAX_RATIO} times as long "
+            "as the other at most: cut it"
+        )
 
 
 def _refuse(image: Image.Image, name: str) -> None:
-    """Raise `DataError` for what Pillow opens and would read in part: too large, too deep, more than one picture.
+    """Raise `DataError` for what Pillow opens and would read in part: too deep, more than one picture.
 
     A camera's JPEG of several pictures (MPO) is read: behind its first one are a depth map, a gain map or the like.
     """
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{name} has {image.width} x {image.height} pixels; at most {MAX_PIXELS // 10**6} million are read"
-        )
+    refuse_size(image, name)
     if image.mode in DEEP_MODES:
         raise DataError(f"{name} has more than 8 bits a pixel (mode {image.mode}); window it to 8 bits first")
     bits = channel_bits(image)
     if bits > 8:
         raise DataError(f"{name} has {bits} bits a channel (mode {image.mode}); save it with 8 bits a channel first")
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    frames = 1 if image.format == "MPO" else frames_of(image)
     if frames > 1:
+        several = f"{frames} or more" if frames == MOST_FRAMES else frames
         raise DataError(
-            f"{name} holds {frames} pictures ({image.format}), and one a file is read; save those that are meant as "
+            f"{name} holds {several} pictures ({image.format}), and one a file is read; save those that are meant as "
             "files of their own"
         )
+
+
+def frames_of(image: Image.Image) -> int:
+    """How many pictures a file holds, `MOST_FRAMES` for more: a TIFF or GIF is walked through for it."""
+    if not isinstance(image, TiffImageFile | GifImageFile):
+        return getattr(image, "n_frames", 1)
+    for frame in range(1, MOST_FRAMES):
+        try:
+            image.seek(frame)
+        except EOFError:
+            image.seek(0)
+            return frame
+    return MOST_FRAMES
 
 
 def channel_bits(image: Image.Image) -> int:

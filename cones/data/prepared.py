@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cones.data.pictures import open_picture
+from cones.data.reading import read_file
 from cones.errors import DAMAGED, DataError
 from cones.files import content_hash, read_json, write_json
 
@@ -68,15 +69,18 @@ class Split:
         manifest = folder / "manifest.json"
         if not manifest.exists():
             raise DataError(f"{folder} is not prepared; run `dvc repro` to prepare it")
-        content = read_json(manifest)
-        records = tuple(_record(r) for r in content["records"])
-        return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
+        try:
+            content = read_json(manifest)
+            records = tuple(_record(r) for r in content["records"])
+            return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise DataError(f"{manifest} is damaged; {DAMAGED}") from None
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a record as 8-bit RGB; `DataError` if it is not the one that was prepared."""
         record = self.records[index]
         pixels = None if record.file else np.asarray(self._images[index])
-        content = (self.folder / record.file).read_bytes() if pixels is None else pixels.tobytes()
+        content = self._content(record.file) if pixels is None else pixels.tobytes()
         if hashlib.sha256(content).hexdigest() != record.sha256:
             raise DataError(f"the picture {record.id} of {self.folder} is damaged; {DAMAGED}")
         return open_picture(content, record.id) if pixels is None else Image.fromarray(pixels)
@@ -89,14 +93,20 @@ class Split:
         record = self.records[index]
         if record.mask is None:
             return None
-        content = (self.folder / record.mask).read_bytes()
+        content = self._content(record.mask)
         if mask_file(content) != record.mask:
             raise DataError(f"the mask of {record.id} of {self.folder} is damaged; {DAMAGED}")
         return open_picture(content, f"the mask of {record.id}").convert("L")
 
+    def _content(self, name: str) -> bytes:
+        return read_file(self.folder / name, missing=f"{self.folder / name} is gone; {DAMAGED}")
+
     @cached_property
     def _images(self) -> np.ndarray:
-        return np.load(self.folder / "images.npy", mmap_mode="r")
+        try:
+            return np.load(self.folder / "images.npy", mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            raise DataError(f"{self.folder / 'images.npy'} is damaged or gone; {DAMAGED}") from None
 
 
 def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record], templates: Sequence[str] = ()) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from cones.config import SubjectData
-from cones.data.folders import pictures_in
+from cones.data.folders import entries, pictures_in
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
 from cones.data.prepared import SPLITS, Record, mask_file
 from cones.errors import DataError
+from cones.messages import printable
 
 FEWEST = 3
 LONGEST = 2048
@@ -63,14 +64,16 @@ def copy_subject(config: SubjectData, folder: Path) -> tuple[tuple[str, ...], di
 
 def _pictures(config: SubjectData, report: dict) -> list[Picture]:
     source = Path(config.source)
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise DataError(f"{source} is not a folder; `source` must name a folder of pictures of one subject")
     masks = {} if config.masks in (None, "alpha") else _masks(source, config.masks)
     found: dict[bytes, Picture] = {}
-    for path in sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith(".")):
+    for path in (p for p in entries(source, below=False) if not p.is_dir() and not p.name.startswith(".")):
         suffix = path.suffix.lower()
         if suffix in NOT_READ:
-            raise DataError(f"{path} is a {NOT_READ[suffix]} picture, which is not read; save it as JPEG or PNG")
+            raise DataError(
+                f"{printable(str(path))} is a {NOT_READ[suffix]} picture, which is not read; save it as JPEG or PNG"
+            )
         if suffix not in SUFFIXES:
             report["not_pictures"].append(path.name)
             continue
@@ -108,8 +111,8 @@ def _opened(path: Path, config: SubjectData, masks: Mapping[str, Path]) -> tuple
 def _masks(source: Path, name: str) -> dict[str, Path]:
     """The masks of a folder below `source`, by their names without the suffix."""
     folder = source / name
-    if not _below(source, folder) or not folder.is_dir():
-        there = next((p for p in (folder, Path(name)) if p.is_dir()), None)
+    if not _below(source, folder) or not os.path.isdir(folder):
+        there = next((p for p in (folder, Path(name)) if os.path.isdir(p)), None)
         if there is None:
             way_out = f"there is no folder {folder}"
         elif _below(source, there):

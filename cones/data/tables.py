@@ -1,17 +1,22 @@
 """Lists of pictures in one file: a CSV table, or the JSON splits that CoOp and its successors share."""
 
 import csv
+import io
+from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from cones.config import CoOpData, TableData
+from cones.data.folders import files_in
 from cones.data.listing import Listed, Listing, inside
 from cones.data.prepared import SPLITS
+from cones.data.reading import read_json_text, read_text
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.messages import first_mistake, nearest
+from cones.messages import first_mistake, nearest, printable, quoted, shortened
 
 
 class KnownSet(NamedTuple):
@@ -52,15 +57,15 @@ def list_table(config: TableData) -> Listing:
         where = f"line {number} of {config.table}"
         if "split" in line and line["split"] not in splits:
             raise DataError(
-                f"the split in {where} must be one of {', '.join(SPLITS)}, got {line['split']!r}; without the column "
-                "`split` the pictures are divided at random"
+                f"the split in {where} must be one of {', '.join(SPLITS)}, got {shortened(line['split'])}; without the "
+                "column `split` the pictures are divided at random"
             )
         split = splits.get(line.get("split", ""), "")
         path = inside(source, line["path"], where)
         if line["path"] in names and config.duplicates == "refuse":
             raise DataError(
-                f"{where} names `{line['path']}` once more; each picture stands in the table once, unless `duplicates` "
-                "says which is kept"
+                f"{where} names {quoted(line['path'])} once more; each picture stands in the table once, unless "
+                "`duplicates` says which is kept"
             )
         names.add(line["path"])
         listed.append(Listed(line["path"], path, label_of[line["label"]], split))
@@ -68,29 +73,38 @@ def list_table(config: TableData) -> Listing:
 
 
 def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    text = read_text(path, f"there is no table {path}; `table` names a CSV in the folder `source`")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [c.strip() for c in reader.fieldnames or []]
-            missing = [c for c in ("path", "label") if c not in columns]
-            if missing:
-                raise DataError(
-                    f"{path} has no column `{missing[0]}`; it must be a comma-separated table whose first line names "
-                    f"the columns path, label and, if wanted, split; its first line is {','.join(columns)[:80]!r}"
-                )
-            twice = next((c for c in columns if c and columns.count(c) > 1), None)
-            if twice is not None:
-                raise DataError(f"{path} has two columns `{twice}`; keep the one that counts, or rename the other")
-            reader.fieldnames = columns
-            lines = [(reader.line_num, {k: (v or "").strip() for k, v in line.items() if k}) for line in reader]
-    except FileNotFoundError:
-        raise DataError(f"there is no table {path}; `table` names a CSV in the folder `source`") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a CSV in UTF-8: {error}") from None
+        reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+        columns = [c.strip() for c in next(reader, [])]
+        missing = [c for c in ("path", "label") if c not in columns]
+        if missing:
+            raise DataError(
+                f"{path} has no column `{missing[0]}`; it must be a comma-separated table whose first line names "
+                f"the columns path, label and, if wanted, split; its first line is {shortened(','.join(columns))}"
+            )
+        twice = next((c for c, count in Counter(columns).items() if c and count > 1), None)
+        if twice is not None:
+            raise DataError(f"{path} has two columns {quoted(twice)}; keep the one that counts, or rename the other")
+        lines = [(reader.line_num, _line(values, columns, reader.line_num, path)) for values in reader if values]
+    except csv.Error as error:
+        raise DataError(
+            f"line {reader.line_num} of {path} cannot be read as one of a CSV: {error}; correct it"
+        ) from None
     for number, line in lines:
         if not (line["path"] and line["label"]):
             raise DataError(f"line {number} of {path} has no {'path' if not line['path'] else 'label'}; fill it in")
     return lines
+
+
+def _line(values: list[str], columns: list[str], number: int, path: Path) -> dict[str, str]:
+    """A line by its columns; `DataError` for one with more fields than there are columns."""
+    if any(value.strip() for value in values[len(columns) :]):
+        raise DataError(
+            f"line {number} of {path} has {len(values)} fields, and the first line names {len(columns)}; put what "
+            "holds a comma in double quotes"
+        )
+    return {c: value.strip() for c, value in zip_longest(columns, values[: len(columns)], fillvalue="") if c}
 
 
 def list_coop(config: CoOpData) -> Listing:
@@ -98,20 +112,21 @@ def list_coop(config: CoOpData) -> Listing:
     source = Path(config.source)
     path = coop_split(source, config.split)
     try:
-        content = TypeAdapter(dict[str, list[tuple[str, int, str]]]).validate_json(path.read_bytes(), strict=True)
+        content = TypeAdapter(dict[str, list[tuple[str, int, str]]]).validate_json(read_json_text(path), strict=True)
     except ValidationError as error:
         raise DataError(
             f"{path} is not one of CoOp's splits, {{split: [[path, label, class], ...]}}: {first_mistake(error)}"
         ) from None
     splits = split_names(content, str(path))
     if set(content) != set(splits.values()) or not content:
-        raise DataError(f"{path} has the splits {', '.join(content)}; it may have {', '.join(SPLITS)}")
+        has = printable(", ".join(content))[:300]
+        raise DataError(f"{path} has the splits {has}; it may have {', '.join(SPLITS)}")
     names: dict[int, str] = {}
     for label, name in ((label, name) for lines in content.values() for _, label, name in lines):
         if names.setdefault(label, name) != name:
-            raise DataError(f"{path} calls the class {label} both `{names[label]}` and `{name}`")
+            raise DataError(f"{path} calls the class {shortened(label)} both {quoted(names[label])} and {quoted(name)}")
     if sorted(names) != list(range(len(names))):
-        raise DataError(f"{path} must number its classes from 0 without gaps; it has {sorted(names)[:10]}")
+        raise DataError(f"{path} must number its classes from 0 without gaps; it has {shortened(sorted(names)[:10])}")
     known = known_set(path)
     folder = config.pictures if config.pictures is not None else known.pictures if known else ""
     pictures = inside(source, folder, "`pictures`")
@@ -126,11 +141,12 @@ def list_coop(config: CoOpData) -> Listing:
 
 def coop_split(source: Path, name: str | None = None) -> Path:
     """The split file of a folder in CoOp's layout; `DataError` if there is none, or several to choose from."""
-    found = sorted(source.glob("split_zhou_*.json"))
+    found = [p for p in files_in(source, ".json") if p.name.startswith("split_zhou_")]
     if name is not None:
-        if not (source / name).is_file():
-            raise DataError(f"there is no split {source / name}{nearest(name, [f.name for f in found])}")
-        return source / name
+        path = inside(source, name, "`split`")
+        if not path.is_file():
+            raise DataError(f"there is no split {path}{nearest(name, [f.name for f in found])}")
+        return path
     if len(found) != 1:
         raise DataError(f"{source} holds {len(found)} files split_zhou_*.json; name the one to use with `split`")
     return found[0]

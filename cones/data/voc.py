@@ -1,21 +1,30 @@
 """Pascal VOC's layout: an XML of boxes for each picture, and lists of the pictures of each split."""
 
+import codecs
 import math
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers.expat import ExpatError, ParserCreate
 
 from cones.config import VocData
-from cones.data.folders import pictures_in
-from cones.data.listing import Listed, Listing, inside, read_lines, refuse_repeats
-from cones.data.objects import Mark, label_of
+from cones.data.folders import files_in, pictures_in
+from cones.data.listing import Listed, Listing, inside, refuse_repeats
+from cones.data.objects import Mark, label_of, labels_of
+from cones.data.reading import read_file, read_lines
 from cones.data.splits import split_names
 from cones.errors import DataError
+from cones.messages import LONGEST, printable, quoted, shortened
 
 MAIN = "ImageSets/Main"
 """The folder of the lists of pictures, one a split."""
+DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][\w.:-]*)["']""")
+ENCODINGS = ("ascii", "utf-8", "utf-16", "utf_16", "iso8859", "cp", "koi8", "gb", "big5", "euc", "shift_jis", "johab")
+"""How the names of those begin that annotations are written in; Python knows others, which are no such thing."""
+DEEPEST = 100
 
 
 def list_voc(config: VocData) -> Listing:
@@ -28,29 +37,34 @@ def list_voc(config: VocData) -> Listing:
     """
     source = Path(config.source)
     for name in ("Annotations", "JPEGImages"):
-        if not (source / name).is_dir():
+        if not os.path.isdir(source / name):
             raise DataError(f"{source} has no folder {name}; VOC's layout is Annotations/*.xml and JPEGImages/*.jpg")
     pictures = _pictures(source / "JPEGImages")
-    annotations = {path.stem: path for path in sorted((source / "Annotations").glob("*.xml"))}
-    lists = split_names((p.stem for p in (source / MAIN).glob("*.txt")), f"{source / MAIN}")
+    annotations = {path.stem: path for path in files_in(source / "Annotations", ".xml")}
+    lists = split_names((p.stem for p in files_in(source / MAIN, ".txt")), f"{source / MAIN}")
     splits = {s: _names(source / MAIN / f"{name}.txt") for s, name in lists.items()} or {"": list(annotations)}
     trees: dict[str, Element] = {}
     for split, names in splits.items():
         for name in names:
             where = f"{MAIN}/{lists.get(split)}.txt"
             path = inside(source / "Annotations", f"{name}.xml", where)
-            if not path.is_file():
-                raise DataError(f"{path} does not exist, and {where} names it; a picture of nothing has an XML too")
+            if not os.path.lexists(path):
+                raise DataError(
+                    f"{printable(str(path))} does not exist, and {where} names it; a picture of nothing has an XML too"
+                )
             trees[name] = _read(path)
-    classes = config.classes or sorted({_text(o, "name", k) for k, tree in trees.items() for o in tree.iter("object")})
+    classes = config.classes or sorted(
+        {_text(o, "name", printable(k)) for k, tree in trees.items() for o in tree.iter("object")}
+    )
+    labels = labels_of(classes)
     listed = [
         Listed(
             name,
             pictures.get(name, source / f"JPEGImages/{name}.jpg"),
             -1,
             split,
-            tuple(_marks(trees[name], name, classes)),
-            _size(trees[name], name),
+            tuple(_marks(trees[name], printable(name), labels)),
+            _size(trees[name], printable(name)),
         )
         for split, names in splits.items()
         for name in names
@@ -76,23 +90,61 @@ def _names(path: Path) -> list[str]:
 
 def _read(path: Path) -> Element:
     """The root of an XML. Entities are refused: annotations need none, and theirs can grow without end."""
-    parser, builder = ParserCreate(), TreeBuilder()
+    shown = printable(str(path))
+    content = _decoded(read_file(path), shown).encode("utf-8")
+    parser, builder = ParserCreate("utf-8"), TreeBuilder()  # whatever it declares itself
+    depth = 0
 
     def refuse(name: str, *_: object) -> NoReturn:
-        raise DataError(f"{path} declares the entity `{name}`; an annotation needs none: write what it stands for")
+        raise DataError(
+            f"{shown} declares the entity {quoted(name)}; an annotation needs none: write what it stands for"
+        )
 
-    parser.EntityDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise DataError(f"{shown} is nested more than {DEEPEST} deep, and no annotation is")
+        builder.start(name, attributes)
+
+    def end(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(name)
+
+    parser.EntityDeclHandler = parser.SkippedEntityHandler = refuse
+    parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = builder.data
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(content, True)
     except ExpatError as error:
-        raise DataError(f"{path} cannot be read as XML: {error}") from None
+        raise DataError(f"{shown} cannot be read as XML: {error}") from None
     return builder.close()
 
 
-def _marks(tree: Element, name: str, classes: list[str]) -> Iterator[Mark]:
+def _decoded(content: bytes, shown: str) -> str:
+    """The text of an XML in the encoding that its first bytes or its first line declare; in UTF-8 without."""
+    declared = DECLARED.match(content)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif content[:2] in (b"<\0", b"\0<"):
+        encoding = "utf-16-le" if content[0] else "utf-16-be"
+    else:
+        encoding = declared[1].decode("ascii") if declared else "utf-8"
+    try:
+        codec = codecs.lookup(encoding).name
+        if not codec.startswith(ENCODINGS):
+            raise LookupError
+        return content.decode("utf-8-sig" if codec == "utf-8" else codec)
+    except (LookupError, UnicodeError):
+        why = f"is not in {encoding}, which it declares" if declared else "is not in UTF-8, and declares no encoding"
+        raise DataError(
+            f"{shown} {why}, or Python does not know that encoding; save it in UTF-8, or begin it with the right one, "
+            "such as <?xml version='1.0' encoding='gbk'?>"
+        ) from None
+
+
+def _marks(tree: Element, name: str, labels: Mapping[str, int]) -> Iterator[Mark]:
     for number, shown in enumerate(tree.iter("object"), start=1):
         where = f"object {number} of {name}.xml"
         category = _text(shown, "name", name)
@@ -102,10 +154,10 @@ def _marks(tree: Element, name: str, classes: list[str]) -> Iterator[Mark]:
         first = 1 if xmax > xmin and ymax > ymin else 0
         difficult = (shown.findtext("difficult") or "0").strip()
         if difficult not in ("0", "1"):
-            raise DataError(f"`difficult` of {where} must be 0 or 1, got {difficult!r}")
+            raise DataError(f"`difficult` of {where} must be 0 or 1, got {shortened(difficult)}")
         yield Mark(
-            f"object {number} ({category})",
-            label_of(category, classes, where),
+            f"object {number} ({printable(category)[:LONGEST]})",
+            label_of(category, labels, where),
             (xmin - first, ymin - first, xmax, ymax),
             crowd=difficult == "1",
         )
@@ -133,5 +185,5 @@ def _number(element: Element, path: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"`{path}` of {where} must be a finite number, got {text!r}")
+        raise DataError(f"`{path}` of {where} must be a finite number, got {shortened(text)}")
     return number

@@ -1,23 +1,23 @@
 """YOLO's layout as Ultralytics has it: a YAML of names and splits, and a text file of boxes or polygons a picture."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cones.config import YoloData
-from cones.data.folders import is_hidden
-from cones.data.listing import Listed, Listing, inside, read_lines, refuse_repeats
-from cones.data.objects import Mark, label_of
+from cones.data.folders import entries, files_in, is_hidden
+from cones.data.listing import Listed, Listing, inside, refuse_repeats
+from cones.data.objects import Mark, label_of, labels_of
 from cones.data.pictures import SUFFIXES
 from cones.data.prepared import SPLITS
+from cones.data.reading import read_lines, read_yaml
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.messages import first_mistake
+from cones.messages import first_mistake, printable, quoted, shortened
 
 LARGEST_SHARE = 2
 """A number beyond this is in pixels: a box that sticks out of its picture does not stick out so far."""
@@ -57,46 +57,47 @@ def list_yolo(config: YoloData) -> Listing:
     classes = config.classes or [name for _, name in sorted(table.numbered.items())]
     report: dict[str, list[str]] = {"not_pictures": [], "not_listed": []}
     listed: list[Listed] = []
-    labels: set[Path] = set()
+    label_files: set[Path] = set()
+    labels, names = labels_of(classes), table.numbered
     splits = _splits(table, yaml, source)
     for split, paths in splits.items():
         for picture in (p for path in paths for p in _pictures(path, source, report)):
             name = picture.relative_to(source).as_posix()
             label = _label_file(name)
-            labels.add(source / label)
-            marks = tuple(_marks(source, label, table.numbered, classes))
+            label_files.add(source / label)
+            marks = tuple(_marks(source, label, names, labels))
             listed.append(Listed(name, picture, -1, split, marks))
     refuse_repeats(listed, config.source)
-    there = {found for folder in {label.parent for label in labels} for found in folder.glob("*.txt")}
-    report["not_listed"] = sorted(p.relative_to(source).as_posix() for p in there - labels)
+    there = {found for folder in {file.parent for file in label_files} for found in files_in(folder, ".txt")}
+    report["not_listed"] = sorted(p.relative_to(source).as_posix() for p in there - label_files)
     return Listing(classes, listed, report, tuple(split for split in splits if split))
 
 
 def _read(path: Path) -> Table:
+    content = read_yaml(path, f"there is no file {path}; `table` names YOLO's YAML in the folder `source`")
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             written = split_names((key for key, value in content.items() if isinstance(key, str) and value), str(path))
             content |= {split: content[name] for split, name in written.items()}
         table = Table.model_validate(content)
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"there is no file {path}; `table` names YOLO's YAML in the folder `source`") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise DataError(f"{path} is not YOLO's YAML of names, train, val and test: {first_mistake(error)}") from None
     names = list(table.numbered.values())
+    if not names:
+        raise DataError(f"{path} names no class; give `names` in the order of their numbers")
     if len(set(names)) < len(names):
-        raise DataError(f"{path} names the class `{max(names, key=names.count)}` twice; give each number its own name")
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise DataError(f"{path} names the class {quoted(twice)} twice; give each number its own name")
     return table
 
 
 def _splits(table: Table, yaml: Path, source: Path) -> dict[str, list[Path]]:
     """The folders and lists of each split; under an empty name, where they are to be divided."""
     root = yaml.parent / (table.path or "")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(
-            f"`path` of {yaml} leads to {root}, which is no folder; it starts from the YAML's: leave it out"
+            f"`path` of {yaml} leads to {printable(str(root))[:300]}, which is no folder; it starts from the "
+            "YAML's: leave it out"
         )
     written = {split: getattr(table, split) for split in SPLITS if getattr(table, split)}
     if not written:
@@ -105,11 +106,13 @@ def _splits(table: Table, yaml: Path, source: Path) -> dict[str, list[Path]]:
     for split, names in written.items():
         for name in [names] if isinstance(names, str) else names:
             path = root / name
-            if name.startswith("../") and not path.exists():
+            if name.startswith("../") and not os.path.exists(path):
                 path = root / name[3:]
             path = Path(os.path.normpath(inside(source, str(path), f"`{split}` of {yaml.name}")))
             if not path.is_dir() and not (path.is_file() and path.suffix == ".txt"):
-                raise DataError(f"{path}, which `{split}` of {yaml.name} names, is neither a folder nor a .txt list")
+                raise DataError(
+                    f"{printable(str(path))}, which `{split}` of {yaml.name} names, is neither a folder nor a .txt list"
+                )
             splits.setdefault(split if len(written) > 1 else "", []).append(path)
     return splits
 
@@ -122,7 +125,7 @@ def _pictures(path: Path, source: Path, report: dict[str, list[str]]) -> Iterato
                 where = f"line {number} of {path.name}"
                 yield Path(os.path.normpath(inside(source, str(path.parent / line.strip()), where)))
         return
-    for found in sorted(p for p in path.rglob("*") if not p.is_dir() and not is_hidden(p.relative_to(path))):
+    for found in (p for p in entries(path) if not p.is_dir() and not is_hidden(p.relative_to(path))):
         if found.suffix.lower() in SUFFIXES:
             yield found
         elif found.suffix != ".txt":  # labels may lie beside their pictures
@@ -135,16 +138,17 @@ def _label_file(picture: str) -> Path:
     return Path(f"{before}/labels/{after}"[1:] if images else picture).with_suffix(".txt")
 
 
-def _marks(source: Path, label: Path, names: Mapping[int, str], classes: list[str]) -> Iterator[Mark]:
+def _marks(source: Path, label: Path, names: Mapping[int, str], labels: Mapping[str, int]) -> Iterator[Mark]:
     """The objects of a label file: `class cx cy w h`, or `class x1 y1 x2 y2 ...` around the object, in shares."""
-    for number, line in enumerate(read_lines(source / label) if (source / label).exists() else [], start=1):
+    there = os.path.lexists(source / label)  # a link to nowhere is no lack of objects
+    for number, line in enumerate(read_lines(source / label) if there else [], start=1):
         if not line.strip():
             continue
-        where = f"line {number} of {label.as_posix()}"
+        where = f"line {number} of {printable(label.as_posix())}"
         try:
             category, *shares = (float(word) for word in line.split())
         except ValueError:
-            raise DataError(f"{where} must hold numbers only, got {line[:80]!r}") from None
+            raise DataError(f"{where} must hold numbers only, got {shortened(line)}") from None
         if category not in names:
             raise DataError(f"{where} has the class {category:g}, and the YAML names {_ranges(names)}; name it there")
         if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
@@ -158,7 +162,7 @@ def _marks(source: Path, label: Path, names: Mapping[int, str], classes: list[st
         name = names[int(category)]
         box = _around(shares) if len(shares) > 4 else _centred(*shares)
         outline = [shares] if len(shares) > 4 else None
-        yield Mark(f"line {number} ({name})", label_of(name, classes, where), box, outline, relative=True)
+        yield Mark(f"line {number} ({name})", label_of(name, labels, where), box, outline, relative=True)
 
 
 def _centred(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
@@ -170,4 +174,4 @@ def _around(points: list[float]) -> tuple[float, float, float, float]:
 
 
 def _ranges(names: Mapping[int, str]) -> str:
-    return ", ".join(f"{number} {name}" for number, name in sorted(names.items())[:10])
+    return ", ".join(f"{shortened(number)} {printable(name)[:40]}" for number, name in sorted(names.items())[:10])
