@@ -140,6 +140,12 @@ class Glip:
         height, width = (max(side) for side in zip(*fitted))
         return (-(-height // step) * step, -(-width // step) * step)
 
+    @property
+    def largest_side(self) -> int:
+        """The longest side in pixels that a canvas for pictures of any size has."""
+        step = self.config["preprocessing"]["divisor"]
+        return -(-max(self.config["preprocessing"]["scale"]) // step) * step
+
     def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width after resizing: the short side as the scale says, unless the long one grows too long."""
         short, long = sorted(self.config["preprocessing"]["scale"])
