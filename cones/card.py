@@ -11,19 +11,19 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from cones.config import METHOD_BACKBONES, MethodSettings, parse_method
+from cones.config import METHOD_BACKBONES, MethodSettings
 from cones.config_rows import BACKBONE_TASKS, FINETUNES, FinetuneConfig, Revision
-from cones.errors import ConceptError, ParamsError
+from cones.errors import ConceptError
 
 CARD_KEY = "cones_concept"
 JOIN = "join"
 """The method of a joined Concept, whose setting `of` lists the cards' main facts of those it was joined from."""
 MOST_BYTES = 16 << 20
 """Of a card; a thousand classes take a tenth of a megabyte."""
-MOST_SIDE = 8192
+MOST_SIDE = 4096
 """Pixels of a canvas's side; GLIP's published scale makes 1344."""
-DEEPEST, MOST_DIGITS = 12, 20
-"""Of what a setting holds: levels of nesting, and digits of a whole number."""
+DEEPEST, MOST_DIGITS, MOST_TEXT = 12, 20, 20_000
+"""Of what a setting holds: levels of nesting, digits of a whole number, characters of a text."""
 TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Characters that turn the direction of text, and so can make a name look like another one."""
 SETTINGS = {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(MethodSettings)}
@@ -62,12 +62,14 @@ def _plain(value: Any) -> Any:
 
 def _refuse_wild(value: Any, deepest: int) -> None:
     if deepest < 0:
-        raise PydanticCustomError("deep", f"must be nested at most {DEEPEST} deep")  # type: ignore[arg-type]
+        raise PydanticCustomError("deep", "must be nested at most {most} deep", {"most": DEEPEST})
     match value:
         case str():
+            if len(value) > MOST_TEXT:
+                raise PydanticCustomError("long", "must have texts of at most {most} characters", {"most": MOST_TEXT})
             _sayable(value)
         case int() if abs(value) >= 10**MOST_DIGITS:
-            raise PydanticCustomError("digits", f"must have numbers of at most {MOST_DIGITS} digits")  # type: ignore[arg-type]
+            raise PydanticCustomError("digits", "must have numbers of at most {most} digits", {"most": MOST_DIGITS})
         case float() if not math.isfinite(value):
             raise PydanticCustomError("finite", "must have finite numbers")
         case Mapping():
@@ -81,7 +83,7 @@ def _refuse_wild(value: Any, deepest: int) -> None:
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hex."""
-Text = Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(_printable)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT), AfterValidator(_printable)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
 Said = Annotated[str, StringConstraints(min_length=1, max_length=4000), AfterValidator(_sayable)]
 """A part of a sentence, which may have several lines in params.yaml."""
@@ -189,14 +191,14 @@ def _method_mistake(card: ConceptCard) -> str | None:
         origins = card.method.get("of")
         well = isinstance(origins, list) and all(isinstance(o, dict) for o in origins) and card.task != "generation"
         return None if well else "method: `join` has `of`, a list of cards, and is for other tasks than generation"
-    if name not in METHOD_BACKBONES:
+    if not isinstance(name, str) or name not in METHOD_BACKBONES:
         return f"method.name: must be one of {', '.join([*METHOD_BACKBONES, JOIN])}, got {_short(name)}"
     if card.base.kind not in METHOD_BACKBONES[name]:
         return f"method.name: `{name}` is not defined on a `{card.base.kind}` backbone"
     try:  # settings that this version does not know are of another one
-        parse_method({k: v for k, v in card.method.items() if k in SETTINGS[name].model_fields})
-    except ParamsError as error:
-        return str(error)
+        SETTINGS[name].model_validate({k: v for k, v in card.method.items() if k in SETTINGS[name].model_fields})
+    except ValidationError as error:
+        return f"method.{_mistake(error)}"
     return None
 
 
@@ -223,7 +225,7 @@ def _finetune_mistake(card: ConceptCard) -> str | None:
     if card.finetune is None:
         return None
     kinds, kind = FINETUNES.get(card.base.kind, ()), card.finetune.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         there = f"one of {', '.join(kinds)}" if kinds else "left out"
         return f"finetune.kind: on a `{card.base.kind}` backbone it must be {there}, got {_short(kind)}"
     names = {field.alias or name for name, field in FinetuneConfig.model_fields.items()}
