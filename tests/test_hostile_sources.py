@@ -157,11 +157,11 @@ def test_a_folder_that_a_card_names_is_hashed_before_it_is_opened(
             _ = of_hub(tmp_path, source=source, revision=None).backbone
 
 
-@pytest.mark.parametrize("hash", ["../../evil", "/tmp/evil-cones", "..", "", "x" * 64, HASH[:63]])
+@pytest.mark.parametrize("hash", ["../../evil", "{tmp}/evil", "..", "", "x" * 64, HASH[:63]])
 def test_the_cache_of_weights_makes_no_other_folder(hash: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A registered Concept whose card has a path where the hash of its weights should be."""
     concept = loaded(tmp_path, CARDS["glip"], tensors_of("glip"))
-    text = json.dumps(CARDS["glip"] | {"weights_sha256": hash})
+    text = json.dumps(CARDS["glip"] | {"weights_sha256": hash.format(tmp=tmp_path)})
     save_file(concept.tensors, tmp_path / "c.safetensors", {"cones_concept": text})
 
     @contextmanager
@@ -176,7 +176,6 @@ def test_the_cache_of_weights_makes_no_other_folder(hash: str, tmp_path: Path, m
     with pytest.raises(ConceptError, match=r"weights_sha256: String should match"):
         Concept.load("models:/x/1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
-    assert not Path("/tmp/evil-cones").exists()
 
 
 WEIGHTS: dict[str, tuple[Any, dict[str, torch.Tensor], str]] = {
