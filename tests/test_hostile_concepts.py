@@ -13,9 +13,11 @@ import pytest
 import torch
 from cards import CARDS, HASH, attempt, loaded, refused, tensors_of
 
-from cones.card import CARD_KEY
+from cones.card import CARD_KEY, ConceptCard
 from cones.concept import Concept, tensors_hash
-from cones.errors import ConceptError
+from cones.config import ClassificationConcept
+from cones.encoding import class_names
+from cones.errors import ConceptError, DataError
 
 
 def leaves(value: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -274,3 +276,23 @@ def test_a_file_of_gigabytes_and_a_name_of_kilobytes_are_refused(tmp_path: Path)
     for name in ("x" * 5000, "a\0b"):
         with pytest.raises(ConceptError, match="there is no Concept file"):
             Concept.load(name)
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    concept = loaded(tmp_path, CARDS["clip"], tensors_of("clip"))
+    for change in ({"classes": ["cat", "a\x1b"]}, {"val": {"accuracy": float("nan")}}, {"split_hash": "x"}):
+        concept.card = ConceptCard.model_construct(**concept.card.model_copy(update=change).__dict__)
+        with pytest.raises(ConceptError, match=next(iter(change))):
+            concept.save(tmp_path / "out/new.safetensors")
+        assert not list((tmp_path / "out").iterdir())
+        concept.card = ConceptCard.model_validate(CARDS["clip"])
+
+
+@pytest.mark.parametrize(
+    "label", ["", "a\nb", "\x1b[31mred", "a\u202eb", "x" * 1001], ids=["none", "lines", "ESC", "RLO", "long"]
+)
+def test_a_class_that_no_card_can_name_is_refused_before_anything_is_searched(label: str) -> None:
+    concept = ClassificationConcept(task="classification", backbone="b", data="d", shots=1)
+    with pytest.raises(DataError, match="which no Concept can name; rename it in the data"):
+        class_names(concept, ("cat", label))
+    assert class_names(concept, ("cat", "été_2 🙂")) == ["cat", "été 2 🙂"]
