@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(source: str | Path, base: str | Path | None = None, device: Any = "auto") -> "Concept":
+def load(source: str | Path, base: str | Path | None = None, device: Any = "auto", fetch: bool = False) -> "Concept":
     """A Concept from a file or the registry: `cones.load("models:/NAME@champion").predict(images)`.
 
     It opens its base model once, when it is first used, on the GPU where there is one; see `Concept.load`.
     """
     from cones.concept import Concept
 
-    return Concept.load(source, base, device)
+    return Concept.load(source, base, device, fetch)

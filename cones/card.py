@@ -1,60 +1,242 @@
 """The card of a Concept file: everything about it that is not a tensor. Reading one needs no torch."""
 
-from typing import Any, Literal
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
+
+from cones.config import METHOD_BACKBONES, MethodSettings
+from cones.config_rows import BACKBONE_TASKS, FINETUNES, FinetuneConfig, Revision
+from cones.errors import ConceptError
 
 CARD_KEY = "cones_concept"
+JOIN = "join"
+"""The method of a joined Concept, whose setting `of` lists the cards' main facts of those it was joined from."""
+MOST_BYTES = 16 << 20
+"""Of a card; a thousand classes take a tenth of a megabyte."""
+MOST_SIDE = 4096
+"""Pixels of a canvas's side; GLIP's published scale makes 1344."""
+DEEPEST, MOST_DIGITS, MOST_TEXT = 12, 20, 20_000
+"""Of what a setting holds: levels of nesting, digits of a whole number, characters of a text."""
+TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the direction of text, and so can make a name look like another one."""
+SETTINGS = {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(MethodSettings)}
+"""What there is to set, by the name of a method."""
 
 
-class BaseModelCard(BaseModel):
+def is_printable(text: str, also: str = "") -> bool:
+    """Whether a text has no control characters, but for those of `also`, and nothing that turns its direction."""
+    strange = (unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text if c not in also)
+    return not (any(strange) or TURNING.search(text))
+
+
+def _printable(text: str) -> str:
+    if not is_printable(text):
+        raise PydanticCustomError("printable", "must have no control characters")
+    return text
+
+
+def _sayable(text: str) -> str:
+    if not is_printable(text, also="\n\t"):
+        raise PydanticCustomError("printable", "must have no control characters")
+    return text
+
+
+def _each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("each_once", "must name each class once")
+    return names
+
+
+def _plain(value: Any) -> Any:
+    """Settings may be of another version, so their names are free; what they hold is finite, flat and short."""
+    _refuse_wild(value, DEEPEST)
+    return value
+
+
+def _refuse_wild(value: Any, deepest: int) -> None:
+    if deepest < 0:
+        raise PydanticCustomError("deep", "must be nested at most {most} deep", {"most": DEEPEST})
+    match value:
+        case str():
+            if len(value) > MOST_TEXT:
+                raise PydanticCustomError("long", "must have texts of at most {most} characters", {"most": MOST_TEXT})
+            _sayable(value)
+        case int() if abs(value) >= 10**MOST_DIGITS:
+            raise PydanticCustomError("digits", "must have numbers of at most {most} digits", {"most": MOST_DIGITS})
+        case float() if not math.isfinite(value):
+            raise PydanticCustomError("finite", "must have finite numbers")
+        case Mapping():
+            for key, one in value.items():
+                _printable(str(key))
+                _refuse_wild(one, deepest - 1)
+        case list() | tuple():
+            for one in value:
+                _refuse_wild(one, deepest - 1)
+
+
+Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hex."""
+Text = Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT), AfterValidator(_printable)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
+Said = Annotated[str, StringConstraints(min_length=1, max_length=4000), AfterValidator(_sayable)]
+"""A part of a sentence, which may have several lines in params.yaml."""
+Plain = Annotated[dict[str, Any], Field(max_length=1000), AfterValidator(_plain)]
+Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
+
+
+class Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class BaseModelCard(Checked):
     """The base model a Concept belongs to: a name and where it was found, and `sha256` of its files."""
 
-    model_config = ConfigDict(extra="forbid")
-    name: str
+    name: Label
     kind: Literal["clip", "glip", "sd"]
-    source: str
-    revision: str | None
-    sha256: str
+    source: Annotated[Text, Field(max_length=4096)]
+    revision: Revision | None
+    sha256: Hash
 
 
-class ConceptCard(BaseModel):
+class ConceptCard(Checked):
     """Everything about a Concept that is not a tensor; it stands as JSON in the file's header."""
 
-    model_config = ConfigDict(extra="forbid")
     format: Literal[1] = 1
-    concept: str
-    row: str
+    concept: Text
+    row: Text
     task: Literal["classification", "detection", "segmentation", "generation"]
-    method: dict[str, Any]
+    method: Plain
     site: Literal["text_embeds", "text_tokens"]
     """Where the searched vectors stand; `text_embeds` is filled in any case. In generation, all that the text encoder
     hands over for `templates` is there as `sentences` (S, T, d), with the concept's `places` (S, T) in it, and for no
     text as `unconditional` (1, T, d): so no text encoder is needed to sample from them."""
-    classes: list[str]
+    classes: Annotated[list[Label], Field(min_length=1), AfterValidator(_each_once)]
     """The labels, in the order of the embeddings' owners."""
-    names: list[str]
+    names: list[Said]
     """What each class was called in sentences."""
-    templates: list[str]
+    templates: Annotated[list[Said], Field(min_length=1, max_length=10_000)]
     base: BaseModelCard
-    preprocessing: dict[str, Any]
-    score_threshold: float | None = None
+    preprocessing: Plain
+    score_threshold: float | None = Field(None, ge=0, le=1)
     """Boxes below it are not predicted, unless asked for."""
-    canvas: tuple[int, int] | None = None
+    canvas: tuple[Side, Side] | None = None
     """Height and width that pictures were padded to; a larger one gets a larger one."""
-    guidance: float | None = None
+    guidance: float | None = Field(None, ge=1, le=50)
     """Scale of classifier-free guidance that pictures are sampled with, unless asked for another."""
-    sampling_steps: int | None = None
-    finetune: dict[str, Any] | None = None
+    sampling_steps: int | None = Field(None, ge=1, le=1000)
+    finetune: Plain | None = None
     """The settings of the second step, if there was one."""
-    weights_sha256: str | None = None
+    weights_sha256: Hash | None = None
     """Hash of the weights file beside the Concept, after a fine-tuning."""
     needs_text_encoder: bool = False
-    shots: int | None
-    seed: int
-    split_hash: str
-    trained_parameters: int
-    val: dict[str, float]
-    versions: dict[str, str]
-    tensors_sha256: str | None = None
+    shots: int | None = Field(ge=0, le=10**9)
+    seed: int = Field(ge=0, lt=10**MOST_DIGITS)
+    split_hash: Hash
+    trained_parameters: int = Field(ge=0, lt=10**15)
+    val: Annotated[dict[Label, float], Field(max_length=10_000)]
+    versions: Annotated[dict[Label, Text], Field(max_length=100)]
+    tensors_sha256: Hash | None = None
     """Hash of the tensors, so that a damaged file is noticed; `Concept.save` fills it in."""
+
+
+def read_card(text: str, where: Path | str) -> ConceptCard:
+    """A card from its JSON; `where` is the file that it stands in. `ConceptError` for one that is not sound."""
+    if len(text) > MOST_BYTES:
+        raise ConceptError(f"{where} has a card of {len(text) >> 20} MB; a sound one has at most {MOST_BYTES >> 20}")
+    try:
+        card = ConceptCard.model_validate_json(text, strict=True)
+        json.loads(text, object_pairs_hook=_unique)
+    except ValidationError as error:
+        raise ConceptError(f"{where} has a card this version cannot read: {_mistake(error)}") from None
+    except ValueError as error:
+        raise ConceptError(f"{where} has a card this version cannot read: {error}") from None
+    if mistake := _method_mistake(card) or _task_mistake(card) or _finetune_mistake(card):
+        raise ConceptError(f"{where} has a card that does not fit together: {mistake}; take the file from its maker")
+    return card
+
+
+def _mistake(error: ValidationError) -> str:
+    """Where a card is first not as it should be, how, and what came; a newer format is told before all else."""
+    mistakes = error.errors(include_url=False)
+    first = next((e for e in mistakes if e["loc"] == ("format",)), mistakes[0])
+    where, came = ".".join(map(str, first["loc"])), first["input"]
+    if first["loc"] == ("format",) and isinstance(came, int) and came > 1:
+        return f"format: {_short(came)}, which a newer version of cones writes and this one does not: install that one"
+    got = "" if first["type"] in ("missing", "extra_forbidden", "json_invalid") else f", got {_short(came)}"
+    return f"{_shown(where)}: {first['msg']}{got}"
+
+
+def _shown(text: str) -> str:
+    return "".join(c if is_printable(c) else "?" for c in (text if len(text) <= 80 else f"{text[:77]}..."))
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i]))
+        raise ValueError(f"`{_shown(twice)}` stands in it twice")
+    return found
+
+
+def _method_mistake(card: ConceptCard) -> str | None:
+    name = card.method.get("name")
+    if name == JOIN:
+        origins = card.method.get("of")
+        well = isinstance(origins, list) and all(isinstance(o, dict) for o in origins) and card.task != "generation"
+        return None if well else "method: `join` has `of`, a list of cards, and is for other tasks than generation"
+    if not isinstance(name, str) or name not in METHOD_BACKBONES:
+        return f"method.name: must be one of {', '.join([*METHOD_BACKBONES, JOIN])}, got {_short(name)}"
+    if card.base.kind not in METHOD_BACKBONES[name]:
+        return f"method.name: `{name}` is not defined on a `{card.base.kind}` backbone"
+    try:  # settings that this version does not know are of another one
+        SETTINGS[name].model_validate({k: v for k, v in card.method.items() if k in SETTINGS[name].model_fields})
+    except ValidationError as error:
+        return f"method.{_mistake(error)}"
+    return None
+
+
+def _task_mistake(card: ConceptCard) -> str | None:
+    tasks, detects = BACKBONE_TASKS[card.base.kind], card.task in ("detection", "segmentation")
+    if card.task not in tasks:
+        return f"task: a `{card.base.kind}` backbone does {' and '.join(sorted(tasks))}, got {card.task}"
+    if len(card.names) != len(card.classes):
+        return f"names: must be one a class, got {len(card.names)} for {len(card.classes)} classes"
+    if not detects and (card.score_threshold, card.canvas) != (None, None):
+        return f"score_threshold and canvas are for detection and segmentation; the task is {card.task}"
+    if card.task == "generation":
+        if None in (card.guidance, card.sampling_steps):
+            return "guidance and sampling_steps must be given where the task is generation"
+        return None if len(card.classes) == 1 else f"classes: generation has one, got {len(card.classes)}"
+    if (card.guidance, card.sampling_steps) != (None, None):
+        return f"guidance and sampling_steps are for generation; the task is {card.task}"
+    return None
+
+
+def _finetune_mistake(card: ConceptCard) -> str | None:
+    if (card.finetune is None) != (card.weights_sha256 is None):
+        return "finetune and weights_sha256 go together; the card has one of them"
+    if card.finetune is None:
+        return None
+    kinds, kind = FINETUNES.get(card.base.kind, ()), card.finetune.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        there = f"one of {', '.join(kinds)}" if kinds else "left out"
+        return f"finetune.kind: on a `{card.base.kind}` backbone it must be {there}, got {_short(kind)}"
+    names = {field.alias or name for name, field in FinetuneConfig.model_fields.items()}
+    try:
+        FinetuneConfig.model_validate({k: v for k, v in card.finetune.items() if k in names})
+    except ValidationError as error:
+        return f"finetune.{_mistake(error)}"
+    return None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
+        return f"a number of more than {MOST_DIGITS} digits"  # Python writes no number of many thousands
+    return _shown(repr(value[:100] if isinstance(value, str | list) else value))

@@ -29,6 +29,7 @@ OBJECTS = {
     "whole": "all that a mask marks of a class",
     "instances": "all that has one value in a mask",
 }
+FETCH = "Fetch the base model from the hub though params.yaml here does not name it; at a terminal it is asked."
 CONCEPT = "A registered concept's name (its champion is used), a URI such as models:/cells/3, or a Concept file."
 
 
@@ -214,6 +215,7 @@ def predict(
         typer.Option(min=0, max=1, help="Leave out boxes below this score; if left out, the concept's own threshold."),
     ] = None,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    fetch: Annotated[bool | None, typer.Option("--fetch/--no-fetch", help=FETCH)] = None,
 ) -> None:
     """Say what pictures show: predictions.json, and each picture drawn with its label, or its boxes and masks.
 
@@ -224,7 +226,7 @@ def predict(
     from cones.messages import printable
     from cones.predicting import predict_files
 
-    found = predict_files(concept, pictures, out, base, draw, threshold, device)
+    found = predict_files(concept, pictures, out, base, draw, threshold, device, fetch)
     for path, prediction in found[:20]:
         print(f"{printable(str(path))}  {prediction}")
     print(f"{len(found)} predictions in {out / 'predictions.json'}")
@@ -247,6 +249,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(min=1, help="Scale of classifier-free guidance.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler.")] = None,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    fetch: Annotated[bool | None, typer.Option("--fetch/--no-fetch", help=FETCH)] = None,
 ) -> None:
     """Make pictures of a concept of generation, as PNG files.
 
@@ -258,8 +261,8 @@ def generate(
     wrong = [pair for pair in also or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not NAME=CONCEPT", param_hint="--also")
-    others = {name: open_concept(c, base) for name, c in (p.split("=", 1) for p in also or [])}
-    pictures = open_concept(concept, base, device).generate(prompt, n, seed, others, guidance, steps)
+    others = {name: open_concept(c, base, fetch=fetch) for name, c in (p.split("=", 1) for p in also or [])}
+    pictures = open_concept(concept, base, device, fetch).generate(prompt, n, seed, others, guidance, steps)
     for i, picture in enumerate(pictures):
         with fresh_file(out / f"{seed:05d}-{i:03d}.png") as temporary:
             picture.save(temporary, "PNG")
@@ -278,12 +281,13 @@ def export(
         str, typer.Option(help="What the pipeline computes in, and so the embeddings: float32, float16 or bfloat16.")
     ] = "float32",
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    fetch: Annotated[bool | None, typer.Option("--fetch/--no-fetch", help=FETCH)] = None,
 ) -> None:
     """Write a concept of generation as `prompt_embeds` and `negative_prompt_embeds` for diffusers' own pipelines."""
     from cones.generating import export_embeds
     from cones.predicting import open_concept
 
-    written = export_embeds(open_concept(concept, base, device), prompt, out, dtype)
+    written = export_embeds(open_concept(concept, base, device, fetch), prompt, out, dtype)
     print(f"{out} holds {', '.join(f'{name} {shape}' for name, shape in written.items())} in {dtype}")
     print(f"load the pipeline in that: StableDiffusionPipeline.from_pretrained(..., torch_dtype=torch.{dtype})")
 
@@ -297,6 +301,7 @@ def join(
         typer.Option(help='Another label for a class of the Concepts after the first, as `--rename cell="B cell"`.'),
     ] = None,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+    fetch: Annotated[bool | None, typer.Option("--fetch/--no-fetch", help=FETCH)] = None,
 ) -> None:
     """Make one Concept with the classes of several that were searched on one base model; nothing is searched again.
 
@@ -309,7 +314,7 @@ def join(
     wrong = [pair for pair in rename or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not OLD=NEW", param_hint="--rename")
-    opened = [open_concept(c, base, "cpu") for c in concepts]
+    opened = [open_concept(c, base, "cpu", fetch) for c in concepts]
     joined = join_concepts(opened, dict(p.split("=", 1) for p in rename or []))
     save_joined(joined, out)
     print(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}")

@@ -1,7 +1,7 @@
 """The Concept file: what a search found, in one safetensors file of kilobytes that tells all about itself."""
 
 import hashlib
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor
 
-from cones.card import CARD_KEY, ConceptCard
+from cones.card import CARD_KEY, ConceptCard, read_card
+from cones.concept_checks import WEIGHTS_KEY, check_fit, check_tensors, read_weights
 from cones.errors import DAMAGED, ConceptError
 from cones.files import file_hash, fresh_file
 from cones.opened import Opened, opened
@@ -21,7 +21,11 @@ from cones.types import TextEmbeds, with_rows
 if TYPE_CHECKING:
     from cones.prediction import Detections, Prediction
 
-WEIGHTS_FILE, WEIGHTS_KEY = "weights.safetensors", "cones_weights"
+__all__ = ["WEIGHTS_FILE", "WEIGHTS_KEY", "Concept", "tensors_hash"]
+
+WEIGHTS_FILE = "weights.safetensors"
+MOST_BYTES = 1 << 30
+"""Of a Concept file, which is kilobytes; with ten thousand classes some tens of megabytes."""
 
 
 @dataclass
@@ -40,6 +44,9 @@ class Concept:
     """The weights of a fine-tuning, beside the Concept's file."""
     device: Any = "auto"
     """Where the base model runs: a torch device, or `auto`, the GPU where torch has one."""
+    fetch: bool = False
+    """Whether its base model may be fetched from the hub though the params.yaml of the folder you stand in does not
+    name it."""
     _opened: Opened | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -56,28 +63,33 @@ class Concept:
         return TextEmbeds(embeds, mask, self.tensors["owner"], pooled)
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all. Raises `ConceptError` for a card that could not be read again."""
         from safetensors.torch import save
 
         with fresh_file(path) as temporary:
             tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
             card = self.card.model_copy(update={"tensors_sha256": tensors_hash(tensors)})
+            header = card.model_dump_json()
+            read_card(header, path)
             # As bytes, so that a full disk is Python's own error.
-            temporary.write_bytes(save(tensors, metadata={CARD_KEY: card.model_dump_json()}))
+            temporary.write_bytes(save(tensors, metadata={CARD_KEY: header}))
 
     @staticmethod
-    def load(source: str | Path, base: str | Path | None = None, device: Any = "auto") -> "Concept":
+    def load(
+        source: str | Path, base: str | Path | None = None, device: Any = "auto", fetch: bool = False
+    ) -> "Concept":
         """Read a Concept from a file, or from the registry as `models:/NAME@champion` or `models:/NAME/VERSION`.
 
-        `base` is the folder of its base model, where that is not found by name; `device` is where that runs. Nothing is
-        ever unpickled. Raises `ConceptError` for a file that is not a sound Concept.
+        `base` is the folder of its base model, where that is not found by name; `device` is where that runs. A base
+        model on the hub that the params.yaml here does not name is fetched with `fetch` only. Nothing is ever
+        unpickled. Raises `ConceptError` for a file that is not a sound Concept.
         """
         if str(source).startswith("models:/"):
             from cones.tracking import fetched_concept
 
             with fetched_concept(str(source)) as path:
-                return _read(path, Path(base) if base else None, device)
-        return _read(Path(source), Path(base) if base else None, device)
+                return _read(path, Path(base) if base else None, device, fetch)
+        return _read(Path(source), Path(base) if base else None, device, fetch)
 
     def predict(
         self,
@@ -150,7 +162,9 @@ class Concept:
         from cones.backbones import usable_device
 
         device = usable_device(self.device)
-        return self.opened.on(str(device), lambda: self.open_backbone(device))
+        backbone = self.opened.on(str(device), lambda: self.open_backbone(device))
+        check_fit(self.card, self.tensors, backbone)
+        return backbone
 
     def open_backbone(self, device: Any = "cpu") -> Any:
         """The base model that the embeddings belong to, with the fine-tuned weights where there are any, opened anew
@@ -158,6 +172,7 @@ class Concept:
         from cones.backbones import open_backbone
 
         backbone = open_backbone(self.card.base.kind, self.locate_base(), device, self.card.task)
+        check_fit(self.card, self.tensors, backbone)
         if self.card.weights_sha256 is not None:
             backbone.use_weights(*self.weights())
         return backbone
@@ -165,10 +180,8 @@ class Concept:
     def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The fine-tuned weights by their names, and what must be known to use them.
 
-        Raises `ConceptError` if their file is missing or another one.
+        Raises `ConceptError` if their file is missing or another one, or holds something else.
         """
-        from safetensors import safe_open
-
         path = self.weights_file
         if path is None or not path.is_file():
             raise ConceptError(
@@ -176,70 +189,67 @@ class Concept:
             )
         if file_hash(path) != self.card.weights_sha256:
             raise ConceptError(f"{path} is damaged or of another Concept: its hash differs; {DAMAGED}")
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()[WEIGHTS_KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, about
+        return read_weights(path)
+
+    def find_base(self) -> Path:
+        """The folder where the base model should be; see `locate_base`, which looks at what is in it.
+
+        It is fetched where its folder was given by hand, where the params.yaml here names it, and with `fetch`: a file
+        from elsewhere does not decide what is fetched. Raises `NotFetched` otherwise, if it is not here already.
+        """
+        from cones.backbones import locate, named_here
+
+        base = self.card.base
+        may = self.fetch or self.base_folder is not None or named_here(base.source, base.revision)
+        return locate(str(self.base_folder or base.source), base.revision, fetch=may)
 
     def locate_base(self) -> Path:
         """The folder of the base model; `ConceptError` when it is another model than the one searched on."""
-        from cones.backbones import base_hash, locate
+        from cones.backbones import base_hash
 
-        card = self.card.base
-        folder = locate(str(self.base_folder or card.source), card.revision)
+        card, folder = self.card.base, self.find_base()
         found = base_hash(folder)
         if found != card.sha256:
             raise ConceptError(
                 f"the concept `{self.card.concept}` was searched on {card.name} with hash {card.sha256[:12]}, and "
                 f"{folder} has hash {found[:12]}; give the folder of the right base model, or search again"
+                + " (one that is here in part is fetched whole with --fetch)"
+                * (card.revision is not None)
             )
         return folder
 
 
-def _read(path: Path, base: Path | None, device: Any) -> Concept:
+def _read(path: Path, base: Path | None, device: Any, fetch: bool) -> Concept:
+    header, tensors = _content(path)
+    card = read_card(header, path)
+    check_tensors(path, card, tensors)
+    if card.tensors_sha256 is not None and card.tensors_sha256 != tensors_hash(tensors):
+        raise ConceptError(f"{path} is damaged: its numbers are not those that were saved; {DAMAGED}")
+    tensors["owner"] = tensors["owner"].long()
+    return Concept(card, tensors, base, path.with_name(WEIGHTS_FILE), device, fetch)
+
+
+def _content(path: Path) -> tuple[str, dict[str, Tensor]]:
+    """A Concept file's card, as JSON, and its tensors, none of it looked at yet."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.isfile(path):
+        if os.path.lexists(path):
+            raise ConceptError(f"{path} is no file; give a Concept file, such as concept.safetensors in a row's folder")
         raise ConceptError(f"there is no Concept file {path}; `cones lookup` shows what is registered")
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ConceptError(f"{path} has {size >> 20} MB; a Concept has kilobytes, at most {MOST_BYTES >> 20} MB")
         with safe_open(path, "pt") as file:
             header: Mapping[str, str] = file.metadata() or {}
             if CARD_KEY not in header:
                 raise ConceptError(f"{path} is a safetensors file but not a Concept: its header has no `{CARD_KEY}`")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
+            return header[CARD_KEY], {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
+        why = " ".join(str(error).split())[:200]
         raise ConceptError(
-            f"{path} is not a readable safetensors file ({error}); it may be cut off: copy it again"
+            f"{path} is not a readable safetensors file ({why}); it may be cut off: copy it again"
         ) from None
-    try:
-        card = ConceptCard.model_validate_json(header[CARD_KEY])
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConceptError(f"{path} has a card this version cannot read: {where}: {first['msg']}") from None
-    _check_tensors(path, card, tensors)
-    return Concept(card, tensors, base, path.with_name(WEIGHTS_FILE), device)
-
-
-def _check_tensors(path: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
-    needed = {"text_embeds", "owner"}
-    if card.task == "generation":
-        needed |= {"sentences", "places", "unconditional"}
-    missing = needed - set(tensors)
-    if missing:
-        raise ConceptError(f"{path} lacks {', '.join(sorted(missing))}; it is not a whole Concept")
-    embeds, owner = tensors["text_embeds"], tensors["owner"]
-    if embeds.ndim != 2 or owner.shape != embeds.shape[:1]:
-        raise ConceptError(
-            f"{path} has text_embeds {tuple(embeds.shape)} and owner {tuple(owner.shape)}; they must be (T, d) and (T,)"
-        )
-    if set(owner.tolist()) - {-1} != set(range(len(card.classes))):
-        raise ConceptError(f"{path} has embeddings for other classes than the {len(card.classes)} its card names")
-    if card.base.kind == "clip" and len(owner) != len(card.classes):
-        raise ConceptError(f"{path} has {len(owner)} embeddings for {len(card.classes)} classes; on CLIP each has one")
-    if not all(t.isfinite().all() for t in tensors.values() if t.is_floating_point()):
-        raise ConceptError(f"{path} holds numbers that are not finite; search the row again")
-    if card.tensors_sha256 is not None and card.tensors_sha256 != tensors_hash(tensors):
-        raise ConceptError(f"{path} is damaged: its numbers are not those that were saved; {DAMAGED}")
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

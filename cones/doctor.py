@@ -1,6 +1,5 @@
 """What is here and what is missing: versions, device, servers, base models. Nothing is changed or fetched."""
 
-import json
 import os
 import platform
 import re
@@ -120,6 +119,7 @@ def _project() -> Iterator[Finding]:
 def _backbone(name: str, config: "ModelSource", wanted: str, used: bool) -> Finding:
     """Whether a base model lies on this machine, whole and of its kind. One from the hub is not fetched here."""
     from cones.backbones import INDEXES, base_hash, locate
+    from cones.backbones.opening import read_config
 
     what, source = f"backbone {name}", config.source
     before = os.environ.get("HF_HUB_OFFLINE")
@@ -127,7 +127,7 @@ def _backbone(name: str, config: "ModelSource", wanted: str, used: bool) -> Find
     try:
         folder = locate(source, config.revision)
         index = next(folder / index for index in INDEXES if (folder / index).is_file())
-        about = json.loads(index.read_bytes())
+        about = read_config(index)
         kind = about.get("_class_name", about.get("model_type"))
         lacking = [part for part in PARTS.get(wanted, ()) if not (folder / part).exists()]
         if kind not in KINDS.get(wanted, (wanted,)):

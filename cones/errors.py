@@ -39,6 +39,10 @@ class BackboneError(ConesError):
     """A base model cannot be found, opened or used for what is asked."""
 
 
+class NotFetched(BackboneError):
+    """A base model is on the hub, and nobody here has asked for it."""
+
+
 class ConceptError(ConesError):
     """A Concept file cannot be read, or does not fit what it is used with."""
 

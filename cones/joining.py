@@ -7,14 +7,11 @@ from typing import Any
 
 import torch
 
-from cones.card import ConceptCard
+from cones.card import JOIN, ConceptCard
 from cones.concept import WEIGHTS_FILE, Concept
 from cones.errors import ConceptError
 from cones.files import content_hash, file_hash, fresh_file
 from cones.messages import nearest
-
-METHOD = "join"
-"""The method of a joined Concept, whose setting `of` lists the cards' main facts of those it was joined from."""
 
 
 def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
@@ -130,7 +127,7 @@ def _card(cards: Sequence[ConceptCard], classes: list[str]) -> ConceptCard:
         update={
             "concept": "+".join(dict.fromkeys(c.concept for c in cards)),
             "row": "+".join(c.row for c in cards),
-            "method": {"name": METHOD, "of": [origin for c in cards for origin in _origins(c)]},
+            "method": {"name": JOIN, "of": [origin for c in cards for origin in _origins(c)]},
             "site": first.site if len({c.site for c in cards}) == 1 else "text_embeds",
             "classes": classes,
             "names": [name for c in cards for name in c.names],
@@ -149,7 +146,7 @@ def _card(cards: Sequence[ConceptCard], classes: list[str]) -> ConceptCard:
 
 def _origins(card: ConceptCard) -> list[dict[str, Any]]:
     """What a card says of itself to the one it is joined into; of a joined one, what those said."""
-    if card.method["name"] == METHOD:
+    if card.method["name"] == JOIN:
         return list(card.method["of"])
     kept = {"concept", "row", "method", "classes", "shots", "seed", "split_hash", "val"}
     return [card.model_dump(mode="json", include=kept)]

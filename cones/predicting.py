@@ -1,6 +1,7 @@
 """`cones predict`: pictures in, a JSON file and drawn pictures out."""
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 
 from cones.concept import Concept
 from cones.data import SUFFIXES, open_picture, pictures_in
-from cones.errors import ConceptError, DataError
+from cones.errors import ConceptError, DataError, NotFetched
 from cones.files import fresh_file, write_json
 from cones.messages import is_plain, printable, quoted
 from cones.prediction import Detections, Prediction
@@ -32,6 +33,7 @@ def predict_files(
     draw: bool = True,
     threshold: float | None = None,
     device: str = "auto",
+    fetch: bool | None = None,
 ) -> list[tuple[Path, Prediction | Detections]]:
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
@@ -42,7 +44,7 @@ def predict_files(
     """
     paths = list(_pictures(given))
     _refuse_out(out)
-    opened = open_concept(concept, base, device)
+    opened = open_concept(concept, base, device, fetch)
     if opened.card.task == "generation":
         raise ConceptError(f"`{opened.card.concept}` makes pictures and does not judge them; use `cones generate`")
     found: list[Any] = opened.predict(paths, threshold=threshold)
@@ -91,13 +93,32 @@ def _annotation(found: Detections, i: int) -> dict[str, Any]:
     return {**line, "area": float(found.mask(i).sum()), "segmentation": region}
 
 
-def open_concept(concept: str, base: Path | None = None, device: str = "auto") -> Concept:
-    """A Concept by its file, its `models:/` URI, or the name it is registered under; see `Concept.load`."""
-    if concept.startswith("models:/") or concept.endswith(".safetensors") or Path(concept).is_file():
-        return Concept.load(concept, base, device)
-    from cones.tracking import look_up
+def open_concept(concept: str, base: Path | None = None, device: str = "auto", fetch: bool | None = None) -> Concept:
+    """A Concept by its file, its `models:/` URI, or the name it is registered under; see `Concept.load`.
 
-    return Concept.load(look_up(concept).uri, base, device)
+    `fetch` None: a person at a terminal is asked before a base model is fetched that nobody here has named.
+    """
+    if concept.startswith("models:/") or concept.endswith(".safetensors") or os.path.lexists(concept):
+        opened = Concept.load(concept, base, device, bool(fetch))
+    else:
+        from cones.tracking import look_up
+
+        opened = Concept.load(look_up(concept).uri, base, device, bool(fetch))
+    if fetch is None and sys.stdin.isatty():
+        opened.fetch = _agreed(opened)
+    return opened
+
+
+def _agreed(concept: Concept) -> bool:
+    """Whether the person at the terminal lets the Concept's base model be fetched, where that has to be asked."""
+    import typer
+
+    try:
+        concept.find_base()
+    except NotFetched:
+        base = concept.card.base
+        return typer.confirm(f"`{concept.card.row}` is of {base.source} at {base.revision}; fetch that from the hub?")
+    return False
 
 
 def _written(path: Path) -> str:

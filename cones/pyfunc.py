@@ -20,7 +20,8 @@ BOX = ("path", "label", "score", "x1", "y1", "x2", "y2", "height", "width", "mas
 
 class ConceptModel(PythonModel):
     """Loads the Concept beside it, with its fine-tuned weights if it has some; the base model is found by its name and
-    checked by its hash at the first request, and stays open for all that follow."""
+    checked by its hash at the first request, and stays open for all that follow. It is fetched only where the
+    params.yaml of the folder that the server stands in names it."""
 
     def load_context(self, context):  # no type hints: MLflow would take them for a schema
         from cones.concept import Concept

@@ -50,7 +50,7 @@ def concept_of(folder: Path, *classes: str, kind: str = "glip", **more: Any) -> 
         "task": "segmentation" if kind == "glip" else "classification", "site": "text_embeds",
         "classes": list(classes), "names": list(classes), "templates": ["{}"],
         "base": BaseModelCard(name="toy", kind=kind, source=str(folder), revision=None, sha256=base_hash(folder)),
-        "preprocessing": backbone.preprocessing, "shots": 2, "seed": 0, "split_hash": "s", "trained_parameters": 8,
+        "preprocessing": backbone.preprocessing, "shots": 2, "seed": 0, "split_hash": "0" * 64, "trained_parameters": 8,
         "val": {}, "versions": {"cones": "1"},
     }  # fmt: skip
     card |= {"score_threshold": 0.0, "canvas": (64, 64)} if kind == "glip" else {}

@@ -50,11 +50,11 @@ class Workspace:
 
     def finish(self, row: str, accuracy: float) -> None:
         method = load_params(self.folder / "params.yaml").method_of(row).model_dump()
-        base = BaseModelCard(name="toy", kind="clip", source="models/backbones/toy", revision=None, sha256="0")
+        base = BaseModelCard(name="toy", kind="clip", source="models/backbones/toy", revision=None, sha256="0" * 64)
         val = {"accuracy": accuracy, "loss": 1.0}
         card = ConceptCard(
             concept="few", row=row, task="classification", method=method, site="text_embeds", classes=["a", "b"],
-            names=["a", "b"], templates=["{}"], base=base, preprocessing={}, shots=4, seed=0, split_hash="0",
+            names=["a", "b"], templates=["{}"], base=base, preprocessing={}, shots=4, seed=0, split_hash="0" * 64,
             trained_parameters=1, val=val, versions={},
         )  # fmt: skip
         home = self.folder / "searched/few" / row

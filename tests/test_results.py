@@ -33,7 +33,7 @@ def test_a_row_searched_again_is_not_finished_even_with_equal_validation_metrics
 
 
 def base_called(name: str) -> BaseModelCard:
-    return BaseModelCard(name=name, kind="clip", source="models/backbones/toy", revision=None, sha256="0")
+    return BaseModelCard(name=name, kind="clip", source="models/backbones/toy", revision=None, sha256="0" * 64)
 
 
 def card(params: Params, row: str, /, **changed) -> ConceptCard:
@@ -41,8 +41,8 @@ def card(params: Params, row: str, /, **changed) -> ConceptCard:
     facts = {
         "concept": "few", "row": row, "task": "classification", "method": params.method_of(row).model_dump(),
         "site": "text_embeds", "classes": ["a"], "names": ["red a"], "templates": ["{}"], "base": base_called("toy"),
-        "preprocessing": {}, "score_threshold": 0.3, "shots": 4, "seed": 0, "split_hash": "0", "trained_parameters": 1,
-        "val": {}, "versions": {},
+        "preprocessing": {}, "score_threshold": 0.3, "shots": 4, "seed": 0, "split_hash": "0" * 64,
+        "trained_parameters": 1, "val": {}, "versions": {},
     }  # fmt: skip
     return ConceptCard.model_validate(facts | changed)
 

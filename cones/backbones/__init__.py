@@ -2,12 +2,13 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import cones
-from cones.errors import BackboneError, Unreachable
+from cones.errors import BackboneError, ConesError, NotFetched, Unreachable
 from cones.files import folder_hash
 
 if TYPE_CHECKING:
@@ -23,16 +24,20 @@ INDEXES = ("config.json", "model_index.json")
 """A base model's folder has one of them."""
 
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+REVISION = re.compile(r"[0-9a-f]{40}")
+
 BUILT_IN = PurePath("models/backbones")
 """Where `params.yaml` and the cards of Concepts say that the built-in base models are; a wheel has them inside."""
 
 
-def locate(source: str, revision: str | None = None) -> Path:
+def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path:
     """The local folder of a base model.
 
     `source` is a folder (from where you stand, or from the project), `models/backbones/NAME` for one of the built-in
-    ones that travel with the package, or a hub name, fetched at its pinned `revision`. Raises `BackboneError` for
-    anything else, with the nearest that exists.
+    ones that travel with the package, or a hub name, fetched at its pinned `revision`; without `fetch` the network is
+    left alone, and `NotFetched` raised where the hub's cache has it not. Raises `BackboneError` for anything else,
+    with the nearest that exists.
     """
     package, path = Path(cones.__file__).parent, Path(source)
     folders = [path, package.parent / path]
@@ -41,8 +46,7 @@ def locate(source: str, revision: str | None = None) -> Path:
     for folder in folders:
         if _is_base(folder):
             return folder
-    parts = source.split("/")
-    if len(parts) != 2 or source.startswith((".", "models/")):
+    if not HUB_NAME.fullmatch(source) or ".." in source or source.startswith("models/"):
         raise BackboneError(
             f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}){_nearest(path)}; give a "
             "folder, or a hub name such as openai/clip-vit-base-patch16 with its revision"
@@ -51,7 +55,23 @@ def locate(source: str, revision: str | None = None) -> Path:
         raise BackboneError(
             f"the hub model {source} needs a `revision`: the 40 hex digits of the commit to use{_nearest(path, 1.0)}"
         )
-    return _fetch(source, revision)
+    if not REVISION.fullmatch(revision):
+        raise BackboneError(f"the `revision` of {source} must be the 40 hex digits of a commit, got {revision[:60]!r}")
+    return _fetch(source, revision) if fetch else _fetched(source, revision)
+
+
+def named_here(source: str, revision: str | None) -> bool:
+    """Whether the params.yaml of the folder you stand in names a hub model at that revision."""
+    from cones.config import load_params
+
+    if revision is None or not os.path.isfile("params.yaml"):
+        return False
+    try:
+        tables = load_params().backbones.values()
+    except (ConesError, OSError):
+        return False
+    models = [model for table in tables for model in (table, table.clip, table.judge) if model is not None]
+    return any((model.source, model.revision) == (source, revision) for model in models)
 
 
 def _is_base(folder: Path) -> bool:
@@ -103,6 +123,20 @@ def _fetch(source: str, revision: str) -> Path:
         raise Unreachable(
             f"the hub model {source} at {revision[:8]} cannot be fetched ({type(error).__name__}); check the network, "
             "or download it elsewhere and give its folder as `source`"
+        ) from None
+
+
+def _fetched(source: str, revision: str) -> Path:
+    """The folder of a hub model that was fetched before."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise NotFetched(
+            f"the base model {source} at {revision} is not on this machine, and no params.yaml here names it, so it is "
+            "not fetched unasked; if you trust it, say --fetch (in Python `fetch=True`), or give its folder with --base"
         ) from None
 
 

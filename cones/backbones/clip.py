@@ -4,7 +4,6 @@ Opening one reads its configuration only. The encoders load when they are first 
 features never loads them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cones.backbones import WEIGHTS
 from cones.backbones.clip_text import SentenceLayout, encode_vectors
+from cones.backbones.opening import opening, read_config, refuse_larger
 from cones.errors import BackboneError
 from cones.types import Features, Predictions, Site, TextEmbeds, TextTokens
 
@@ -27,16 +28,17 @@ class Clip:
     def __init__(self, folder: Path, device: torch.device | str = "cpu", logit_scale: float | None = None) -> None:
         self.folder, self.device = folder, torch.device(device)
         self.text_encoder_calls = 0
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_config(folder / "config.json")
         if config.get("model_type") != "clip":
             raise BackboneError(f"{folder} holds a `{config.get('model_type')}` model, not a `clip` one")
         if logit_scale is not None:
             self.logit_scale = logit_scale
-        text = {"hidden_size": 512, "max_position_embeddings": 77} | config.get("text_config", {})
-        self.sites = {
-            "text_tokens": Site(text["hidden_size"], max_tokens=text["max_position_embeddings"] - 2),
-            "text_embeds": Site(config.get("projection_dim", 512)),
-        }
+        with opening(folder):
+            text = {"hidden_size": 512, "max_position_embeddings": 77} | config.get("text_config", {})
+            self.sites = {
+                "text_tokens": Site(text["hidden_size"], max_tokens=text["max_position_embeddings"] - 2),
+                "text_embeds": Site(config.get("projection_dim", 512)),
+            }
         self._layouts: dict[tuple, SentenceLayout] = {}
         self._owner: Tensor | None = None
         self._order: Tensor | None = None
@@ -44,13 +46,17 @@ class Clip:
     @cached_property
     def model(self) -> Any:
         """The whole `CLIPModel` in single precision, without gradients."""
-        from transformers import CLIPModel
+        from transformers import CLIPConfig, CLIPModel
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        model, report = CLIPModel.from_pretrained(
-            self.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+        logging.set_verbosity_error()
+        with opening(self.folder):
+            config = CLIPConfig.from_pretrained(self.folder, local_files_only=True)
+            refuse_larger(lambda: CLIPModel(config), self.folder, WEIGHTS)
+            model, report = CLIPModel.from_pretrained(
+                self.folder, dtype=torch.float32, local_files_only=True, weights_only=True, output_loading_info=True
+            )
         lost = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
         if lost:
             raise BackboneError(f"the weights in {self.folder} do not fill the model: {', '.join(lost[:5])}")
@@ -60,13 +66,15 @@ class Clip:
     def tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
+        with opening(self.folder):
+            return CLIPTokenizer.from_pretrained(self.folder, local_files_only=True)
 
     @cached_property
     def processor(self) -> Any:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        return CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
+        with opening(self.folder):
+            return CLIPImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
 
     @cached_property
     def logit_scale(self) -> float:

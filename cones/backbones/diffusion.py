@@ -15,10 +15,11 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from cones.backbones import PART_WEIGHTS
 from cones.backbones.diffusion_text import Sentences, encode_sentences
+from cones.backbones.opening import opening, read_config, refuse_larger, refuse_misfit
 from cones.backbones.tuned import with_tuned
 from cones.errors import BackboneError
-from cones.files import read_json
 from cones.randomness import generator_for
 from cones.types import Features, Predictions, Site, TextEmbeds, TextTokens
 
@@ -27,6 +28,8 @@ MIN_SNR = 5.0
 """Gamma of min-SNR weighting (Hang et al. 2023)."""
 HELD_TIMES, HELD_SEED = 8, 1234
 """Timesteps a picture, and the noise's seed, of the fixed batch that a search is judged by (Voronov et al. 2023)."""
+MOST_SIDE = 4096
+"""Pixels of a picture's side."""
 GUIDANCE, SAMPLING_STEPS = 7.5, 30
 
 
@@ -48,11 +51,16 @@ class Diffusion:
         self.text_encoder_calls, self.has_masks = 0, False
         self._tuned: dict[str, Tensor] = {}
         self._lora_scale = 1.0
-        made = read_json(folder / "model_index.json").get("_class_name")
+        made = read_config(folder / "model_index.json").get("_class_name")
         if made != PIPELINE:
             raise BackboneError(f"{folder} holds a `{made}`, not a `{PIPELINE}`")
-        self.configs = {part: read_json(folder / part / "config.json") for part in ("text_encoder", "unet", "vae")}
-        text, unet = self.configs["text_encoder"], self.configs["unet"]
+        self.configs = {part: read_config(folder / part / "config.json") for part in ("text_encoder", "unet", "vae")}
+        with opening(folder):
+            self._read_sizes()
+
+    def _read_sizes(self) -> None:
+        """The widths of its sites, which must be of one model, and the size of its pictures."""
+        folder, text, unet = self.folder, self.configs["text_encoder"], self.configs["unet"]
         if text["hidden_size"] != unet["cross_attention_dim"]:
             raise BackboneError(
                 f"the UNet in {folder} reads text {unet['cross_attention_dim']} wide, and its text encoder writes "
@@ -63,17 +71,20 @@ class Diffusion:
             "text_tokens": Site(text["hidden_size"], max_tokens=length - 2),
             "text_embeds": Site(text["hidden_size"], max_tokens=length),
         }
+        if not 8 <= self.size <= MOST_SIDE:
+            raise BackboneError(
+                f"the model in {folder} makes pictures of {self.size} pixels a side, not 8 to {MOST_SIDE}"
+            )
 
     def _part(self, cls: Any, name: str) -> Any:
         """A part with its weights in single precision, frozen; the UNet with the fine-tuned ones over its own."""
         _quietly()
-        model, report = cls.from_pretrained(
-            self.folder / name,
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-            use_safetensors=True,
-        )
+        folder, config = self.folder / name, self.configs[name]
+        with opening(folder):
+            refuse_larger(lambda: _without_weights(cls, config), folder, PART_WEIGHTS)
+            model, report = cls.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, use_safetensors=True
+            )
         lost = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         if lost:
             raise BackboneError(f"the weights in {self.folder / name} do not fill it: {', '.join(lost[:5])}")
@@ -134,14 +145,19 @@ class Diffusion:
     def tokenizer(self) -> Any:
         from transformers import CLIPTokenizer
 
-        return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        folder, text = self.folder / "tokenizer", self.configs["text_encoder"]
+        with opening(folder):
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return refuse_misfit(tokenizer, text.get("vocab_size", 49408), text["max_position_embeddings"], folder)
 
     @cached_property
     def schedule(self) -> Any:
         """The forward process that the model was trained with."""
         from diffusers import DDPMScheduler
 
-        return DDPMScheduler.from_pretrained(self.folder / "scheduler", local_files_only=True)
+        read_config(self.folder / "scheduler/scheduler_config.json")
+        with opening(self.folder / "scheduler"):
+            return DDPMScheduler.from_pretrained(self.folder / "scheduler", local_files_only=True)
 
     @property
     def size(self) -> int:
@@ -309,17 +325,24 @@ class Diffusion:
         _quietly()
         import diffusers
 
-        name = read_json(self.folder / "scheduler/scheduler_config.json")["_class_name"]
+        name = str(read_config(self.folder / "scheduler/scheduler_config.json").get("_class_name"))
         sampler = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-        if sampler is None:
+        if not (isinstance(sampler, type) and issubclass(sampler, diffusers.SchedulerMixin)):
             raise BackboneError(f"{self.folder} asks for the sampler `{name}`, which diffusers does not have")
+        with opening(self.folder / "scheduler"):
+            scheduler = sampler.from_pretrained(self.folder / "scheduler", local_files_only=True)
         pipeline: Any = diffusers.StableDiffusionPipeline(
-            vae=self.vae, unet=self.unet, text_encoder=None, tokenizer=None, safety_checker=None,
-            scheduler=sampler.from_pretrained(self.folder / "scheduler", local_files_only=True),
+            vae=self.vae, unet=self.unet, text_encoder=None, tokenizer=None, safety_checker=None, scheduler=scheduler,
             feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _without_weights(cls: Any, config: Mapping[str, Any]) -> Any:
+    """A part as its configuration has it, in transformers' way or in diffusers'."""
+    made = getattr(cls, "config_class", None)
+    return cls.from_config(dict(config)) if made is None else cls(made.from_dict(dict(config)))
 
 
 def _quietly() -> None:

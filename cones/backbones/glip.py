@@ -4,17 +4,18 @@ Opening one reads its configuration only. Its parts (image encoder, text encoder
 so that a search on cached pyramids never loads the encoders.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor, nn
 
+from cones.backbones.opening import opening, read_config
 from cones.backbones.tuned import with_tuned
 from cones.errors import BackboneError
 from cones.types import Features, Geometry, Instances, Predictions, Site, TextEmbeds, TextTokens
@@ -32,8 +33,33 @@ HELD_BY = {
     "mask_head": "mask_head",
 }
 """Which of a `Glip`'s modules holds a part, by the part's name in the state dict."""
+Pixels = Annotated[int, Field(ge=1, le=4096)]
 NEW_MASK_HEAD_CONVS, NEW_MASK_HEAD_LEVELS = 4, 4
 """Of a mask head that a model gets later: convolutions and pyramid levels, as in Mask R-CNN (He et al. 2017)."""
+
+
+class Preprocessing(BaseModel):
+    """What is done to a picture before it is encoded."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+    scale: tuple[Pixels, Pixels]
+    divisor: Pixels
+    channels: Literal["rgb", "bgr"]
+    mean: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class Settings(BaseModel):
+    """What `config.json` has for this module; `cones.backbones.glip_parts` knows the rest."""
+
+    max_text_tokens: Annotated[int, Field(ge=1, le=4096)]
+    preprocessing: Preprocessing
+    backbone: dict
+    neck: dict
+    bbox_head: dict
+    mask_head: dict | None = None
+    train_cfg: dict
+    test_cfg: dict
 
 
 class Glip:
@@ -47,15 +73,17 @@ class Glip:
         self.text_encoder_calls = 0
         self._tuned: dict[str, Tensor] = {}
         self._lora_scale = 1.0
-        self.config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.config = read_config(folder / "config.json")
         if self.config.get("model_type") != MODEL_TYPE:
             raise BackboneError(f"{folder} holds a `{self.config.get('model_type')}` model, not a `{MODEL_TYPE}` one")
-        bert = json.loads((folder / "text_encoder/config.json").read_text(encoding="utf-8"))
-        self.max_text_tokens = self.config["max_text_tokens"]
-        self.sites = {
-            "text_tokens": Site(bert["hidden_size"], max_tokens=self.max_text_tokens),
-            "text_embeds": Site(bert["hidden_size"], max_tokens=self.max_text_tokens),
-        }
+        bert = read_config(folder / "text_encoder/config.json")
+        with opening(folder):
+            Settings.model_validate(self.config)
+            self.max_text_tokens = self.config["max_text_tokens"]
+            self.sites = {
+                "text_tokens": Site(bert["hidden_size"], max_tokens=self.max_text_tokens),
+                "text_embeds": Site(bert["hidden_size"], max_tokens=self.max_text_tokens),
+            }
 
     @property
     def has_masks(self) -> bool:
@@ -84,13 +112,16 @@ class Glip:
 
         from cones.backbones.glip_parts import empty_parts, load_strictly
 
-        module = empty_parts(parts, self.config, self.folder)
-        prefixes = tuple(f"{name}." for name in parts)
-        with safe_open(self.folder / "model.safetensors", "pt") as file:
-            state = {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefixes)}
-        floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        tuned = {k: v for k, v in self._tuned.items() if k.startswith(prefixes)}
-        load_strictly(module, with_tuned(floats, tuned, self._lora_scale), self.folder)
+        prefixes, weights = tuple(f"{name}." for name in parts), self.folder / "model.safetensors"
+        if not weights.is_file():
+            raise BackboneError(f"the base model in {self.folder} lacks {weights.name}; copy the whole folder again")
+        with opening(self.folder):
+            module = empty_parts(parts, self.config, self.folder)
+            with safe_open(weights, "pt") as file:
+                state = {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefixes)}
+            floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+            tuned = {k: v for k, v in self._tuned.items() if k.startswith(prefixes)}
+            load_strictly(module, with_tuned(floats, tuned, self._lora_scale), self.folder)
         return module.eval().requires_grad_(False).to(self.device)
 
     def part(self, name: str) -> nn.Module:
@@ -139,6 +170,12 @@ class Glip:
         step = self.config["preprocessing"]["divisor"]
         height, width = (max(side) for side in zip(*fitted))
         return (-(-height // step) * step, -(-width // step) * step)
+
+    @property
+    def largest_side(self) -> int:
+        """The longest side in pixels that a canvas for pictures of any size has."""
+        step = self.config["preprocessing"]["divisor"]
+        return -(-max(self.config["preprocessing"]["scale"]) // step) * step
 
     def _fitted(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width after resizing: the short side as the scale says, unless the long one grows too long."""

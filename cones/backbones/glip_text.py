@@ -33,7 +33,7 @@ class CaptionEncoder(nn.Module):
         from transformers import AutoTokenizer, BertConfig, BertModel
 
         self.max_tokens = max_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
         bert = BertModel(BertConfig.from_pretrained(name, local_files_only=True), add_pooling_layer=False)
         self.language_backbone = nn.ModuleDict({"body": nn.ModuleDict({"model": bert})})
 

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cones.backbones import WEIGHTS
+from cones.backbones.opening import opening, read_config, refuse_larger
 from cones.errors import BackboneError
-from cones.files import read_json
 
 BATCH = 64
 
@@ -26,7 +27,7 @@ class Judge:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.folder, self.device = folder, torch.device(device)
-        kind = read_json(folder / "config.json").get("model_type")
+        kind = read_config(folder / "config.json").get("model_type")
         if kind not in ("vit", "resnet"):
             raise BackboneError(f"{folder} holds a `{kind}` model; a judge is a `vit` (DINO's) or a `resnet`")
         self.kind = kind
@@ -40,9 +41,17 @@ class Judge:
         logging.disable_progress_bar()
         cls: Any = ViTModel if self.kind == "vit" else ResNetForImageClassification
         how = {"add_pooling_layer": False} if self.kind == "vit" else {}
-        model, report = cls.from_pretrained(
-            self.folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **how
-        )
+        with opening(self.folder):
+            config = cls.config_class.from_pretrained(self.folder, local_files_only=True)
+            refuse_larger(lambda: cls(config, **how), self.folder, WEIGHTS)
+            model, report = cls.from_pretrained(
+                self.folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                weights_only=True,
+                output_loading_info=True,
+                **how,
+            )
         if report["missing_keys"]:
             raise BackboneError(f"the weights in {self.folder} do not fill it: {sorted(report['missing_keys'])[:5]}")
         return model.eval().requires_grad_(False).to(self.device)
@@ -51,7 +60,8 @@ class Judge:
     def processor(self) -> Any:
         from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-        return ViTImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
+        with opening(self.folder):
+            return ViTImageProcessorPil.from_pretrained(self.folder, local_files_only=True)
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "n d"]:

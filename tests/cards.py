@@ -1,0 +1,80 @@
+"""Cards and tensors of sound Concepts of each kind, made by hand, and what is said of those that are not sound."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from cones.card import CARD_KEY
+from cones.concept import Concept
+from cones.errors import ConceptError
+
+HASH, REVISION = "0123456789abcdef" * 4, "0123456789" * 4
+NOISE: dict[str, Any] = {"optimiser": "adamw", "lr": 0.1, "epochs": 3, "batch_size": 4, "patience": None}
+SHARED: dict[str, Any] = {
+    "format": 1, "concept": "cells", "row": "cells-row", "site": "text_embeds", "classes": ["cat", "dog"],
+    "names": ["a cat", "a dog"], "templates": ["a {}", "the {}"], "preprocessing": {"mean": [0.5, 0.5], "size": 32},
+    "score_threshold": None, "canvas": None, "guidance": None, "sampling_steps": None, "finetune": None,
+    "weights_sha256": None, "needs_text_encoder": False, "shots": 4, "seed": 0, "split_hash": HASH,
+    "trained_parameters": 8, "val": {"accuracy": 0.5}, "versions": {"torch": "2"}, "tensors_sha256": None,
+}  # fmt: skip
+CARDS: dict[str, dict[str, Any]] = {
+    "clip": SHARED | {
+        "task": "classification", "method": {"name": "coop", "n_ctx": 2, **NOISE},
+        "base": {"name": "b16", "kind": "clip", "source": "a/b", "revision": REVISION, "sha256": HASH},
+    },
+    "glip": SHARED | {
+        "task": "segmentation", "method": {"name": "cones", "rows": "own", **NOISE}, "canvas": [64, 96],
+        "score_threshold": 0.3, "finetune": {"concept": "cells", "from": "row", "kind": "head", "trained_tensors": 1},
+        "weights_sha256": HASH,
+        "base": {"name": "tiny", "kind": "glip", "source": "models/x", "revision": None, "sha256": HASH},
+    },
+    "sd": SHARED | {
+        "task": "generation", "method": {"name": "cones", "rows": "own", "noise": {"copies": 2}, **NOISE},
+        "classes": ["zorb"], "names": ["flower"], "guidance": 4.0, "sampling_steps": 30,
+        "base": {"name": "sd", "kind": "sd", "source": "models/x", "revision": None, "sha256": HASH},
+    },
+}  # fmt: skip
+
+
+def tensors_of(kind: str) -> dict[str, torch.Tensor]:
+    """Those of a sound Concept of a kind, three numbers wide."""
+    if kind != "sd":
+        return {"text_embeds": torch.ones(2, 3), "owner": torch.arange(2)}
+    places = torch.zeros(2, 5, dtype=torch.bool)
+    places[:, 1:3] = True
+    return {
+        "text_embeds": torch.ones(2, 3), "owner": torch.zeros(2, dtype=torch.long), "places": places,
+        "sentences": torch.ones(2, 5, 3).half(), "unconditional": torch.ones(1, 5, 3),
+    }  # fmt: skip
+
+
+def loaded(folder: Path, card: Any, tensors: dict[str, torch.Tensor]) -> Concept:
+    path = folder / "c.safetensors"
+    path.write_bytes(save(tensors, {CARD_KEY: card if isinstance(card, str) else json.dumps(card)}))
+    return Concept.load(path)
+
+
+def said(error: Exception) -> str:
+    """What is said of a Concept that is not sound: one short line that can be printed."""
+    assert type(error) is ConceptError
+    assert str(error).isprintable()
+    assert len(str(error)) < 600
+    return str(error)
+
+
+def refused(folder: Path, card: Any, tensors: dict[str, torch.Tensor]) -> str:
+    with pytest.raises(ConceptError) as error:
+        loaded(folder, card, tensors)
+    return said(error.value)
+
+
+def attempt(folder: Path, card: Any, tensors: dict[str, torch.Tensor]) -> tuple[Concept | None, str]:
+    """The Concept, or what is said of it."""
+    try:
+        return loaded(folder, card, tensors), ""
+    except ConceptError as error:
+        return None, said(error)
