@@ -1,20 +1,62 @@
 """How mistakes are worded: what came, what is allowed, where, and the nearest name that exists."""
 
 import difflib
-from collections.abc import Iterable
-from typing import Any, get_args
+import re
+import reprlib
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+MOST_LETTERS, MOST_NAMES, MOST_COMPARED = 100, 30, 1000
+"""Of a name or value in a message, of names in a list, and of names that an unknown one is compared with."""
 
-def nearest(wrong: str, known: Iterable[str]) -> str:
+
+SHOULD = re.compile("(input|string|list|dictionary) should|should")
+
+
+class Shortened(reprlib.Repr):
+    """`repr` that visits a few items of a value only, however large and often repeated it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = MOST_LETTERS
+        self.maxlevel, self.maxdict, self.maxlist = 3, 6, 8
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 200 else f"an integer of {x.bit_length()} bits"
+
+
+shown = Shortened().repr
+"""A value as it came, in one line of bounded length."""
+
+
+def plain(text: object, most: int = MOST_LETTERS) -> str:
+    """A name from outside as part of a message: shortened in its middle, with nothing that a terminal would act on."""
+    letters = text if isinstance(text, str) else shown(text)
+    if len(letters) > most:
+        letters = f"{letters[: most // 2]}...{letters[-most // 4 :]}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in letters)
+
+
+def quoted(text: object) -> str:
+    return f"`{plain(text)}`"
+
+
+def one_line(text: str) -> str:
+    """A sentence with parts from outside, on one line of at most 1,000 letters."""
+    return plain(" ".join(text.split()), 1000)
+
+
+def nearest(wrong: object, known: Iterable[object]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or all of them."""
-    names = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(wrong), names, n=1, cutoff=0.5)
+    names = sorted(plain(k) for k in known)
+    close = difflib.get_close_matches(plain(wrong), names[:MOST_COMPARED], n=1, cutoff=0.5)
     if close:
         return f"; did you mean `{close[0]}`?"
-    return f"; it holds {', '.join(names)}" if names else "; it is empty"
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return f"; it holds {', '.join(names[:MOST_NAMES])}{more}" if names else "; it is empty"
 
 
 def first_mistake(error: ValidationError) -> str:
@@ -23,38 +65,42 @@ def first_mistake(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def pydantic_mistakes(error: ValidationError, model: type[BaseModel], raw: Any, under: tuple = ()) -> list[str]:
+def pydantic_mistakes(error: ValidationError, model: type[BaseModel], under: tuple = ()) -> Iterator[str]:
     """One line a mistake: what is wrong, what came and the path, as a reader of the YAML knows it."""
-    return [_mistake(e, model, raw, under) for e in error.errors(include_url=False)]
+    return (_mistake(e, model, under) for e in error.errors(include_url=False))
 
 
-def _mistake(error: Any, model: type[BaseModel], raw: Any, under: tuple) -> str:
+def _mistake(error: Any, model: type[BaseModel], under: tuple) -> str:
     steps = [*under, *error["loc"]]
-    path, owner = _walk(steps, model, raw)
-    field = path[-1] if path else "params.yaml"
-    where = f"({'.'.join(path)})"
-    came = error["input"]
+    path, owner = _walk(steps, model)
+    field = quoted(path[-1] if path else "params.yaml")
+    where = f"({'.'.join(map(plain, path))})"
+    came, context = shown(error["input"]), error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
             allowed = list(owner.model_fields) if owner else []
-            return f"unknown key `{field}`{nearest(field, allowed)} {where}"
+            return f"unknown key {field}{nearest(path[-1], allowed)} {where}"
         case "missing":
-            return f"`{field}` is missing {where}"
+            return f"{field} is missing {where}"
         case "union_tag_invalid":
-            tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "").split(", ")
-            key = error["ctx"]["discriminator"].strip("'")
-            return f"unknown {key} `{tag}`{nearest(tag, known)} ({'.'.join([*path, key])})"
+            tag, known = context["tag"], context["expected_tags"].replace("'", "").split(", ")
+            key = context["discriminator"].strip("'")
+            return f"unknown {key} {quoted(tag)}{nearest(tag, known)} ({'.'.join(map(plain, [*path, key]))})"
         case "union_tag_not_found":
-            return f"`{field}` needs {error['ctx']['discriminator'].strip(chr(39))!r}, got {came!r} {where}"
+            return f"{field} needs {context['discriminator'].strip(chr(39))!r}, got {came} {where}"
         case "literal_error":
-            known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-            return f"`{field}` must be one of {', '.join(known)}, got {came!r} {where}"
+            known = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+            return f"{field} must be one of {', '.join(known)}, got {came} {where}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"{field} must hold keys and their values, got {came} {where}"
+        case "name":
+            return f"{quoted(error['input'])} {error['msg']} {where}"
         case _:
             message = error["msg"][0].lower() + error["msg"][1:]
-            return f"`{field}`: {message.replace('input should', 'must')}, got {came!r} {where}"
+            return f"{field}: {SHOULD.sub('must', message)}, got {came} {where}"
 
 
-def _walk(steps: list, model: type[BaseModel], raw: Any) -> tuple[list[str], type[BaseModel] | None]:
+def _walk(steps: list, model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
     """Follow an error's location through the types: the path as written in the file, and the model it ends in.
 
     Pydantic puts the tag of a union (and `[key]` of a bad mapping key) into the location; the file has no such step.
@@ -63,7 +109,7 @@ def _walk(steps: list, model: type[BaseModel], raw: Any) -> tuple[list[str], typ
     here: Any = model
     owner: type[BaseModel] | None = model
     for step in steps:
-        members = _members(here)
+        members = [] if get_origin(here) in (dict, list) else _members(here)
         tags = {tag: m for m in members for tag in _tags(m)}
         if len(members) > 1 and step in tags:
             here = owner = tags[step]
