@@ -134,7 +134,11 @@ class Params(Strict):
 
 def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and check `params.yaml`; raise `ParamsError` with every mistake in it, or the first `MOST_TOLD`."""
-    raw = read_yaml(Path(path))
+    return parse_params(read_yaml(Path(path)), path)
+
+
+def parse_params(raw: Any, path: Path | str = "params.yaml") -> Params:
+    """What `load_params` makes of the values that it reads."""
     if not isinstance(raw, dict):
         raise ParamsError(f"{path} must hold the tables {', '.join(Params.model_fields)}; it holds {shown(raw)}")
     mistakes: list[str] = []
@@ -145,12 +149,9 @@ def load_params(path: Path | str = "params.yaml") -> Params:
         mistakes += islice(pydantic_mistakes(error, Params), MOST_TOLD + 1)
     mistakes += islice(cross_mistakes(raw), MOST_TOLD + 1)
     if mistakes or params is None:
-        many = len(mistakes) > MOST_TOLD
-        count = (
-            f"more than {MOST_TOLD} mistakes; the first"
-            if many
-            else f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
-        )
+        count = f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
+        if len(mistakes) > MOST_TOLD:
+            count = f"more than {MOST_TOLD} mistakes; the first"
         lines = "\n".join(f"  - {one_line(m)}" for m in mistakes[:MOST_TOLD])
         raise ParamsError(f"{path} has {count}:\n{lines}")
     return params

@@ -96,7 +96,8 @@ def _mistake(error: Any, model: type[BaseModel], under: tuple) -> str:
         case "name":
             return f"{quoted(error['input'])} {error['msg']} {where}"
         case _:
-            message = error["msg"][0].lower() + error["msg"][1:]
+            message = re.sub(r"\d{16,}", lambda digits: f"{float(digits[0]):g}", error["msg"])
+            message = message[0].lower() + message[1:]
             return f"{field}: {SHOULD.sub('must', message)}, got {came} {where}"
 
 

@@ -1,4 +1,4 @@
-"""Check params.yaml before DVC makes a stage of its names: what a stage is to make DVC removes before the stage runs."""
+"""Check params.yaml before any stage of its names: DVC removes what a stage is to make before the stage runs."""
 
 from cones.config import load_params
 from cones.files import fresh_file

@@ -19,7 +19,7 @@ def evaluate(params: Params, name: str) -> None:
     concept, rows = params.concepts[name], params.rows(name)
     if not rows:
         raise ConesError(
-            f"no row of params.yaml searches `{name}`; add one to the table `runs`, or take the concept out of `concepts`"
+            f"`{name}` has no row in params.yaml; add one to the table `runs`, or take it out of `concepts`"
         )
     folders = (p.name for p in (SEARCHED / name).glob("[!.]*") if p.is_dir())
     stray = sorted(set(folders) - set(rows))
