@@ -5,7 +5,11 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from cones.config_data import Strict
+from cones.config_data import Count, Strict, Words
+
+Rate = Annotated[float, Field(gt=0, le=1e38)]
+"""The largest numbers of float32 are 3.4e38."""
+Weight = Annotated[float, Field(ge=0, le=1e38)]
 
 METHOD_BACKBONES = {
     "zero_shot": {"clip", "glip", "sd"},
@@ -19,7 +23,8 @@ METHOD_BACKBONES = {
 
 def _own_all_or_last(value: Any) -> Any:
     """Checked here, as a union would report each of its members at a path that the file does not have."""
-    if value not in ("own", "all") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    last = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1000
+    if value not in ("own", "all") and not last:
         raise PydanticCustomError("rows", "must be own, all, or how many of the last")
     return value
 
@@ -48,19 +53,19 @@ class Searched(Strict):
     """How a method's parameters are searched. One epoch sees each training picture once."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: Rate = 1e-3
+    weight_decay: Weight = 0.0
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
-    epochs: int = Field(200, ge=1)
-    batch_size: int = Field(32, ge=1)
-    warmup_epochs: int = Field(1, ge=0)
+    epochs: Count = 200
+    batch_size: Count = 32
+    warmup_epochs: int = Field(1, ge=0, le=100_000_000)
     """Epochs at the constant rate `warmup_lr` before the cosine."""
-    warmup_lr: float = Field(1e-5, gt=0)
-    patience: int | None = Field(20, ge=1)
+    warmup_lr: Rate = 1e-5
+    patience: Count | None = 20
     """Epochs without a better validation score before the search stops, counted from the first validation after the
     start at the earliest; None: never."""
-    validate_every: int = Field(1, ge=1)
+    validate_every: Count = 1
     """Epochs between validations. One costs a pass over the validation pictures' features."""
     accumulate: int = Field(1, ge=1, le=64)
     """Parts that a batch is cut into, one after the other, to save memory; the gradient is that of the whole."""
@@ -72,7 +77,7 @@ class ZeroShot(Strict):
     """The class names as the text encoder reads them, nothing searched (Radford et al. 2021, section 3.1.4)."""
 
     name: Literal["zero_shot"]
-    names: dict[str, str] = {}
+    names: dict[Words, Words] = {}
     """What to call a class in this row alone, such as words that describe it; others keep the concept's names."""
 
 
@@ -85,17 +90,17 @@ class CoOp(Searched):
     name: Literal["coop"]
     n_ctx: int = Field(16, ge=1, le=64)
     """Context tokens; with `ctx_init` their number is that of its words."""
-    ctx_init: str | None = None
+    ctx_init: Words | None = None
     """Words the context starts from, such as "a photo of a"; None: N(0, 0.02)."""
     class_token_position: Literal["end", "middle", "front"] = "end"
     class_specific: bool = False
     """A context of its own for each class (CoOp's CSC)."""
     optimiser: Literal["adamw", "sgd"] = "sgd"
-    lr: float = Field(0.002, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
-    epochs: int = Field(200, ge=1)
+    lr: Rate = 0.002
+    weight_decay: Weight = 5e-4
+    epochs: Count = 200
     """Published: 50 at 1 shot, 100 at 2 and 4, 200 at 8 and 16."""
-    patience: int | None = Field(None, ge=1)
+    patience: Count | None = None
 
 
 class PromptTuning(Searched):
@@ -107,19 +112,19 @@ class PromptTuning(Searched):
     name: Literal["prompt_tuning"]
     n_ctx: int = Field(4, ge=1, le=64)
     """Context tokens a class name gets."""
-    ctx_init: str | None = None
+    ctx_init: Words | None = None
     """Words the context starts from; None: N(0, 0.02)."""
     class_specific: bool = False
     """A context of its own for each class."""
-    lr: float = Field(0.002, gt=0)
+    lr: Rate = 0.002
 
 
 class LanguagePrompt(Searched):
     """GLIP's own prompt tuning (Li et al. 2022, language_prompt_v2): a table added to the text encoder's output."""
 
     name: Literal["language_prompt"]
-    lr: float = Field(0.05, gt=0)
-    weight_decay: float = Field(0.25, ge=0)
+    lr: Rate = 0.05
+    weight_decay: Weight = 0.25
 
 
 class Denoised(Searched):
@@ -128,7 +133,7 @@ class Denoised(Searched):
     noise: Noise | None = None
     gradient_checkpointing: bool = False
     """Compute the UNet's activations twice to keep fewer of them: less memory, more time."""
-    sample_every: int | None = Field(None, ge=1)
+    sample_every: Count | None = None
     """Epochs between validation pictures, which the registry shows by step; None: none are made. On `sd` only."""
 
 
@@ -138,10 +143,10 @@ class TextualInversion(Denoised):
     name: Literal["textual_inversion"]
     n_tokens: int = Field(1, ge=1, le=64)
     """Vectors that stand for the concept; they start from the first tokens of its class word."""
-    lr: float = Field(5e-4, gt=0)
+    lr: Rate = 5e-4
     """Published for a batch of one picture; its authors multiply it by the batch size."""
-    weight_decay: float = Field(1e-2, ge=0)
-    warmup_epochs: int = Field(0, ge=0)
+    weight_decay: Weight = 1e-2
+    warmup_epochs: int = Field(0, ge=0, le=100_000_000)
 
 
 class Cones(Denoised):
@@ -152,7 +157,7 @@ class Cones(Denoised):
     """Start from the text encoder's output for the names (`word` says the same of the class word of `sd`), for CLIP
     also from the classes' mean image features or a blend of both chosen on validation, for `sd` from what the pictures'
     mean CLIP feature predicts of the encoder's output, or from noise."""
-    lr: float = Field(3e-3, gt=0)
+    lr: Rate = 3e-3
     n_tokens: int | None = Field(None, ge=1, le=64)
     """Tokens a class; None: as many as its name has. CLIP's text encoder hands over one."""
     rows: Rows = "own"
@@ -164,7 +169,11 @@ MethodSettings = ZeroShot | CoOp | PromptTuning | LanguagePrompt | TextualInvers
 MethodConfig = Annotated[MethodSettings, Field(discriminator="name")]
 
 
+METHODS: dict[str, type[Strict]] = {
+    get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(MethodSettings)
+}
+
+
 def method_summaries() -> dict[str, str]:
     """What each method does, in the first sentence of its settings' docstring."""
-    kinds = get_args(get_args(MethodConfig)[0])
-    return {get_args(k.model_fields["name"].annotation)[0]: (k.__doc__ or "").strip().split("\n")[0] for k in kinds}
+    return {name: (kind.__doc__ or "").strip().split("\n")[0] for name, kind in METHODS.items()}

@@ -1,15 +1,33 @@
 """The settings of base models, concepts and rows."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from cones.config_data import Strict
-from cones.config_methods import MethodConfig, Noise
+from cones.config_data import Count, Seed, Source, Strict, Words
+from cones.config_methods import MethodConfig, Noise, Rate, Weight
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-Template = Annotated[str, StringConstraints(pattern=r"^[^{}]*\{\}[^{}]*$")]
+
+def _name(text: str) -> str:
+    """Names become folders, stages and settings of DVC, which takes a dot for the step to a setting within."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,79}", text):
+        raise PydanticCustomError("name", NAMES)
+    return text
+
+
+def _one_place(text: str) -> str:
+    if not re.fullmatch(r"[^{}]*\{\}[^{}]*", text):
+        raise PydanticCustomError(
+            "one_place", "must be a sentence with {place} once, where the words go", {"place": "{}"}
+        )
+    return text
+
+
+NAMES = "cannot be a name: letters, digits, `_` and `-`, a letter or digit first, at most 80"
+Name = Annotated[str, AfterValidator(_name)]
+Template = Annotated[Words, AfterValidator(_one_place)]
 
 BACKBONE_TASKS = {
     "clip": {"classification"},
@@ -29,7 +47,7 @@ Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 class ModelSource(Strict):
     """Where a model is: a folder in its library's layout, or a hub name with a pinned revision."""
 
-    source: str
+    source: Source
     revision: Revision | None = None
     """Commit of a hub model, 40 hex digits; None for a folder."""
 
@@ -59,10 +77,10 @@ class BaseConcept(Strict):
 
     backbone: Name
     data: Name
-    val_shots: int | None = Field(None, ge=1)
+    val_shots: Count | None = None
     """Validation pictures a class, the same for every row; None: as many as `shots`, or all there are if fewer."""
-    seed: int = Field(0, ge=0)
-    names: dict[str, str] = {}
+    seed: Seed = 0
+    names: dict[Words, Words] = {}
     """What to call a class in a sentence, where its folder's name is not how one would say it."""
 
 
@@ -99,7 +117,7 @@ class GenerationConcept(Strict):
     task: Literal["generation"]
     backbone: Name
     data: Name
-    word: str = Field(min_length=1)
+    word: Words
     """What kind of thing it is, in words that the base model knows: a search may start from it."""
     learns: Literal["object", "style"] = "object"
     """Which sentences a search puts it into, where `templates` gives none."""
@@ -120,7 +138,7 @@ class GenerationConcept(Strict):
     guidance: float = Field(7.5, ge=1, le=50)
     """Scale of classifier-free guidance in samples."""
     sampling_steps: int = Field(30, ge=1, le=1000)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
 
 
 ConceptConfig = Annotated[ClassificationConcept | DetectionConcept | GenerationConcept, Field(discriminator="task")]
@@ -143,32 +161,32 @@ class FinetuneConfig(Strict):
     """What trains. Of a GLIP: the detection head, low-rank additions to its linear layers, the whole detector, or a
     mask head. Of a Stable Diffusion: low-rank additions to its attention layers, or `dreambooth`, the whole UNet; the
     embeddings stay as they were found."""
-    steps: int = Field(200, ge=1)
-    batch_size: int = Field(16, ge=1)
-    lr: float = Field(1e-4, gt=0)
+    steps: Count = 200
+    batch_size: Count = 16
+    lr: Rate = 1e-4
     """Of the weights; GLIP's published rate for full tuning."""
-    prompt_lr: float = Field(1e-3, gt=0)
+    prompt_lr: Rate = 1e-3
     """Of the embeddings."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: Weight = 0.05
     """Of the weights; the embeddings have none."""
     rank: int = Field(4, ge=1, le=256)
     """Of LoRA's additions."""
     prior_pictures: int | None = Field(None, ge=0, le=10_000)
     """Pictures of the class word that the base model makes of itself first, for what it trains on beside the subject's
     (DreamBooth's prior preservation); None: 200 for `dreambooth`, as published, and none for `lora`."""
-    prior_weight: float = Field(1.0, ge=0)
+    prior_weight: Weight = 1.0
     """Of the loss on them."""
     noise: Noise | None = None
     """How a step on a Stable Diffusion draws its noise."""
     gradient_checkpointing: bool = False
     """On a Stable Diffusion: less memory, more time."""
-    sample_every: int | None = Field(None, ge=1)
+    sample_every: Count | None = None
     """On a Stable Diffusion: steps between validation pictures, which the registry shows; None: none are made."""
     least_scale: float = Field(0.5, gt=0, le=1)
     """`full` shrinks each training picture by a random factor from this to 1. Other kinds train on kept features."""
     colour_jitter: float = Field(0.2, ge=0, lt=1)
     """`full` scales each colour channel of a training picture up or down by at most this, and shifts it likewise, in
     standard deviations."""
-    validate_every: int = Field(50, ge=1)
+    validate_every: Count = 50
     """Steps between validations."""
     checkpoint_seconds: float = Field(10.0, ge=0)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+CHECKED = Path("data/checked.txt")
 PREPARED = Path("data/prepared")
 ENCODED = Path("encoded")
 SEARCHED = Path("searched")

@@ -1,19 +1,32 @@
 """How mistakes are worded: what came, what is allowed, where, and the nearest name that exists."""
 
 import difflib
+import re
+import reprlib
 import unicodedata
-from collections.abc import Iterable
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-MOST_NAMES, MOST_COMPARED = 30, 5000
-"""How many names a message lists, and among how many a near one is looked for."""
-LONGEST = 80
-"""Characters of a value in a message."""
+LONGEST, MOST_NAMES, MOST_COMPARED = 100, 30, 1000
+"""Characters of a name or value in a message, names in a list, and names that an unknown one is compared with."""
 TURNED = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
 """They turn the direction of what is written after them."""
+SHOULD = re.compile("(input|string|list|dictionary) should|should")
+
+
+class Shortened(reprlib.Repr):
+    """`repr` that visits a few items of a value only, however large and often repeated it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = LONGEST
+        self.maxlevel, self.maxdict, self.maxlist = 3, 6, 8
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() < 200 else f"an integer of {x.bit_length()} bits"
 
 
 def is_plain(character: str) -> bool:
@@ -22,7 +35,7 @@ def is_plain(character: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """A name from outside as valid UTF-8 on one line: in it what is not plain, and bytes that are no UTF-8, stand as
+    """Text from outside as valid UTF-8 on one line: in it what is not plain, and bytes that are no UTF-8, stand as
     backslash escapes."""
     if text.isascii() and text.isprintable():
         return text
@@ -36,72 +49,83 @@ def _is_of_bytes(text: str) -> bool:
     return all("\udc80" <= c <= "\udcff" for c in text if "\ud800" <= c <= "\udfff")
 
 
-def shortened(value: Any) -> str:
-    """A value from outside, for a message."""
-    try:
-        text = repr(value)
-    except ValueError:  # a number of thousands of digits
-        text = f"a number of {value.bit_length()} bits"
-    text = printable(text)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+def shortened(value: object) -> str:
+    """A value from outside for a message, as it came: in one line of bounded length."""
+    return printable(Shortened().repr(value))
 
 
-def quoted(name: str) -> str:
-    """A name from outside, for a message."""
-    told = printable(name)
-    return f"`{told}`" if len(told) <= LONGEST else f"`{told[: LONGEST - 3]}...`"
+def plain(text: object, most: int = LONGEST) -> str:
+    """A name from outside for a message: shortened in its middle, with nothing that a terminal would act on."""
+    letters = text if isinstance(text, str) else shortened(text)
+    if len(letters) > most:
+        letters = f"{letters[: most // 2]}...{letters[-most // 4 :]}"
+    return printable(letters)
 
 
-def nearest(wrong: str, known: Iterable[str]) -> str:
+def quoted(name: object) -> str:
+    """Likewise, between backquotes."""
+    return f"`{plain(name)}`"
+
+
+def one_line(text: str) -> str:
+    """A sentence with parts from outside, on one line of at most 1,000 letters."""
+    return plain(" ".join(text.split()), 1000)
+
+
+def nearest(wrong: object, known: Iterable[object]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or all of them."""
-    names = sorted(str(k) for k in known)
-    compared = names if len(names) <= MOST_COMPARED else []
-    close = difflib.get_close_matches(str(wrong)[:LONGEST], compared, n=1, cutoff=0.5)
+    names = sorted(plain(k) for k in known)
+    close = difflib.get_close_matches(plain(wrong), names[:MOST_COMPARED], n=1, cutoff=0.5)
     if close:
         return f"; did you mean `{close[0]}`?"
-    more = ", ..." * (len(names) > MOST_NAMES)
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
     return f"; it holds {', '.join(names[:MOST_NAMES])}{more}" if names else "; it is empty"
 
 
 def first_mistake(error: ValidationError) -> str:
     """Where a file from outside is first not as it should be, and how."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = printable(".".join(str(step)[:LONGEST] for step in first["loc"]))
-    return f"{where}: {printable(first['msg'])}"
+    where = ".".join(plain(str(step)) for step in first["loc"])
+    return f"{where}: {one_line(first['msg'])}"
 
 
-def pydantic_mistakes(error: ValidationError, model: type[BaseModel], raw: Any, under: tuple = ()) -> list[str]:
+def pydantic_mistakes(error: ValidationError, model: type[BaseModel], under: tuple = ()) -> Iterator[str]:
     """One line a mistake: what is wrong, what came and the path, as a reader of the YAML knows it."""
-    return [_mistake(e, model, raw, under) for e in error.errors(include_url=False)]
+    return (_mistake(e, model, under) for e in error.errors(include_url=False))
 
 
-def _mistake(error: Any, model: type[BaseModel], raw: Any, under: tuple) -> str:
+def _mistake(error: Any, model: type[BaseModel], under: tuple) -> str:
     steps = [*under, *error["loc"]]
-    path, owner = _walk(steps, model, raw)
-    field = path[-1] if path else "params.yaml"
-    where = f"({'.'.join(path)})"
-    came = error["input"]
+    path, owner = _walk(steps, model)
+    field = quoted(path[-1] if path else "params.yaml")
+    where = f"({'.'.join(map(plain, path))})"
+    came, context = shortened(error["input"]), error.get("ctx", {})
     match error["type"]:
         case "extra_forbidden":
             allowed = list(owner.model_fields) if owner else []
-            return f"unknown key `{field}`{nearest(field, allowed)} {where}"
+            return f"unknown key {field}{nearest(path[-1], allowed)} {where}"
         case "missing":
-            return f"`{field}` is missing {where}"
+            return f"{field} is missing {where}"
         case "union_tag_invalid":
-            tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "").split(", ")
-            key = error["ctx"]["discriminator"].strip("'")
-            return f"unknown {key} `{tag}`{nearest(tag, known)} ({'.'.join([*path, key])})"
+            tag, known = context["tag"], context["expected_tags"].replace("'", "").split(", ")
+            key = context["discriminator"].strip("'")
+            return f"unknown {key} {quoted(tag)}{nearest(tag, known)} ({'.'.join(map(plain, [*path, key]))})"
         case "union_tag_not_found":
-            return f"`{field}` needs {error['ctx']['discriminator'].strip(chr(39))!r}, got {came!r} {where}"
+            return f"{field} needs {context['discriminator'].strip(chr(39))!r}, got {came} {where}"
         case "literal_error":
-            known = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-            return f"`{field}` must be one of {', '.join(known)}, got {came!r} {where}"
+            known = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+            return f"{field} must be one of {', '.join(known)}, got {came} {where}"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"{field} must hold keys and their values, got {came} {where}"
+        case "name":
+            return f"{quoted(error['input'])} {error['msg']} {where}"
         case _:
-            message = error["msg"][0].lower() + error["msg"][1:]
-            return f"`{field}`: {message.replace('input should', 'must')}, got {came!r} {where}"
+            message = re.sub(r"\d{16,}", lambda digits: f"{float(digits[0]):g}", error["msg"])
+            message = message[0].lower() + message[1:]
+            return f"{field}: {SHOULD.sub('must', message)}, got {came} {where}"
 
 
-def _walk(steps: list, model: type[BaseModel], raw: Any) -> tuple[list[str], type[BaseModel] | None]:
+def _walk(steps: list, model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
     """Follow an error's location through the types: the path as written in the file, and the model it ends in.
 
     Pydantic puts the tag of a union (and `[key]` of a bad mapping key) into the location; the file has no such step.
@@ -110,7 +134,7 @@ def _walk(steps: list, model: type[BaseModel], raw: Any) -> tuple[list[str], typ
     here: Any = model
     owner: type[BaseModel] | None = model
     for step in steps:
-        members = _members(here)
+        members = [] if get_origin(here) in (dict, list) else _members(here)
         tags = {tag: m for m in members for tag in _tags(m)}
         if len(members) > 1 and step in tags:
             here = owner = tags[step]

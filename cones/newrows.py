@@ -15,6 +15,7 @@ from cones.config import BACKBONE_TASKS, BackboneConfig, Cones, CoOp, Name, Para
 from cones.errors import BackboneError, Busy, ParamsError
 from cones.files import fresh_file
 from cones.layout import CHECKPOINTS
+from cones.messages import quoted
 from cones.process import lock
 from cones.recognising import Found
 
@@ -85,8 +86,9 @@ def write_rows(
         params = load_params(path)
         before = path.read_bytes()
         task = task_of(found, params.entry("backbones", backbone))
-        _refuse(name, backbone, task, params, path)
+        _refuse(backbone, task, params, path)
         methods = _methods(name, task, backbone)
+        _refuse_names(name, *methods)
         wanted = {"data": [name], "concepts": [name], "runs": list(methods), "finetunes": list(methods)}
         for table, entries in wanted.items():
             taken = [entry for entry in entries if entry in getattr(params, table)]
@@ -124,12 +126,16 @@ def _concept(
     return concept | {"shots": shots} | ({"names": names} if names else {})
 
 
-def _refuse(name: str, backbone: str, task: str, params: Params, path: Path) -> None:
-    """`ParamsError` for what cannot be a name, and for a base model that does not do the task."""
-    try:
-        TypeAdapter(Name).validate_python(name)
-    except ValidationError:
-        raise ParamsError(f"`{name}` cannot be a name: letters, digits, `.`, `_` and `-`, at most 80") from None
+def _refuse_names(*names: str) -> None:
+    for name in names:
+        try:
+            TypeAdapter(Name).validate_python(name)
+        except ValidationError as error:
+            raise ParamsError(f"{quoted(name)} {error.errors()[0]['msg']}; choose another") from None
+
+
+def _refuse(backbone: str, task: str, params: Params, path: Path) -> None:
+    """`ParamsError` for a base model that does not do the task."""
     fitting = [b for b, config in params.backbones.items() if task in BACKBONE_TASKS[config.kind]]
     if backbone not in fitting:
         kind = params.backbones[backbone].kind

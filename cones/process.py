@@ -28,14 +28,20 @@ MOST_THREADS = 16
 
 
 def run_stage(main: Callable[..., None]) -> None:
-    """Run `main` on the names the command line gives, with expected errors as `plain_errors` has them."""
-    wanted = list(inspect.signature(main).parameters)
-    if len(sys.argv) - 1 != len(wanted):
+    """Run `main` on the names the command line gives, with expected errors as `plain_errors` has them.
+
+    Under DVC the name is that of the stage, such as `search@cells-cones`: in a command of dvc.yaml it would go through
+    a shell, which runs what a name holds.
+    """
+    wanted, given = list(inspect.signature(main).parameters), sys.argv[1:]
+    if not given and "@" in os.environ.get("DVC_STAGE", ""):
+        given = [os.environ["DVC_STAGE"].rpartition("@")[2]]
+    if len(given) != len(wanted):
         sys.exit(" ".join(["usage: python", sys.argv[0], *map(str.upper, wanted)]))
     with plain_errors():
         share_the_cores()
         die_with_parent()
-        main(*sys.argv[1:])
+        main(*given)
 
 
 def share_the_cores() -> None:

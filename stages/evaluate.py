@@ -17,6 +17,10 @@ def main(name: str) -> None:
 
 def evaluate(params: Params, name: str) -> None:
     concept, rows = params.concepts[name], params.rows(name)
+    if not rows:
+        raise ConesError(
+            f"`{name}` has no row in params.yaml; add one to the table `runs`, or take it out of `concepts`"
+        )
     folders = (p.name for p in (SEARCHED / name).glob("[!.]*") if p.is_dir())
     stray = sorted(set(folders) - set(rows))
     if stray:

@@ -70,6 +70,113 @@ def test_one_mistake_is_one_line(tmp_path: Path, old: str, new: str, mistake: st
     assert mistakes(tmp_path, SOUND.replace(old, new)) == [mistake]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "mistake"),
+    [
+        ("backbone: tiny", "backbone: [tiny]", "`backbone`: must be a valid string, got ['tiny'] (concepts."),
+        ("task: classification", "task: [classification]", "unknown task `['classification']`; did you mean `class"),
+        ("concept: few", "concept: [few]", "`concept`: must be a valid string, got ['few'] (runs.a.concept)"),
+        ("name: cones", "name: [cones]", "unknown name `['cones']`; did you mean `cones`? (runs.a.method.name)"),
+        ("name: cones", "name: cones, init: [text]", "`init` must be one of text, word, image, blend, random, got ['"),
+        ("kind: clip", "kind: [clip]", "`kind` must be one of clip, glip, sd, got ['clip'] (backbones.tiny.kind)"),
+        ("kind: world", "kind: [world]", "unknown kind `['world']`; did you mean `world`? (data.glyphs.kind)"),
+        ("data:\n  glyphs: {kind: world, vocabulary: novel}", "data: 5",
+         "`data` must hold keys and their values, got 5 (data)"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_shape_is_one_line(tmp_path: Path, old: str, new: str, mistake: str) -> None:
+    (told,) = mistakes(tmp_path, SOUND.replace(old, new))
+    assert told.startswith(mistake)
+
+
+DATA = "vocabulary: novel}\n  own: {kind: folder, source: x, "
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "mistake"),
+    [
+        ("name: cones", "name: cones, lr: 1e400", "`lr`: must be a finite number, got inf (runs.a.method.lr)"),
+        ("name: cones", "name: cones, lr: .nan", "`lr`: must be a finite number, got nan (runs.a.method.lr)"),
+        ("name: cones", "name: cones, lr: 1e39", "`lr`: must be less than or equal to 1e+38, got 1e+39 (runs."),
+        ("name: cones", "name: cones, weight_decay: .inf", "`weight_decay`: must be a finite number, got inf"),
+        ("name: cones", "name: cones, checkpoint_seconds: .inf", "`checkpoint_seconds`: must be a finite number"),
+        ("name: cones", "name: cones, epochs: 1_000_000_000_000", "`epochs`: must be less than or equal to 100000000"),
+        ("shots: 4", "shots: 4, seed: 4294967296", "`seed`: must be less than 4294967296, got 4294967296"),
+        ("shots: 4", "shots: 4, templates: [x]", "`0`: must be a sentence with {} once, where the words go, got 'x'"),
+        ("shots: 4", 'shots: 4, names: {a: "b\\n"}', "`a`: must be plain text, without line breaks and"),
+        ("vocabulary: novel}", DATA + "val_fraction: 0.9, test_fraction: 0.9}",
+         "`own`: `val_fraction` and `test_fraction` leave nothing to train on: together they must be below 1"),
+        ("vocabulary: novel}", DATA + "seed: 0}\n  far: {kind: folder, source: 'http://127.0.0.1/x'}",
+         "`source`: must be a folder of this machine, and not an address, got 'http://127.0.0.1/x' (data.far.source)"),
+    ],
+)  # fmt: skip
+def test_a_value_beyond_its_bounds_is_one_line(tmp_path: Path, old: str, new: str, mistake: str) -> None:
+    (told,) = mistakes(tmp_path, SOUND.replace(old, new))
+    assert told.startswith(mistake)
+
+
+BOTH = SOUND.replace("data:\n", """  glip: {kind: glip, source: g}
+  sd: {kind: sd, source: s, clip: {source: c}, judge: {source: j}}
+data:
+  scenes: {kind: scenes, vocabulary: base}
+  cat: {kind: subject, source: x}
+""").replace("runs:\n", """  found: {task: detection, backbone: glip, data: scenes, shots: 2}
+  made: {task: generation, backbone: sd, data: cat, word: cat}
+runs:
+  f: {concept: found, method: {name: cones}}
+  m: {concept: made, method: {name: cones}}
+""")  # fmt: skip
+KINDS = {"found": ("head", "lora", "full", "mask_head"), "made": ("lora", "dreambooth")}
+USED = {
+    "rank: 4": {"found lora", "made lora"},
+    "least_scale: 0.5": {"found full"},
+    "colour_jitter: 0": {"found full"},
+    "prompt_lr: 0.1": {"found head", "found lora", "found full"},
+    "prior_pictures: 0": {"made lora", "made dreambooth"},
+    "prior_weight: 1": {"made lora", "made dreambooth"},
+    "noise: {copies: 1}": {"made lora", "made dreambooth"},
+    "gradient_checkpointing: true": {"made lora", "made dreambooth"},
+    "sample_every: 9": {"made lora", "made dreambooth"},
+}
+
+
+@pytest.mark.parametrize("setting", USED)
+@pytest.mark.parametrize(("concept", "kind"), [(c, k) for c, kinds in KINDS.items() for k in kinds])
+def test_a_setting_of_another_kind_of_finetuning_is_refused(
+    tmp_path: Path, concept: str, kind: str, setting: str
+) -> None:
+    row = f"{{concept: {concept}, from: {concept[0]}, kind: {kind}, {setting}}}"
+    text, key = f"{BOTH}finetunes:\n  t: {row}\n", setting.partition(":")[0]
+    if f"{concept} {kind}" in USED[setting]:
+        (tmp_path / "params.yaml").write_text(text)
+        assert key in load_params(tmp_path / "params.yaml").finetunes["t"].model_fields_set
+        return
+    (told,) = mistakes(tmp_path, text)
+    assert re.match(rf"`kind: {kind}` on a `\w+` backbone has no use for `{key}`, which is for `", told)
+    assert told.endswith(f"; leave it out (finetunes.t.{key})")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sound"),
+    [
+        ("name: cones, momentum: 0.5", False),
+        ("name: cones, momentum: 0", False),
+        ("name: coop, optimiser: adamw, momentum: 0.9", False),
+        ("name: coop, momentum: 0.5", True),
+        ("name: cones, optimiser: sgd, momentum: 0.5", True),
+        ("name: coop, optimiser: adamw", True),
+    ],
+)
+def test_momentum_is_for_sgd(tmp_path: Path, settings: str, sound: bool) -> None:
+    text = SOUND.replace("name: cones", settings)
+    if sound:
+        (tmp_path / "params.yaml").write_text(text)
+        assert load_params(tmp_path / "params.yaml").runs["a"].method.name in settings
+    else:
+        told = "`momentum` is for `optimiser: sgd`, and this one is adamw; leave it out (runs.a.method)"
+        assert mistakes(tmp_path, text) == [told]
+
+
 def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     bad = SOUND.replace("shots: 4", "shots: 0, sede: 1").replace("name: cones", "name: coop, lr: -1")
     found = mistakes(tmp_path, bad.replace("concept: few", "concept: fewer"))

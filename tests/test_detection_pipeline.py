@@ -78,7 +78,7 @@ def test_nothing_is_left_to_do_and_one_edit_runs_one_row(detected: Project, tmp_
     project.params(PARAMS.replace("steps: 3", "steps: 2"))
     edited = project.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
-    assert ran == ["finetune@things-head", "evaluate@things", "report"]
+    assert ran == ["check", "finetune@things-head", "evaluate@things", "report"]
     assert project.run("dvc", "plots", "show", "--out", "plots").returncode == 0
     assert "things-head" in (project.folder / "plots/index.html").read_text()
 

@@ -59,7 +59,7 @@ def test_the_flow_makes_what_dvc_makes(project, finished, with_prefect) -> None:
     assert "on GPU GPU-x1" in done.stdout
     ours, theirs = results_in(project.folder), results_in(finished.folder)
     assert ours == theirs
-    assert len(ours) == 7
+    assert len(ours) == 8
     compared = [x["path"] for stage in ours.values() for x in stage["outs"]]
     assert {"concept.safetensors", "metrics.json", "curves.csv", "train"} <= {Path(p).name for p in compared}
 
@@ -107,10 +107,10 @@ def test_stages_are_named_by_dvc_and_know_what_they_need(finished, monkeypatch: 
     monkeypatch.chdir(finished.folder)
     graph = stage_graph()
     assert not [name for name in graph if name.startswith("pretrain")]
-    assert graph["encode@few"].needs == ("prepare@glyphs",)
-    assert [name for name, stage in graph.items() if not stage.gpu] == ["prepare@glyphs", "report"]
+    assert graph["encode@few"].needs == ("check", "prepare@glyphs")
+    assert [name for name, stage in graph.items() if not stage.gpu] == ["check", "prepare@glyphs", "report"]
     part = stage_graph(["search@few-cones"])
-    assert list(part) == ["prepare@glyphs", "encode@few", "search@few-cones"]
+    assert list(part) == ["check", "prepare@glyphs", "encode@few", "search@few-cones"]
     with pytest.raises(
         ConesError, match=r"`search@few-cnes` is not a stage of dvc.yaml; did you mean `search@few-cones`"
     ):

@@ -80,7 +80,7 @@ def test_nothing_is_left_to_do_and_one_edit_runs_one_row(generated: Project, tmp
     project.params(PARAMS.replace("steps: 3", "steps: 2"))
     edited = project.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
-    assert ran == ["finetune@zorb-lora", "evaluate@zorb", "report"]
+    assert ran == ["check", "finetune@zorb-lora", "evaluate@zorb", "report"]
     assert project.run("dvc", "plots", "show", "--out", "plots").returncode == 0
 
 

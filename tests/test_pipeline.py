@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Server
+from conftest import PARAMS, ROOT, Server
 from PIL import Image
 
-from cones.errors import ConceptError, DataError
+from cones.errors import ConceptError, ConesError, DataError
 from cones.files import file_hash, read_json
 
 ROWS = ("few-zero-shot", "few-coop", "few-cones")
@@ -47,7 +47,7 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
     project.params(params.replace("name: cones, epochs: 5", "name: cones, epochs: 6"))
     edited = project.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
-    assert ran == ["search@few-cones", "evaluate@few", "report"]
+    assert ran == ["check", "search@few-cones", "evaluate@few", "report"]
     assert "searched/few/few-cones/metrics.json" in project.run("dvc", "metrics", "show").stdout
     assert project.run("dvc", "plots", "show", "--out", "plots").returncode == 0
 
@@ -143,6 +143,16 @@ def test_a_stray_row_folder_is_refused_by_name(project) -> None:
     refused = project.stage("evaluate", "few")
     assert refused.returncode == 1
     assert "searched/few/few-old belongs to no row of params.yaml" in refused.stdout
+
+
+def test_a_concept_without_rows_is_not_evaluated(tmp_path: Path, monkeypatch) -> None:
+    evaluate = runpy.run_path(str(ROOT / "stages/evaluate.py"))["main"]
+    monkeypatch.chdir(tmp_path)
+    rows = PARAMS[PARAMS.index("runs:") : PARAMS.index("finetunes:")]
+    Path("params.yaml").write_text(PARAMS.replace(rows, "runs: {}\n"))
+    Path("searched/few").mkdir(parents=True)
+    with pytest.raises(ConesError, match=r"`few` has no row in params.yaml; add one to the table `runs`, or"):
+        evaluate("few")
 
 
 def test_bad_input_stops_a_stage_with_one_message(project) -> None:

@@ -88,6 +88,7 @@ STAGES = (
     "pretrain-glip",
     "pretrain-judge",
     "pretrain-sd",
+    "check",
     "prepare",
     "encode",
     "search",
