@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 LONGEST, MOST_NAMES, MOST_COMPARED = 100, 30, 1000
 """Characters of a name or value in a message, names in a list, and names that an unknown one is compared with."""
-TURNED = {"\u202a", "\u202b", "\u202c", "\u202d", "\u202e", "\u2066", "\u2067", "\u2068", "\u2069"}
-"""They turn the direction of what is written after them."""
+UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of controls, what is invisible or turns the direction of text, surrogates and line ends."""
 SHOULD = re.compile("(input|string|list|dictionary) should|should")
 
 
@@ -30,8 +30,8 @@ class Shortened(reprlib.Repr):
 
 
 def is_plain(character: str) -> bool:
-    """Whether a character can be shown: it is no control, no line end, turns nothing, and is valid in UTF-8."""
-    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") and character not in TURNED
+    """Whether a character can be seen, and does nothing but stand on its line."""
+    return unicodedata.category(character) not in UNSEEN
 
 
 def printable(text: str) -> str:
