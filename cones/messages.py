@@ -1,6 +1,7 @@
 """How mistakes are worded: what came, what is allowed, where, and the nearest name that exists."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, get_args
 
@@ -15,6 +16,11 @@ def nearest(wrong: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean `{close[0]}`?"
     return f"; it holds {', '.join(names)}" if names else "; it is empty"
+
+
+def without_password(text: str) -> str:
+    """A URI, or a text with URIs in it, to show: without the user and password that they may hold."""
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
 
 
 def first_mistake(error: ValidationError) -> str:
