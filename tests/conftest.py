@@ -251,7 +251,7 @@ class Server:
             self.process = psutil.Popen(
                 self.command, cwd=self.folder, stdout=log, stderr=log, env={**self.environment, "PATH": path}
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(self.health, timeout=2):
                 return
