@@ -6,6 +6,7 @@ Everything runs in a copy of the project, by the project's own commands, on a Pr
 """
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -49,20 +50,22 @@ def run(project: Path, *command: str, **environment: str) -> float:
 
 @contextmanager
 def prefect_server(folder: Path):
-    """A Prefect server of its own; yields its address."""
+    """A Prefect server of its own, with a password of its own; yields what its clients' environment has."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    password = f"bench:{secrets.token_urlsafe(32)}"
     environment = {**os.environ, "PREFECT_HOME": str(folder), "DO_NOT_TRACK": "1",
-                   "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # fmt: skip
+                   "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_API_AUTH_STRING": password}  # fmt: skip
     server = psutil.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while True:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=2):
                 break
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/api"
+        url = f"http://127.0.0.1:{port}/api"
+        yield {"PREFECT_API_URL": url, "PREFECT_HOME": str(folder), "PREFECT_API_AUTH_STRING": password}
     finally:
         for process in [*server.children(recursive=True), server]:
             process.kill()
@@ -114,10 +117,9 @@ def side_by_side(project: Path, names: list[str], parallel: int, **environment: 
 
 
 def main() -> None:
-    with TemporaryDirectory() as folder, prefect_server(Path(folder) / "prefect") as url:
+    with TemporaryDirectory() as folder, prefect_server(Path(folder) / "prefect") as server:
         project = Path(folder) / "project"
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project)], check=True)
-        server = {"PREFECT_API_URL": url, "PREFECT_HOME": f"{folder}/prefect"}
         flow = (sys.executable, "-m", "flows.pipeline")
         plain, sequential, default, register = [], [], [], []
         for _ in range(ROUNDS):

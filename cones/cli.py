@@ -148,6 +148,23 @@ def doctor(
         raise typer.Exit(1)
 
 
+servers = typer.Typer(no_args_is_help=True, help="The project's Prefect and MLflow servers.")
+app.add_typer(servers, name="servers")
+
+
+@servers.command("init")
+def init_servers() -> None:
+    """Make the passwords of the project's servers, once: in `.env`, readable by you alone and ignored by git.
+
+    Prefect's server, worker and client read that file when they start in the project's folder, docker compose hands it
+    to its containers. Passwords that are there stay; they are never printed.
+    """
+    from cones.servers import PASSWORDS, make_passwords
+
+    made = make_passwords()
+    print(f"{PASSWORDS} {'now has' if made else 'already has'} the passwords of this project's servers, for you alone")
+
+
 @app.command()
 def register() -> None:
     """Mirror the finished rows to MLflow and register them; doing it again adds nothing.
@@ -159,12 +176,15 @@ def register() -> None:
     from rich.table import Table
 
     from cones.config import load_params
+    from cones.messages import without_password
     from cones.registering import register as register_rows
     from cones.tracking import look_up, tracking_uri
 
     params = load_params()
     found = register_rows(params)
-    table = Table("concept", "version", "row", "validation", "", title=tracking_uri(), title_justify="left")
+    table = Table(
+        "concept", "version", "row", "validation", "", title=without_password(tracking_uri()), title_justify="left"
+    )
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
         table.add_row(r.name, str(r.version), r.row, r.score, marks)

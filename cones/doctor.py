@@ -9,13 +9,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import cones
 from cones.errors import ConesError
 from cones.layout import CACHE, ENCODED
+from cones.messages import without_password
+from cones.servers import PASSWORDS, check_passwords
 
 if TYPE_CHECKING:
     from cones.config import ModelSource
@@ -31,6 +35,11 @@ PARTS = {
 """What a base model's folder has beside its index; a hub model's weights may have several names."""
 KINDS = {"sd": ("StableDiffusionPipeline",), "judge": ("vit", "resnet")}
 """What a base model's index calls itself, where that is not its kind."""
+LOCKED_PREFECT = (
+    "end it and its workers, `cones servers init`, and start them again in this folder: without a password any page in "
+    "a browser here can have a worker run its commands"
+)
+LOCKED_MLFLOW = "start it as docker-compose.yml does: whoever reaches it can change what it hands out"
 LEAST_DISK = 5
 """Free gigabytes under which the doctor warns."""
 
@@ -54,6 +63,7 @@ def examine(cache: bool = False) -> Iterator[Finding]:
     yield from _project()
     yield from _tracking()
     yield _prefect()
+    yield _passwords()
     if cache:
         from cones.damage import damaged_encoded, damaged_entries, damaged_kept
 
@@ -154,9 +164,8 @@ def _tracking() -> Iterator[Finding]:
         yield Finding("MLflow", str(error), False, "")
         return
     if uri.startswith("http"):
-        yield _answers(
-            "MLflow", uri, "/health", "start it, or set MLFLOW_TRACKING_URI; `cones register` catches up later"
-        )
+        to_do = "start it, or set MLFLOW_TRACKING_URI; `cones register` catches up later"
+        yield _answers("MLflow", uri, "/version", to_do, LOCKED_MLFLOW)
     else:
         here = Path(uri.removeprefix("sqlite:///")).exists()
         yield Finding("MLflow", uri if here else f"{uri}, made by the first `cones register`", True if here else None)
@@ -170,17 +179,36 @@ def _prefect() -> Finding:
         return Finding("Prefect", "not installed", None, "make -B .venv/ready, for flows")
     url = get_current_settings().api.url
     if not url:
-        to_do = "for deployments: `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        to_do = "for deployments: `cones servers init`, `prefect server start`, then set PREFECT_API_URL=http://127.0.0.1:4200/api"
         return Finding("Prefect", "no server set; a flow starts a temporary one", None, to_do)
-    return _answers("Prefect", url, "/health", "start it with `prefect server start`, or unset PREFECT_API_URL")
+    to_do = "start it with `prefect server start`, or unset PREFECT_API_URL"
+    return _answers("Prefect", url, "/admin/version", to_do, LOCKED_PREFECT)
 
 
-def _answers(what: str, url: str, path: str, to_do: str) -> Finding:
+def _answers(what: str, url: str, path: str, to_do: str, to_lock: str) -> Finding:
+    """Whether a server answers, and asks for a password; one of another machine, or of Prefect, must."""
+    shown = without_password(url)
     try:
-        with urllib.request.urlopen(url.rstrip("/") + path, timeout=3) as answer:
-            return Finding(what, f"{url} answers ({answer.status})")
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        return Finding(what, f"{url} does not answer ({error})", False, to_do)
+        with urllib.request.urlopen(shown.rstrip("/") + path, timeout=3) as answer:
+            found = f"{shown} answers ({answer.status}) and asks for no password"
+            alone = what == "MLflow" and urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+            return Finding(what, found) if alone else Finding(what, found, False, to_lock)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return Finding(what, f"{shown} answers and asks for a password")
+        return Finding(what, f"{shown} does not answer as it should ({error})", False, to_do)
+    except (OSError, ValueError, HTTPException) as error:
+        return Finding(what, f"{shown} does not answer ({error})", False, to_do)
+
+
+def _passwords() -> Finding:
+    if not os.path.lexists(PASSWORDS):
+        return Finding("passwords", f"no {PASSWORDS}; a server needs one", None, "for servers: `cones servers init`")
+    try:
+        check_passwords()
+    except ConesError as error:
+        return Finding("passwords", str(error), False, "do that, then start the servers again")
+    return Finding("passwords", f"in {PASSWORDS}, for you alone")
 
 
 def show(findings: Iterator[Finding]) -> bool:

@@ -17,7 +17,7 @@ from cones.config import Params
 from cones.errors import TrackingAway, TrackingError
 from cones.files import content_hash, file_hash
 from cones.layout import EVALUATED, SEARCHED
-from cones.messages import nearest
+from cones.messages import nearest, without_password
 from cones.process import FULL
 from cones.ranking import headline, rank
 from cones.registry_home import refuse_moved
@@ -92,10 +92,10 @@ def mlflow_client() -> Iterator[Any]:
     try:
         yield mlflow.MlflowClient()
     except (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError) as error:
-        first = str(error).split("\n")[0][:160]
+        first = without_password(str(error).split("\n")[0])[:160]
         raise TrackingAway(
-            f"MLflow at {uri} cannot be used ({first}); the results are safe in {SEARCHED}/ and {EVALUATED}/: run "
-            "`cones register` again when it is back"
+            f"MLflow at {without_password(uri)} cannot be used ({first}); the results are safe in {SEARCHED}/ and "
+            f"{EVALUATED}/: run `cones register` again when it is back"
         ) from error
     except OSError as error:
         if error.errno in FULL:

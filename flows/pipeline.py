@@ -6,9 +6,10 @@ python -m flows.pipeline --row NAME      one row and the others of its concept, 
 
 import argparse
 import os
+import secrets
 import sys
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -22,6 +23,12 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.futures import PrefectFuture, as_completed
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_SERVER_API_AUTH_STRING,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
@@ -195,13 +202,28 @@ def row(row: str, parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
     return run_all([f"evaluate@{concept}"], parallel, concept)
 
 
+@contextmanager
+def own_server() -> Iterator[None]:
+    """Where no server is set, the temporary one that Prefect starts asks for a password that only this process knows.
+
+    It shares its database with the server that workers get their work from. A password in `.env` stands.
+    """
+    settings = get_current_settings()
+    if settings.api.url or settings.server.api.auth_string:
+        yield
+        return
+    password = f"flow:{secrets.token_urlsafe(32)}"
+    with temporary_settings({PREFECT_API_AUTH_STRING: password, PREFECT_SERVER_API_AUTH_STRING: password}):
+        yield
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=pipeline.__doc__)
     parser.add_argument("--row", help="bring one row of params.yaml, and its concept's others, to look-up")
     parser.add_argument("--parallel", type=int, help="how many stages may run at once")
     asked = parser.parse_args()
     run = partial(row, asked.row) if asked.row else pipeline
-    with plain_errors():
+    with plain_errors(), own_server():
         state = run(parallel=asked.parallel, return_state=True)
     if not state.is_completed():
         sys.exit(f"error: {state.message}")

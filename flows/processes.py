@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cones.errors import MAY_PASS_CODE, ConesError
 from cones.process import STOPPED_CODE
+from cones.servers import SERVERS_OWN
 
 FLOW_PID = "CONES_FLOW_PID"
 """Names the flow's process to the stages it starts, which end with it."""
@@ -65,13 +66,15 @@ class Programs:
     ) -> None:
         """Run a program of this Python's environment and log its lines as they come; raise `CommandFailed` if it fails.
 
-        With `cores` it runs on those CPU cores only, where the system can do that. A stage that it starts ends with
-        this process (`cones.process.die_with_parent`).
+        Of the servers' passwords it is told those of MLflow's client only. With `cores` it runs on those CPU cores
+        only, where the system can do that. A stage that it starts ends with this process
+        (`cones.process.die_with_parent`).
         """
         if self._ending.is_set():
             raise CommandFailed(what, ["error: the flow is ending"], 1, ended=True)
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        full = {**os.environ, "PATH": path, FLOW_PID: str(os.getpid()), **environment}
+        ours = {name: value for name, value in os.environ.items() if name not in SERVERS_OWN}
+        full = {**ours, "PATH": path, FLOW_PID: str(os.getpid()), **environment}
         last: deque[str] = deque(maxlen=40)
         process = subprocess.Popen(
             command, env=full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

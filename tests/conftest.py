@@ -42,6 +42,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores
 
 ROOT = Path(__file__).parent.parent
+PREFECT_PASSWORD = "tests:of a server of tests"
 PARAMS = """
 backbones:
   toy: {kind: clip, source: models/backbones/toy}
@@ -250,7 +251,7 @@ class Server:
             self.process = psutil.Popen(
                 self.command, cwd=self.folder, stdout=log, stderr=log, env={**self.environment, "PATH": path}
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), urllib.request.urlopen(self.health, timeout=2):
                 return
@@ -276,9 +277,10 @@ class Server:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real Prefect server; `environment` of a test's programs names it."""
+    """A real Prefect server that asks for a password; `environment` of a test's programs names it."""
     folder = tmp_path_factory.mktemp("prefect")
-    quiet = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": ""}
+    quiet = {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_URL": "",
+             "PREFECT_SERVER_API_AUTH_STRING": PREFECT_PASSWORD}  # fmt: skip
     server = Server(folder, ["prefect", "server", "start"], "/api/health", **quiet)
     server.start()
     yield server
@@ -289,7 +291,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
 def with_prefect(prefect_server: Server) -> dict[str, str]:
     """The environment of a program that uses the Prefect server."""
     url = f"http://127.0.0.1:{prefect_server.port}/api"
-    return {"PREFECT_API_URL": url, "PREFECT_HOME": str(prefect_server.folder)}
+    home = str(prefect_server.folder)
+    return {"PREFECT_API_URL": url, "PREFECT_HOME": home, "PREFECT_API_AUTH_STRING": PREFECT_PASSWORD}
 
 
 @pytest.fixture(scope="session")

@@ -223,7 +223,7 @@ YAML_LOCK = "stages: {encode@few: {outs: [{path: encoded/few/train, md5: abcdef.
 
 def test_help_teaches() -> None:
     told = run.invoke(app, ["--help"]).output
-    for command in ("new", "check", "doctor", "register", "lookup", "predict", "join", "clean"):
+    for command in ("new", "check", "doctor", "register", "lookup", "predict", "join", "clean", "servers"):
         assert f" {command} " in told
         assert run.invoke(app, [command, "--help"]).exit_code == 0
 
