@@ -155,10 +155,10 @@ def test_no_page_changes_a_teams_registry(servers: Servers, page: str, login: st
 
 
 PREFECT_PATHS = """POST flows/, POST flow_runs/, POST work_pools/, PATCH work_pools/cones, POST block_documents/,
-POST automations/, POST deployments/filter, POST flow_runs/filter, POST artifacts/filter, POST logs/, GET admin/settings,
-GET admin/version, POST admin/database/drop, POST ui/flow_runs/history, GET csrf-token?client=x, POST health,
-GET variables/name/health, GET //health, GET health/, GET ready/../flows, POST work_pools/cones/get_scheduled_flow_runs,
-POST concurrency_limits/, DELETE flows/x, OPTIONS flows/"""
+POST automations/, POST deployments/filter, POST flow_runs/filter, POST artifacts/filter, POST logs/,
+GET admin/settings, GET admin/version, POST admin/database/drop, POST ui/flow_runs/history, POST health,
+GET csrf-token?client=x, GET variables/name/health, GET //health, GET health/, GET ready/../flows,
+POST work_pools/cones/get_scheduled_flow_runs, POST concurrency_limits/, DELETE flows/x, OPTIONS flows/"""
 
 
 @pytest.mark.parametrize("what", PREFECT_PATHS.split(","))
