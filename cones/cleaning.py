@@ -74,7 +74,8 @@ def remove_stale(params: Params, days: float, rows: bool = False) -> list[Stale]
             held.enter_context(lock(path, f"`{path.stem}`"))
         removed = [entry for entry in find_stale(params, days, rows) if not entry.kept]
         for entry in removed:
-            shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+            whole = entry.path.is_dir() and not entry.path.is_symlink()  # of a link only the link is the project's
+            shutil.rmtree(entry.path) if whole else entry.path.unlink()
     return removed
 
 

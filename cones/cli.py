@@ -356,10 +356,12 @@ def clean(
     """
     from rich.console import Console
     from rich.filesize import decimal
+    from rich.markup import escape
     from rich.table import Table
 
     from cones.cleaning import find_stale, remove_stale
     from cones.config import load_params
+    from cones.messages import plain
 
     params = load_params()
     stale = find_stale(params, days, rows)
@@ -369,7 +371,7 @@ def clean(
     table = Table("", "why", "size", "")
     table.columns[0].overflow = "fold"
     for entry in stale:
-        table.add_row(str(entry.path), entry.why, decimal(entry.size), "kept" * entry.kept)
+        table.add_row(escape(plain(str(entry.path), 1000)), entry.why, decimal(entry.size), "kept" * entry.kept)
     Console().print(table)
     if not rows and any(entry.kept for entry in stale):
         print("kept are results, which `--rows` removes as well, and what may be of a row that has not begun")

@@ -180,3 +180,17 @@ def test_the_command_shows_asks_and_removes(params: Params) -> None:
     assert Path("searched/few/few-old").exists()
     assert run.invoke(app, ["clean", "--yes", "--rows"]).output.endswith("removed 1, 1.0 kB\n")
     assert not Path("searched/few/few-old").exists()
+
+
+def test_hostile_names_of_folders_are_shown_as_they_are_and_links_are_not_followed(params: Params) -> None:
+    """Square brackets are a style to rich; a terminal acts on what is not printable."""
+    write("data/prepared/[red] \x1b[2J/manifest.json")
+    mine = write("mine/picture.png")
+    Path("searched/few").mkdir(parents=True)
+    Path("searched/few/gone").symlink_to(mine.parent.absolute())
+    done = CliRunner().invoke(app, ["clean", "--rows", "--yes"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.exception
+    assert r"data/prepared/[red] \x1b[2J" in done.output
+    assert "\x1b" not in done.output
+    assert not any(Path(gone).exists() for gone in ("data/prepared/[red] \x1b[2J", "searched/few/gone"))
+    assert mine.exists()
