@@ -138,6 +138,7 @@ def test_commands_fetch_what_they_are_told_to(
 SOURCES = (
     "../../etc", "/etc", "owner", "a/b/c", "a/..", "./a", "a b/c", "a/b?x", "http://x/y", "-x/y", "a/\u202e",
     "a/" + "b" * 200, "", "a//b", "~/x", "a/b\n",
+    "a--b/c", "a/b--c", "a-/b", "a/b.",
 )  # fmt: skip
 
 
@@ -145,6 +146,13 @@ SOURCES = (
 def test_a_source_that_is_no_base_model_is_no_hub_name(source: str, hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="there is no base model in"):
         locate(source, REVISION)
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("revision", ["main", "", "0" * 39, "0" * 41, "G" * 40, "../" * 13 + "x", "0" * 40 + "\n"])
+def test_a_revision_that_is_no_commit_is_not_fetched(revision: str, hub: Hub) -> None:
+    with pytest.raises(BackboneError, match="must be the 40 hex digits of a commit"):
+        locate("a/b", revision)
     assert hub.asked == []
 
 

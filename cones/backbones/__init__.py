@@ -46,7 +46,7 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
     for folder in folders:
         if _is_base(folder):
             return folder
-    if not HUB_NAME.fullmatch(source) or ".." in source or source.startswith("models/"):
+    if not HUB_NAME.fullmatch(source) or source.startswith("models/") or re.search(r"\.\.|--|[.-](/|$)", source):
         raise BackboneError(
             f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}){_nearest(path)}; give a "
             "folder, or a hub name such as openai/clip-vit-base-patch16 with its revision"
