@@ -158,12 +158,13 @@ def register() -> None:
     from rich.table import Table
 
     from cones.config import load_params
+    from cones.redaction import redacted
     from cones.registering import register as register_rows
     from cones.tracking import look_up, tracking_uri
 
     params = load_params()
     found = register_rows(params)
-    table = Table("concept", "version", "row", "validation", "", title=tracking_uri(), title_justify="left")
+    table = Table("concept", "version", "row", "validation", "", title=redacted(tracking_uri()), title_justify="left")
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
         table.add_row(r.name, str(r.version), r.row, r.score, marks)

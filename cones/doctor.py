@@ -6,8 +6,6 @@ import platform
 import re
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -176,18 +174,23 @@ def _prefect() -> Finding:
 
 
 def _answers(what: str, url: str, path: str, to_do: str) -> Finding:
+    import requests
+
     try:
-        with urllib.request.urlopen(url.rstrip("/") + path, timeout=3) as answer:
-            return Finding(what, f"{url} answers ({answer.status})")
-    except (urllib.error.URLError, OSError, ValueError) as error:
+        answer = requests.get(url.rstrip("/") + path, timeout=3)
+        answer.raise_for_status()
+    except (requests.RequestException, ValueError) as error:
         return Finding(what, f"{url} does not answer ({error})", False, to_do)
+    return Finding(what, f"{url} answers ({answer.status_code})")
 
 
 def show(findings: Iterator[Finding]) -> bool:
-    """Print findings, then what to do about them; whether all that must be there is."""
+    """Print findings, then what to do about them, without passwords; whether all that must be there is."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from cones.redaction import redacted
 
     console = Console(file=sys.stdout)
     table = Table("", "", "found", box=None, pad_edge=False, show_header=False)
@@ -195,9 +198,9 @@ def show(findings: Iterator[Finding]) -> bool:
     seen = list(findings)
     for finding in seen:
         mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.well]
-        table.add_row(mark, escape(finding.what), escape(finding.found))
+        table.add_row(mark, escape(finding.what), escape(redacted(finding.found)))
     console.print(table)
     for finding in seen:
         if finding.to_do:
-            print(f"{finding.what}: {finding.to_do}")
+            print(redacted(f"{finding.what}: {finding.to_do}"))
     return all(finding.well is not False for finding in seen)

@@ -8,6 +8,7 @@ from prefect.artifacts import create_table_artifact
 
 from cones.config import Params
 from cones.layout import RESULTS
+from cones.redaction import HIDDEN, redacted
 from cones.results import summarise
 
 
@@ -33,7 +34,7 @@ def publish_results(params: Params, concepts: Iterable[str] | None = None) -> No
 def _links(concepts: set[str]) -> str:
     report = (RESULTS / "report.html").resolve()
     lines = [f"Report: [{report}]({report.as_uri()}), on the machine that ran the flow."] if report.exists() else []
-    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    server = redacted(os.environ.get("MLFLOW_TRACKING_URI", "")).replace(f"{HIDDEN}@", "")  # as a link
     for concept in sorted(concepts):
         page = f"[{concept}]({server.rstrip('/')}/#/models/{concept})" if server.startswith("http") else f"`{concept}`"
         lines.append(f"Registry: {page}, loaded with `models:/{concept}@champion`.")
