@@ -231,6 +231,30 @@ def predict(
 
 
 @app.command()
+def serve(
+    concept: Annotated[str, typer.Argument(help=CONCEPT)],
+    host: Annotated[
+        str, typer.Option(help="Where to listen; where other machines reach it, CONES_SERVE_TOKEN must be set.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of that host; 0 takes a free one.")] = 5001,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+) -> None:
+    """Answer over HTTP what pictures show, or make pictures, until Ctrl-C; unlike MLflow's own server it runs no code
+    out of the registry.
+
+    For programs of this machine. For other machines set CONES_SERVE_TOKEN, which each request must then bring, give
+    --host, and put a proxy with TLS before it: the token travels in the open.
+
+    Example: **cones serve cells**, then **curl -H "Content-Type: image/png" --data-binary @smear.png
+    http://127.0.0.1:5001/predict**
+    """
+    from cones.serving import serve as serve_concept
+
+    serve_concept(concept, host, port, device, base)
+
+
+@app.command()
 def generate(
     concept: Annotated[str, typer.Argument(help=CONCEPT)],
     prompt: Annotated[

@@ -6,6 +6,8 @@ import platform
 import re
 import shutil
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -174,14 +176,11 @@ def _prefect() -> Finding:
 
 
 def _answers(what: str, url: str, path: str, to_do: str) -> Finding:
-    import requests
-
     try:
-        answer = requests.get(url.rstrip("/") + path, timeout=3)
-        answer.raise_for_status()
-    except (requests.RequestException, ValueError) as error:
+        with urllib.request.urlopen(url.rstrip("/") + path, timeout=3) as answer:
+            return Finding(what, f"{url} answers ({answer.status})")
+    except (urllib.error.URLError, OSError, ValueError) as error:
         return Finding(what, f"{url} does not answer ({error})", False, to_do)
-    return Finding(what, f"{url} answers ({answer.status_code})")
 
 
 def show(findings: Iterator[Finding]) -> bool:
