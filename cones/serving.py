@@ -15,6 +15,7 @@ import ipaddress
 import os
 import secrets
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from io import BytesIO
@@ -28,7 +29,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,6 +39,7 @@ from cones.data import open_picture
 from cones.errors import ConesError
 from cones.messages import first_mistake
 from cones.predicting import coco_dataset, open_concept
+from cones.process import STOPPED_CODE
 
 MOST_BYTES = 64 << 20
 """Of a request's body."""
@@ -107,7 +109,10 @@ def app_of(concept: Concept, hosts: tuple[str, ...] = LOOPBACK, token: str | Non
         return await in_turn(lambda: generated(concept, wanted))
 
     async def in_turn(work: Callable[[], dict[str, Any]]) -> JSONResponse:
-        return JSONResponse(await to_thread.run_sync(work, limiter=one, abandon_on_cancel=True))
+        try:
+            return JSONResponse(await to_thread.run_sync(work, limiter=one, abandon_on_cancel=True))
+        except asyncio.CancelledError:
+            return JSONResponse({"error": "this server is ending"}, 503)
 
     routes = [Route("/", about), Route("/health", health)]
     does: tuple[str, Callable] = ("/generate", generate) if card.task == "generation" else ("/predict", predict)
@@ -133,6 +138,8 @@ async def body_of(request: Request) -> bytes:
                 body += chunk
                 if len(body) > MOST_BYTES:
                     raise HTTPException(413, f"a body may have {MOST_BYTES >> 20} MB", {"Connection": "close"})
+    except ClientDisconnect:
+        raise HTTPException(400, "the body was cut off") from None
     except TimeoutError:
         raise HTTPException(408, f"a body must be here within {BODY_SECONDS:g} seconds") from None
     return bytes(body)
@@ -224,4 +231,7 @@ def serve(concept: str, host: str, port: int, device: str = "auto", base: Path |
         try:
             uvicorn.Server(settings).run(sockets=[listening])
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("stopped") from None
+            if not opened.opened.lock.acquire(blocking=False):  # a thread is in the model, and cannot be stopped
+                print("stopped within a request", file=sys.stderr, flush=True)
+                os._exit(STOPPED_CODE)
+            raise

@@ -18,20 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import without_servers
-from generations import CONES
 from PIL import Image
 from starlette.testclient import TestClient
 from test_detection_use import concept_of
 from typer.testing import CliRunner
 
 from cones import serving
+from cones.backbones import base_hash, open_backbone
+from cones.card import BaseModelCard, ConceptCard
 from cones.cli import app
 from cones.concept import Concept
-from cones.config import RunConfig, parse_method
-from cones.encoded import Encoded
 from cones.errors import ConesError
-from cones.rows import search_row
 from cones.serving import SHORTEST, TOKEN, app_of, serve, token_for
 
 TOKEN_VALUE = "a-token-of-24-characters"
@@ -48,11 +47,8 @@ def text_of(content: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def concept(encoded: Encoded, accelerator) -> Concept:
-    run = RunConfig(concept="few", method=parse_method({"name": "zero_shot"}))
-    found = search_row("few-zero-shot", run, encoded, accelerator).concept
-    found.device = "cpu"
-    return found
+def concept(toy_clip: Path) -> Concept:
+    return concept_of(toy_clip, "circle", "star", kind="clip", concept="few")
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +88,25 @@ def test_boxes_are_answered_as_coco(toy_glip: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def painter(studio) -> TestClient:
-    return TestClient(app_of(studio.concept_of(**CONES)), "http://localhost", raise_server_exceptions=False)
+def painter(toy_sd: Path) -> TestClient:
+    """A client of a Concept that stands for its class word as the text encoder reads it."""
+    base = open_backbone("sd", toy_sd, "cpu", "generation")
+    text = base.embed_prompt("a {}", {"": base.word_vectors("red flower")})
+    card = ConceptCard(
+        concept="zorb", row="zorb-zero", method={"name": "zero_shot", "names": {}}, task="generation",
+        site="text_embeds", classes=["zorb"], names=["red flower"], templates=["a {}"], preprocessing={}, shots=1,
+        base=BaseModelCard(name="toy", kind="sd", source=str(toy_sd), revision=None, sha256=base_hash(toy_sd)), seed=0,
+        split_hash="s", trained_parameters=0, val={}, versions={}, guidance=3.0, sampling_steps=2,
+    )  # fmt: skip
+    places = text.owner == 0
+    tensors = {
+        "sentences": text.embeds,
+        "places": places,
+        "unconditional": base.embed_text([""], templates=[""]).embeds,
+    }
+    tensors |= {"text_embeds": text.embeds[places], "owner": torch.zeros(int(places.sum()), dtype=torch.long)}
+    painting = Concept(card, tensors, device="cpu")
+    return TestClient(app_of(painting), "http://localhost", raise_server_exceptions=False)
 
 
 def test_pictures_are_made(painter: TestClient) -> None:
@@ -107,12 +120,13 @@ def test_pictures_are_made(painter: TestClient) -> None:
 DEEP = b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 WRONG_WISHES = {
     "none": ({"n": 0}, "n: "), "many": ({"n": 9}, "n: "), "negative seed": ({"seed": -1}, "seed: "),
-    "huge seed": ({"seed": 2**32}, "seed: "), "endless seed": (b'{"seed": ' + b"9" * 10_000 + b"}", "seed"),
-    "text": ({"n": "2"}, "n: "), "truth": ({"n": True}, "n: "), "half": ({"n": 1.5}, "n: "), "nan": (b'{"n": NaN}', "n: "),
-    "another key": ({"steps": 10**9}, "steps: "), "a file": ({"base": "/etc/passwd"}, "base: "), "list": ([], "dict"),
+    "huge seed": ({"seed": 2**32}, "seed: "), "endless seed": (b'{"seed": ' + b"9" * 10_000 + b"}", "number"),
+    "text": ({"n": "2"}, "n: "), "truth": ({"n": True}, "n: "), "half": ({"n": 1.5}, "n: "),
+    "nan": (b'{"n": NaN}', "n: "), "open brace": ({"prompt": "a {"}, "{"), "another": ({"prompt": "a {dog}"}, "dog"),
+    "another key": ({"steps": 10**9}, "steps: "), "a file": ({"base": "/etc/passwd"}, "base: "), "list": ([], "object"),
     "long prompt": ({"prompt": "a" * 2001}, "prompt: "), "prompt of a list": ({"prompt": ["{}"]}, "prompt: "),
-    "no place": ({"prompt": "a cat"}, "{}"), "a format": ({"prompt": "{0.__class__}"}, "{"), "deep": (DEEP, ""),
-    "open brace": ({"prompt": "a {"}, "{"), "another": ({"prompt": "a {dog}"}, "dog"), "surrogate": (b'{"prompt": "\\ud800 {}"}', ""),
+    "a format": ({"prompt": "{0.__class__}"}, "{"), "deep": (DEEP, ""),
+    "surrogate": (b'{"prompt": "\\ud800 {}"}', ""),
 }  # fmt: skip
 
 
@@ -151,7 +165,7 @@ def test_what_is_no_picture_is_one_plain_line(client: TestClient, case: str, sev
 
 
 WRONG_JSON = {
-    "nothing": (b"", "JSON"), "cut": (b'{"pictures": ["', "JSON"), "list": ([], "dict"), "null": (b"null", "dict"),
+    "nothing": (b"", "JSON"), "cut": (b'{"pictures": ["', "JSON"), "list": ([], "object"), "null": (b"null", "object"),
     "none": ({"pictures": []}, "pictures: "), "too many": ({"pictures": ["AA=="] * 33}, "pictures: "),
     "text": ({"pictures": "AA=="}, "pictures: "), "a number": ({"pictures": [1]}, "pictures.0: "),
     "no base64": ({"pictures": ["!?"]}, "pictures.0: "), "a path": ({"path": "/etc/passwd"}, "pictures: "),
@@ -204,9 +218,8 @@ def test_only_its_own_name_is_answered_to(client: TestClient, host: str, status:
 def test_pages_of_other_places_get_nothing(client: TestClient, origin: str, status: int) -> None:
     answer = send(client, file_of(), "image/png", origin=origin)
     assert answer.status_code == status
-    before = client.options(
-        "/predict", headers={"origin": "http://evil.example", "access-control-request-method": "POST"}
-    )
+    asked = {"origin": "http://evil.example", "access-control-request-method": "POST"}
+    before = client.options("/predict", headers=asked)
     assert before.status_code == 403
     for one in (answer, before):
         assert not [name for name in one.headers if name.startswith("access-control-")]
@@ -269,9 +282,13 @@ def test_a_body_without_end_is_cut_off(concept: Concept, monkeypatch: pytest.Mon
         await asyncio.sleep(60)
         raise AssertionError
 
-    sent.clear()
-    asyncio.run(app_of(concept)(scope, never, answer))
-    assert sent[0]["status"] == 408
+    async def gone() -> dict:
+        return {"type": "http.disconnect"}
+
+    for receiving, status in ((never, 408), (gone, 400)):
+        sent.clear()
+        asyncio.run(app_of(concept)(scope, receiving, answer))
+        assert sent[0]["status"] == status
 
 
 def test_one_request_at_a_time_is_in_the_model(concept: Concept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,4 +349,4 @@ def test_it_starts_answers_and_ends_with_one_line(process: subprocess.Popen) -> 
         serve("nothing", "127.0.0.1", int(found[2]))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=20)
-    assert (out, err, process.returncode) == ("", "stopped\n", 130)
+    assert (out, err, process.returncode) == ("", "stopped; run it again to go on\n", 130)
