@@ -26,7 +26,7 @@ USER = re.compile(
     )""",
     re.X,
 )
-SPACED = re.compile(r"[^\s/?#@:]+:(?!\d{1,5}(?:[/?#]|$))[^@]*@")
+SPACED = re.compile(r"[^\s/?#@:\[]+:(?!\d{1,5}(?:[/?#]|$))[^@]*@")
 LEAST, LEAST_USER = 4, 12
 """Characters that a secret, and a user without a password, must have to be looked for as such: shorter ones are parts
 of too many words, and the latter may be a token."""

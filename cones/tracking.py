@@ -207,9 +207,14 @@ def fetched_concept(uri: str) -> Iterator[Path]:
     The weights of a fine-tuned one stand beside it and stay, in a folder of their own under `cache_folder()` that is
     named by their hash: they are fetched once, and are there as long as a Concept uses them.
     """
+    named = URI.fullmatch(uri)
+    if named is None or not is_name(named["name"] or "m"):
+        raise TrackingError(
+            f"{shown(uri)} is no version of a concept; give models:/NAME@champion or models:/NAME/VERSION"
+        )
     with tempfile.TemporaryDirectory() as folder:
         with mlflow_client() as client:
-            version = _pinned(client, uri)
+            version = _pinned(client, named)
             path = _download(version, "concept.safetensors", Path(folder))
             weights = Concept.load(path).card.weights_sha256
             home = None if weights is None else _kept_weights(version, weights)
@@ -270,14 +275,9 @@ def _download(version: str, name: str, folder: Path) -> Path:
     return path
 
 
-def _pinned(client: Any, uri: str) -> str:
-    """The URI by version, so that an alias that moves meanwhile cannot mix the files of two."""
-    parts = URI.fullmatch(uri)
-    if parts is None or not is_name(parts["name"] or "m"):
-        raise TrackingError(
-            f"{shown(uri)} is no version of a concept; give models:/NAME@champion or models:/NAME/VERSION"
-        )
-    name, alias, number = parts["name"], parts["alias"], parts["number"]
+def _pinned(client: Any, named: re.Match[str]) -> str:
+    """A match of `URI` by its version, so that an alias that moves meanwhile cannot mix the files of two."""
+    uri, name, alias, number = named[0], named["name"], named["alias"], named["number"]
     if name is None or number == "latest":
         return uri
     version = existing(
