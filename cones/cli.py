@@ -176,15 +176,13 @@ def register() -> None:
     from rich.table import Table
 
     from cones.config import load_params
-    from cones.messages import without_password
+    from cones.redaction import redacted
     from cones.registering import register as register_rows
     from cones.tracking import look_up, tracking_uri
 
     params = load_params()
     found = register_rows(params)
-    table = Table(
-        "concept", "version", "row", "validation", "", title=without_password(tracking_uri()), title_justify="left"
-    )
+    table = Table("concept", "version", "row", "validation", "", title=redacted(tracking_uri()), title_justify="left")
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
         table.add_row(r.name, str(r.version), r.row, r.score, marks)
@@ -250,6 +248,30 @@ def predict(
     for path, prediction in found[:20]:
         print(f"{printable(str(path))}  {prediction}")
     print(f"{len(found)} predictions in {out / 'predictions.json'}")
+
+
+@app.command()
+def serve(
+    concept: Annotated[str, typer.Argument(help=CONCEPT)],
+    host: Annotated[
+        str, typer.Option(help="Where to listen; where other machines reach it, CONES_SERVE_TOKEN must be set.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of that host; 0 takes a free one.")] = 5001,
+    base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+) -> None:
+    """Answer over HTTP what pictures show, or make pictures, until Ctrl-C; unlike MLflow's own server it runs no code
+    out of the registry.
+
+    For programs of this machine. For other machines set CONES_SERVE_TOKEN, which each request must then bring, give
+    --host, and put a proxy with TLS before it: the token travels in the open.
+
+    Example: **cones serve cells**, then **curl -H "Content-Type: image/png" --data-binary @smear.png
+    http://127.0.0.1:5001/predict**
+    """
+    from cones.serving import serve as serve_concept
+
+    serve_concept(concept, host, port, device, base)
 
 
 @app.command()

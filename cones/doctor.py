@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import cones
 from cones.errors import ConesError
 from cones.layout import CACHE, ENCODED
-from cones.messages import without_password
+from cones.redaction import address, redacted
 from cones.servers import PASSWORDS, check_passwords
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _prefect() -> Finding:
 
 def _answers(what: str, url: str, path: str, to_do: str, to_lock: str) -> Finding:
     """Whether a server answers, and asks for a password; one of another machine, or of Prefect, must."""
-    shown = without_password(url)
+    shown = address(url)
     try:
         with urllib.request.urlopen(shown.rstrip("/") + path, timeout=3) as answer:
             found = f"{shown} answers ({answer.status}) and asks for no password"
@@ -212,7 +212,7 @@ def _passwords() -> Finding:
 
 
 def show(findings: Iterator[Finding]) -> bool:
-    """Print findings, then what to do about them; whether all that must be there is."""
+    """Print findings, then what to do about them, without passwords; whether all that must be there is."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -223,9 +223,9 @@ def show(findings: Iterator[Finding]) -> bool:
     seen = list(findings)
     for finding in seen:
         mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.well]
-        table.add_row(mark, escape(finding.what), escape(finding.found))
+        table.add_row(mark, escape(finding.what), escape(redacted(finding.found)))
     console.print(table)
     for finding in seen:
         if finding.to_do:
-            print(f"{finding.what}: {finding.to_do}")
+            print(redacted(f"{finding.what}: {finding.to_do}"))
     return all(finding.well is not False for finding in seen)

@@ -1,5 +1,9 @@
 """The errors a person is meant to read: each names the thing, what came, what is allowed and the next step."""
 
+from typing import Any
+
+from cones.redaction import redacted
+
 MAY_PASS_CODE = 75
 """Exit code of a process whose error may pass by itself (EX_TEMPFAIL of sysexits.h); of any other error it is 1."""
 
@@ -9,10 +13,14 @@ DAMAGED = "`cones doctor --cache` names what to remove, and `dvc repro` then mak
 
 
 class ConesError(Exception):
-    """Something the person at the keyboard can put right; shown as one message without a traceback."""
+    """Something the person at the keyboard can put right; shown as one message without a traceback, and without the
+    passwords that its text may quote."""
 
     may_pass = False
     """Whether trying again later may go well with nothing changed: a server away, a lock held."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*(redacted(a) if isinstance(a, str) else a for a in arguments))
 
 
 class Busy(ConesError):

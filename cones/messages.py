@@ -82,11 +82,6 @@ def nearest(wrong: object, known: Iterable[object]) -> str:
     return f"; it holds {', '.join(names[:MOST_NAMES])}{more}" if names else "; it is empty"
 
 
-def without_password(text: str) -> str:
-    """A URI, or a text with URIs in it, to show: without the user and password that they may hold."""
-    return re.sub(r"(?<=://)[^/?#\s]*@", "", text)
-
-
 def first_mistake(error: ValidationError) -> str:
     """Where a file from outside is first not as it should be, and how."""
     first = error.errors(include_url=False, include_input=False)[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from cones.errors import MAY_PASS_CODE, Busy, ConesError
+from cones.redaction import guard_output
 
 FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
@@ -76,6 +77,7 @@ def plain_errors() -> Iterator[None]:
     Being stopped is one line as well, that of the KeyboardInterrupt if it has one: by Ctrl-C with exit code
     `STOPPED_CODE`, by SIGTERM, which does what Ctrl-C does, with `ENDED_CODE`. For the main thread.
     """
+    guard_output()
     asked: list[int] = []
     with _noted_in(asked):
         try:

@@ -1,5 +1,8 @@
 """The Concept as an MLflow pyfunc model: MLflow runs this file (models from code), so nothing is pickled.
 
+MLflow runs it as it stands in the version, or whatever else whoever can write to the registry put there in its place.
+`cones predict`, `cones serve` and `cones.load` run no code of a version.
+
 Input: a table with a column `path` of picture files. Output in classification: `path`, `label` and `score`, a line a
 picture in their order. In detection and segmentation: a line for each box that reaches the Concept's score threshold,
 the best first in each picture, with `path`, `label`, `score`, `x1`, `y1`, `x2`, `y2` in pixels, `height` and `width` of

@@ -14,7 +14,8 @@ from cones.config import Params
 from cones.errors import Busy, ConceptError, OutOfDate, TrackingError
 from cones.layout import REGISTER_LOCK, SEARCHED
 from cones.process import lock
-from cones.ranking import headline, rank
+from cones.ranking import rank
+from cones.registry_faults import every_page
 from cones.registry_home import home_of, moved_from, version_moved_from
 from cones.results import finished_metrics, refuse_other_settings
 from cones.run_logging import FinishedRow, log_model, log_results, origin_of
@@ -24,6 +25,7 @@ from cones.tracking import (
     ROW_TAG,
     TASK_TAG,
     Registered,
+    champion_score,
     content_key,
     mlflow_client,
     scores_of,
@@ -32,6 +34,8 @@ from cones.tracking import (
 
 WAIT = 120.0
 """Seconds to wait for another process that registers the same content."""
+PROMOTIONS = 20
+"""How often the alias is set before another program is taken for setting it again and again."""
 
 
 def register(params: Params, tell: Callable[[str], None] = print) -> list[Registered]:
@@ -68,7 +72,7 @@ def _register_rows(rows: list[FinishedRow], tell: Callable[[str], None]) -> tupl
                 found.append(_register_row(client, row, experiments[row.name]))
             except OutOfDate as error:
                 left.append(error)
-        champions = {name: _promote(client, name) for name in dict.fromkeys(v.name for v in found)}
+        champions = {name: _promote(client, name, tell) for name in dict.fromkeys(v.name for v in found)}
         return [replace(v, champion=v.version == champions[v.name]) for v in found], left
 
 
@@ -124,13 +128,13 @@ def _register_row(client: Any, row: FinishedRow, experiment: str) -> Registered:
 
 def _known_version(client: Any, row: FinishedRow) -> Any | None:
     """The version that holds this content, with its files where this registry keeps them."""
-    versions = client.search_model_versions(f"name = '{row.name}'")
+    versions = every_page(client.search_model_versions, f"name = '{row.name}'")
     same = [v for v in versions if v.tags.get(KEY_TAG) == row.key]
     return next((v for v in same if version_moved_from(client, v) is None), None)
 
 
 def _runs_of(client: Any, row: FinishedRow, experiment: str) -> list[Any]:
-    return list(client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{row.key}'"))
+    return list(every_page(client.search_runs, [experiment], f"tags.`{KEY_TAG}` = '{row.key}'"))
 
 
 def _log_row(client: Any, row: FinishedRow, experiment: str) -> Any | None:
@@ -187,25 +191,37 @@ def _experiment(client: Any, name: str, tell: Callable[[str], None] = print) -> 
         return client.get_experiment_by_name(name).experiment_id  # another process made it in between
 
 
-def _promote(client: Any, name: str) -> int:
+def _promote(client: Any, name: str, tell: Callable[[str], None] = print) -> int:
     """Give the alias to the version that is best on validation, the earliest of equals; its number.
 
-    Only versions of `cones register` count whose files are where this registry keeps them. The latest one says by what
-    they are compared; one of a time when the concept had another task lacks that, and is out of the running. MLflow
-    cannot compare and set at once. So whoever sets the alias looks again until it stands where it should: of two that
-    promote at the same time, the later one sees both versions. Raises `TrackingError` if none is left to choose from.
+    Only versions of `cones register` count whose files are where this registry keeps them; `tell` is told of those
+    whose tags somebody has spoilt. The latest one says by what they are compared; one of a time when the concept had
+    another task lacks that, and is out of the running. MLflow cannot compare and set at once. So whoever sets the alias
+    looks again until it stands where it should: of two that promote at the same time, the later one sees both versions.
+    Raises `TrackingError` if none is left to choose from, `Busy` if another program keeps setting the alias.
     """
-    while True:
-        ours = [v for v in client.search_model_versions(f"name = '{name}'") if KEY_TAG in v.tags]
-        here = sorted((v for v in ours if version_moved_from(client, v) is None), key=lambda v: int(v.version))
+    for attempt in range(PROMOTIONS):
+        here = _measured(client, name, tell if attempt == 0 else lambda line: None)
         task = task_of(here[-1]) if here else ""
-        measured = [v for v in here if headline(task) in scores_of(v)]
-        if not measured:
+        compared = [v for v in here if champion_score(v, task) is not None]
+        if not compared:
             raise TrackingError(
                 f"no version of `{name}` is left to choose a champion from: another program has deleted them, or the "
                 "tags with their scores; run `cones register` again"
             )
-        number = int(max(measured, key=lambda v: rank(task, scores_of(v))).version)
-        if int(client.get_registered_model(name).aliases.get(CHAMPION, 0)) == number:
+        number = int(max(compared, key=lambda v: rank(task, scores_of(v))).version)
+        if str(client.get_registered_model(name).aliases.get(CHAMPION)) == str(number):
             return number
         client.set_registered_model_alias(name, CHAMPION, str(number))
+    raise Busy(f"another program keeps taking the alias `{CHAMPION}` of `{name}` away; end it, and run this again")
+
+
+def _measured(client: Any, name: str, tell: Callable[[str], None]) -> list[Any]:
+    """The versions of `cones register` that are here and have the score of their task, the earliest first."""
+    versions = every_page(client.search_model_versions, f"name = '{name}'")
+    ours = [v for v in versions if KEY_TAG in v.tags and version_moved_from(client, v) is None]
+    for version in ours:
+        if champion_score(version, task_of(version)) is None:
+            tell(f"version {version.version} of `{name}` is out of the running: its tags lack a task or its score")
+    whole = (v for v in ours if champion_score(v, task_of(v)) is not None)
+    return sorted(whole, key=lambda v: int(v.version))

@@ -93,6 +93,9 @@ def _curves(path: Path) -> list[tuple[int, str, float]]:
 def log_model(row: FinishedRow) -> str:
     """Log a Concept, after a fine-tuning with its weights, as a model that brings this project's code along; its URI.
 
+    That code is for `mlflow models serve` and `mlflow.pyfunc.load_model`, which run whatever stands in a version;
+    nothing of ours does.
+
     MLflow looks for a requirement that is a path in the model's own folder.
     """
     import mlflow

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ from typing import Any
 import cones
 from cones.concept import WEIGHTS_FILE, Concept
 from cones.config import Params
-from cones.errors import TrackingAway, TrackingError
+from cones.errors import TrackingError
 from cones.files import content_hash, file_hash
-from cones.layout import EVALUATED, SEARCHED
-from cones.messages import nearest, without_password
+from cones.layout import SEARCHED
+from cones.messages import nearest
 from cones.process import FULL
-from cones.ranking import headline, rank
+from cones.ranking import RANKED_BY, headline, rank
+from cones.redaction import redacted
+from cones.registry_faults import every_page, existing, fault, is_name, refuse_address, shown
 from cones.registry_home import refuse_moved
 from cones.results import finished_metrics, summarise
 
@@ -34,8 +37,11 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Fail in seconds when the server is away, and send no telemetry; a value that is set already stands."""
+"""Fail in seconds when the server is away, send no telemetry, and print no addresses, which may hold a password; a
+value that is set already stands."""
+URI = re.compile(r"models:/(?:(?P<name>[^/@]+)(?:@(?P<alias>[\w.-]+)|/(?P<number>[0-9]{1,9}|latest))|m-[0-9a-f]{1,64})")
 
 
 @dataclass(frozen=True)
@@ -76,32 +82,31 @@ def tracking_uri() -> str:
 
 @contextmanager
 def mlflow_client() -> Iterator[Any]:
-    """An MLflow client. Its failures become `TrackingAway`, which may pass, those of local files `TrackingError`."""
+    """An MLflow client. Its failures become `TrackingAway` where they may pass by themselves, else, as those of local
+    files, `TrackingError`; neither they nor what led to them hold a password."""
+    uri = tracking_uri()
+    refuse_address(uri)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
+    from google.protobuf.json_format import Error as NoMessage
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
         yield mlflow.MlflowClient()
-    except (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError) as error:
-        first = without_password(str(error).split("\n")[0])[:160]
-        raise TrackingAway(
-            f"MLflow at {without_password(uri)} cannot be used ({first}); the results are safe in {SEARCHED}/ and "
-            f"{EVALUATED}/: run `cones register` again when it is back"
-        ) from error
+    except (MlflowException, SQLAlchemyError, RequestException, NoMessage, ConnectionError, TimeoutError) as error:
+        raise fault(error, uri) from None
     except OSError as error:
         if error.errno in FULL:
             raise
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise TrackingError(f"a local file cannot be used ({what}); put that right and run this again") from error
+        raise TrackingError(f"a local file cannot be used ({what}); put that right and run this again") from None
 
 
 def content_key(folder: Path, metrics: dict[str, Any]) -> str:
@@ -110,43 +115,56 @@ def content_key(folder: Path, metrics: dict[str, Any]) -> str:
 
 
 def scores_of(version: Any) -> dict[str, float]:
-    """The validation scores in a version's tags; a tag that is no finite number is another program's, and no score."""
+    """The validation scores in a version's tags; what is no name or no finite number is another program's, no score."""
     scores = {}
     for tag, value in version.tags.items():
+        name = tag.removeprefix("val.")
         with suppress(ValueError):
-            if tag.startswith("val.") and math.isfinite(float(value)):
-                scores[tag.removeprefix("val.")] = float(value)
+            if name != tag and re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) and math.isfinite(float(value)):
+                scores[name] = float(value)
     return scores
 
 
 def task_of(version: Any) -> str:
+    """The task in a version's tags; an unknown one for one that there is not, which has no metrics."""
     return version.tags.get(TASK_TAG, "classification")
 
 
-def _champion(client: Any, name: str) -> Any | None:
-    model = client.get_registered_model(name)
+def champion_score(version: Any, task: str) -> float | None:
+    """The score of a version that rows of a task are compared by first, if its tags say it."""
+    return scores_of(version).get(headline(task)) if task in RANKED_BY else None
+
+
+def _champion(client: Any, name: str) -> Any:
+    """The version with the alias `champion`; `TrackingError` if there is none, or none of that name."""
+    model = existing(lambda: client.get_registered_model(name))
+    if model is None:
+        names = [m.name for m in every_page(client.search_registered_models)]
+        raise TrackingError(
+            f"`{name}` is not registered{nearest(name, names)} (`cones register` registers finished rows)"
+        )
     number = model.aliases.get(CHAMPION)
-    return None if number is None else client.get_model_version(name, str(number))
+    if number is None:
+        raise TrackingError(f"`{name}` is registered but has no champion; run `cones register`")
+    version = existing(lambda: client.get_model_version(name, str(number)))
+    if version is None:
+        raise TrackingError(
+            f"the champion of `{name}` is version {shown(str(number), '')}, which is not there; run `cones register`: "
+            "it makes the best of its own versions champion"
+        )
+    return version
 
 
 def look_up(name: str) -> Registered:
     """The champion of a registered concept; `TrackingError` with the nearest name if there is none."""
-    from mlflow.exceptions import MlflowException
-
+    if not is_name(name):
+        raise TrackingError(
+            f"{shown(name)} cannot be the name of a concept: letters, digits, `.`, `_` and `-`, at most 80"
+        )
     with mlflow_client() as client:
-        try:
-            version = _champion(client, name)
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            names = [m.name for m in client.search_registered_models()]
-            raise TrackingError(
-                f"`{name}` is not registered{nearest(name, names)} (`cones register` registers finished rows)"
-            ) from None
-        if version is None:
-            raise TrackingError(f"`{name}` is registered but has no champion; run `cones register`")
+        version = _champion(client, name)
         row, scores, task = version.tags.get(ROW_TAG), scores_of(version), task_of(version)
-        if row is None or headline(task) not in scores:
+        if not is_name(row) or champion_score(version, task) is None:
             raise TrackingError(
                 f"the champion of `{name}` is version {version.version}, which `cones register` has not made, or which "
                 f"lacks its tags now; run `cones register`: it makes the best of its own versions champion"
@@ -189,10 +207,15 @@ def fetched_concept(uri: str) -> Iterator[Path]:
     The weights of a fine-tuned one stand beside it and stay, in a folder of their own under `cache_folder()` that is
     named by their hash: they are fetched once, and are there as long as a Concept uses them.
     """
+    named = URI.fullmatch(uri)
+    if named is None or not is_name(named["name"] or "m"):
+        raise TrackingError(
+            f"{shown(uri)} is no version of a concept; give models:/NAME@champion or models:/NAME/VERSION"
+        )
     with tempfile.TemporaryDirectory() as folder:
         with mlflow_client() as client:
-            version = _pinned(client, uri)
-            path = _download(f"{version}/artifacts/concept.safetensors", Path(folder))
+            version = _pinned(client, named)
+            path = _download(version, "concept.safetensors", Path(folder))
             weights = Concept.load(path).card.weights_sha256
             home = None if weights is None else _kept_weights(version, weights)
         if home is None:
@@ -213,6 +236,8 @@ def cache_folder() -> Path:
 
 def _kept_weights(version: str, sha256: str) -> Path:
     """The folder in the cache that holds the weights of a version, fetched if they are not there or damaged."""
+    if not re.fullmatch("[0-9a-f]{64}", sha256):  # it is to be a folder's name
+        raise TrackingError(f"{version} names {shown(sha256)} as the hash of its weights, which is none; take another")
     home = cache_folder() / "weights" / sha256
     target = home / WEIGHTS_FILE
     try:
@@ -221,25 +246,44 @@ def _kept_weights(version: str, sha256: str) -> Path:
         raise TrackingError(f"{home} cannot be made ({error}); set XDG_CACHE_HOME to another folder") from None
     if not target.is_file() or file_hash(target) != sha256:
         with tempfile.TemporaryDirectory(dir=home) as folder:
-            got = _download(f"{version}/artifacts/{WEIGHTS_FILE}", Path(folder))
+            got = _download(version, WEIGHTS_FILE, Path(folder))
             if file_hash(got) != sha256:
                 raise TrackingError(f"{version} is damaged in the registry; delete it there, then run `cones register`")
             got.replace(target)
     return home
 
 
-def _download(uri: str, folder: Path) -> Path:
+def _download(version: str, name: str, folder: Path) -> Path:
+    """A file of a version, fetched into a folder; nothing else of it is fetched, and nothing run.
+
+    Whoever can write to the registry decides where MLflow fetches from, and so in which way that fails.
+    """
     import mlflow
 
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    try:
+        artifact = f"{version}/artifacts/{name}"
+        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=artifact, dst_path=str(folder)))
+    except Exception as error:
+        lines = [line for line in redacted(str(error)).splitlines() if line.strip()] or [type(error).__name__]
+        if re.search(r"connection|timed out|max retries|\b(429|50[0234])\b", lines[-1], re.I):
+            raise
+        raise TrackingError(
+            f"{version} has no {name} that can be fetched ({shown(lines[-1], '')}); take another version"
+        ) from None
+    if not path.is_file() or path.is_symlink():
+        raise TrackingError(f"{version} has no {name}, but something else of that name; take another version")
+    return path
 
 
-def _pinned(client: Any, uri: str) -> str:
-    """The URI by version, so that an alias that moves meanwhile cannot mix the files of two."""
-    name, at, alias = uri.removeprefix("models:/").partition("@")
-    name, _, number = (name, "", "") if at else name.partition("/")
-    if not at and not number.isdecimal():
-        return uri  # of a logged model by its id, or `latest`
-    version = client.get_model_version_by_alias(name, alias) if at else client.get_model_version(name, number)
+def _pinned(client: Any, named: re.Match[str]) -> str:
+    """A match of `URI` by its version, so that an alias that moves meanwhile cannot mix the files of two."""
+    uri, name, alias, number = named[0], named["name"], named["alias"], named["number"]
+    if name is None or number == "latest":
+        return uri
+    version = existing(
+        lambda: client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    )
+    if version is None:
+        raise TrackingError(f"{uri} is not in the registry; `cones lookup {name}` shows what is")
     refuse_moved(client, version)
     return f"models:/{name}/{version.version}"

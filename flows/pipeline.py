@@ -38,10 +38,13 @@ from cones.errors import ConesError
 from cones.layout import FLOW_LOCK
 from cones.messages import nearest
 from cones.process import compute_threads, cores, lock, plain_errors
+from cones.redaction import guard_output
 from flows.gpus import gpus, one_gpu
 from flows.graph import Stage, stage_graph
 from flows.processes import Programs
 from flows.results import publish_results
+
+guard_output()  # of a worker, too, which imports this file and no entry point
 
 GPU_LIMIT = "cones-gpu"
 """A Prefect concurrency limit that GPU stages of all machines count against, once it exists."""

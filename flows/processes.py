@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cones.errors import MAY_PASS_CODE, ConesError
 from cones.process import STOPPED_CODE
+from cones.redaction import redacted
 from cones.servers import SERVERS_OWN
 
 FLOW_PID = "CONES_FLOW_PID"
@@ -88,8 +89,9 @@ class Programs:
         try:
             for line in process.stdout or ():
                 if line.strip():
-                    last.append(line.strip())
-                    log(line.rstrip())
+                    shown = redacted(line)
+                    last.append(shown.strip())
+                    log(shown.rstrip())
             if process.wait():
                 raise CommandFailed(what, list(last), process.returncode, self._ending.is_set())
         finally:

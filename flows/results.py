@@ -8,7 +8,7 @@ from prefect.artifacts import create_table_artifact
 
 from cones.config import Params
 from cones.layout import RESULTS
-from cones.messages import without_password
+from cones.redaction import address
 from cones.results import summarise
 
 
@@ -34,7 +34,7 @@ def publish_results(params: Params, concepts: Iterable[str] | None = None) -> No
 def _links(concepts: set[str]) -> str:
     report = (RESULTS / "report.html").resolve()
     lines = [f"Report: [{report}]({report.as_uri()}), on the machine that ran the flow."] if report.exists() else []
-    server = without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    server = address(os.environ.get("MLFLOW_TRACKING_URI", ""))
     for concept in sorted(concepts):
         page = f"[{concept}]({server.rstrip('/')}/#/models/{concept})" if server.startswith("http") else f"`{concept}`"
         lines.append(f"Registry: {page}, loaded with `models:/{concept}@champion`.")

@@ -35,7 +35,7 @@ from cones.data import Split, prepare, synthetic
 from cones.encoded import Encoded
 from cones.encoding import draw, encode_concept
 
-pytest_plugins = ["finetunes", "generations", "mmcvs", "openings"]
+pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what tests start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:

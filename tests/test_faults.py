@@ -17,8 +17,11 @@ import pytest
 import torch
 from conftest import PARAMS
 from mlflow import MlflowClient
+from test_registry import Workspace
+from typer.testing import CliRunner
 
 from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
+from cones.cli import app
 from cones.process import plain_errors
 from cones.registering import _experiment, _promote
 from cones.tracking import CHAMPION, KEY_TAG
@@ -308,3 +311,27 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path: Path,
         save_checkpoint(path, Progress(epoch=4), method, optimiser)
     assert not full.is_symlink()
     assert load_checkpoint(path, method, optimiser).epoch == 3
+
+
+def test_a_registration_writes_the_password_nowhere(
+    mlflow_server: str, tmp_path: Path, monkeypatch, capfd, no_other_registry
+) -> None:
+    """Into no run, tag, model or file of the server, nor to the screen; MLflow itself prints addresses of runs."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.replace("://", "://user:s3cr3tpw@"))
+    Workspace(tmp_path / "project", monkeypatch.chdir, {"few-cones": 0.6})
+    done = CliRunner().invoke(app, ["register"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert f"{mlflow_server.replace('://', '://***@')}" in done.output
+    looked = CliRunner().invoke(app, ["lookup", "few"])
+    assert "few version 1" in looked.output
+    assert "s3cr3tpw" not in done.output + looked.output + "".join(capfd.readouterr())
+    import mlflow
+
+    client = MlflowClient(mlflow_server, mlflow_server)
+    kept = [v.to_proto().SerializeToString() for v in client.search_model_versions("name = 'few'")]
+    experiment = client.get_experiment_by_name("few").experiment_id
+    kept += [repr(run.to_dictionary()).encode() for run in client.search_runs([experiment])]
+    fetched = Path(mlflow.artifacts.download_artifacts("models:/few/1", dst_path=str(tmp_path / "fetched")))
+    kept += [p.read_bytes() for root in (fetched, tmp_path / "project") for p in root.rglob("*") if p.is_file()]
+    assert len(kept) > 8
+    assert not [content for content in kept if b"s3cr3tpw" in content]

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 from cones.cli import app
 from cones.errors import ConesError
-from cones.messages import without_password
+from cones.redaction import address
 from cones.servers import PASSWORDS, SERVERS_OWN, make_passwords
 from flows import results
 from flows.pipeline import own_server
@@ -241,7 +241,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("text", SHOWN)
 def test_a_uri_is_shown_without_its_password(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert without_password(text) == SHOWN[text]
+    assert address(text) == SHOWN[text]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", text)
     assert "geheim" not in results._links({"cells"})
 
