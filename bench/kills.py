@@ -109,15 +109,16 @@ class Command:
         return {stage: end - start for (stage, start), end in zip(at.items(), ends)}
 
     def kill(self, kind: str) -> bool:
-        """SIGKILL to the whole group, to what the command has started, or to the command alone; False if it hit none."""
-        with suppress(psutil.NoSuchProcess):
-            inside = self.process.children(recursive=True)
-            group = {"group": [self.process, *inside], "stage": inside, "dvc": [self.process]}[kind]
-            for process in group:
+        """SIGKILL to the whole group, to what the command started, or to the command alone; False if none is left."""
+        if self.process.poll() is not None:
+            return False
+        inside = self.process.children(recursive=True)
+        processes = {"group": [self.process, *inside], "stage": inside, "dvc": [self.process]}[kind]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            self.finish()
-            return bool(group)
-        return False
+        self.finish()
+        return bool(processes)
 
 
 def make_project(project: Path) -> None:
