@@ -20,7 +20,7 @@ from cones.layout import EVALUATED, SEARCHED
 from cones.messages import nearest
 from cones.process import FULL
 from cones.ranking import headline, rank
-from cones.registry_home import refuse_moved
+from cones.registry_home import make_database, refuse_moved
 from cones.results import finished_metrics, summarise
 
 CHAMPION = "champion"
@@ -90,6 +90,7 @@ def mlflow_client() -> Iterator[Any]:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
+        make_database(uri)
         yield mlflow.MlflowClient()
     except (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError) as error:
         first = str(error).split("\n")[0][:160]
