@@ -12,7 +12,7 @@ run: .venv/ready
 	@echo "Results: results/report.html. Registry: .venv/bin/cones lookup NAME. Runs: .venv/bin/mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 test: .venv/ready
-	pytest -n auto --dist loadfile
+	pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/ready
 	ruff check .
