@@ -73,8 +73,7 @@ def dreambooth_row(
         return loss + settings.prior_weight * kept
 
     def metrics_of(model: Any) -> Metrics:
-        batches = encoded.val.batches(task.batch)
-        found = predict_all(model, batches, lambda batch: text.in_turns(len(batch.views)), task, device)
+        found = predict_all(model, encoded.val.batches(task.batch), text, task, device)
         return task.full(found, encoded.val, about["names"]).metrics
 
     watch: Callable[[int], None] = watch_nothing

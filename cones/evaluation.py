@@ -19,7 +19,7 @@ from cones.kept import kept
 from cones.picture_encoding import encode_objects, encode_split
 from cones.search import predict_all
 from cones.tasks import TASKS, Evaluated
-from cones.types import Features, Predictions, TextEmbeds
+from cones.types import Predictions
 
 FEATURES = "features"
 
@@ -85,11 +85,7 @@ class _TestPictures:
         found: dict[str, Evaluation] = {}
         for row, concept in rows.items():
             store, text = self.features(concept, backbone), concept.text.to(self.device)
-
-            def told(batch: Features, text: TextEmbeds = text) -> TextEmbeds:
-                return text.in_turns(len(batch.views))
-
-            predictions = predict_all(backbone, store.batches(task.batch), told, task, self.device)
+            predictions = predict_all(backbone, store.batches(task.batch), text, task, self.device)
             judged, made = task.full(predictions, store, concept.card.classes), None
             if self.judges is not None:
                 made = self.judges.judge(concept, backbone, self.subject)

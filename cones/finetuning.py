@@ -70,7 +70,7 @@ def finetune_row(
 
     def found_by(model: Any, pictures: Pictures) -> list[Predictions]:
         text = prompts(about["names"]).text_embeds
-        return predict_all(model, pictures.batches(TASKS[task].batch), lambda batch: text, TASKS[task], device)
+        return predict_all(model, pictures.batches(TASKS[task].batch), text, TASKS[task], device)
 
     def metrics_of() -> Metrics:
         return TASKS[task].quick(found_by(backbone, val), encoded.val, about["names"])

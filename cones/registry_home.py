@@ -1,11 +1,34 @@
-"""Where a local registry keeps its files, and what was registered before the project was moved or copied."""
+"""Where a local registry keeps its database and files, and what was registered before the project was moved."""
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from cones.errors import TrackingError
+
+
+def make_database(uri: str) -> None:
+    """Make a local database that is not there yet, whole or not at all: MLflow never finishes tables that it has half
+    made."""
+    import mlflow
+    from sqlalchemy.engine import make_url
+
+    address = make_url(uri) if uri.startswith("sqlite:///") else None
+    if address is None or not address.database or (path := Path(address.database)).exists():
+        return
+    # A folder of its own each time, as MLflow keeps connections by their path.
+    with TemporaryDirectory(f".{os.getpid()}.tmp", f".{path.name}.", path.parent) as folder:
+        temporary = Path(folder) / path.name
+        made = str(address.set(database=str(temporary)))
+        mlflow.MlflowClient(made, made).search_experiments()
+        try:
+            os.link(temporary, path)  # one that another process has made meanwhile stays
+        except OSError:  # also where there are no such links
+            if not path.exists():
+                temporary.replace(path)
 
 
 def home_of(name: str) -> Path | None:

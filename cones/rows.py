@@ -80,7 +80,7 @@ def search_row(
     calls = backbone.text_encoder_calls
     with torch.no_grad():
         text = text_of(method, backbone, names)
-    found = predict_all(backbone, encoded.val.batches(task.batch), lambda b: text.in_turns(len(b.views)), task, device)
+    found = predict_all(backbone, encoded.val.batches(task.batch), text, task, device)
     metrics = task.full(found, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
     site = "text_tokens" if isinstance(run.method, CoOp | PromptTuning | TextualInversion) else "text_embeds"

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,25 +58,29 @@ def text_of(
     return backbone.embed_text(names, prompts.text_tokens)
 
 
-def text_once(method: nn.Module, backbone: Backbone, names: Sequence[str]) -> Callable[[Features], TextEmbeds]:
-    """The text side for batches of pictures, made for the first and largest of them; others take from it in turns."""
-    made: list[TextEmbeds] = []
-
-    def of(batch: Features) -> TextEmbeds:
-        if not made:
-            made.append(text_of(method, backbone, names, batch))
-        return made[0].in_turns(len(batch.views))
-
-    return of
-
-
 @torch.no_grad()
 def predict_all(
-    backbone: Backbone, batches: Iterable[Features], text: Callable[[Features], TextEmbeds], task: Task, device: Any
+    backbone: Backbone,
+    batches: Iterable[Features],
+    text: TextEmbeds | Callable[[Features], TextEmbeds],
+    task: Task,
+    device: Any,
 ) -> list[Predictions]:
-    """What is predicted for batches of pictures, as the task keeps it; `text` is that of a batch."""
-    placed = (batch.to(device) for batch in batches)
-    return [task.keep(backbone.predict(batch, text(batch))) for batch in placed]
+    """What is predicted for batches of pictures, as the task keeps it. Texts take turns; a function makes those of the
+    first and largest batch, and the others take from them."""
+    found = []
+    for batch in (batch.to(device) for batch in batches):
+        if not isinstance(text, TextEmbeds):
+            text = text(batch)
+        found.append(task.keep(backbone.predict(batch, text.in_turns(len(batch.views)))))
+    return found
+
+
+def seconds_of(call: Callable[..., object], *given: Any) -> float:
+    """How long a call takes."""
+    began = time.perf_counter()
+    call(*given)
+    return time.perf_counter() - began
 
 
 def search(
@@ -117,7 +122,7 @@ def search(
         return {name: tensor.clone() for name, tensor in bare.state_dict().items()}
 
     def validate(line: dict[str, float]) -> None:
-        text = text_once(method, backbone, names)
+        text = partial(text_of, method, backbone, names)
         found = predict_all(backbone, val.batches(TASKS[task].batch), text, TASKS[task], accelerator.device)
         on_epoch(progress.validated(line, TASKS[task].quick(found, val, names), task, copy))
 
@@ -141,9 +146,9 @@ def search(
             values = finite(losses, settings, epoch)
             losses.clear()
             progress.epoch, progress.losses = epoch + 1, []
-            paused, calls = time.perf_counter(), backbone.text_encoder_calls
-            watch(progress.epoch)
-            began, backbone.text_encoder_calls = began + time.perf_counter() - paused, calls
+            calls = backbone.text_encoder_calls
+            began += seconds_of(watch, progress.epoch)
+            backbone.text_encoder_calls = calls
             step, mean = progress.epoch * steps_an_epoch, sum(values) / len(values)
             line = {"epoch": progress.epoch, "step": step, "train_loss": mean}
             if progress.epoch % settings.validate_every and progress.epoch < settings.epochs:

@@ -23,7 +23,7 @@ from cones.process import FULL
 from cones.ranking import RANKED_BY, headline, rank
 from cones.redaction import redacted
 from cones.registry_faults import every_page, existing, fault, is_name, refuse_address, shown
-from cones.registry_home import refuse_moved
+from cones.registry_home import make_database, refuse_moved
 from cones.results import finished_metrics, summarise
 
 CHAMPION = "champion"
@@ -99,6 +99,7 @@ def mlflow_client() -> Iterator[Any]:
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:
+        make_database(uri)
         yield mlflow.MlflowClient()
     except (MlflowException, SQLAlchemyError, RequestException, NoMessage, ConnectionError, TimeoutError) as error:
         raise fault(error, uri) from None

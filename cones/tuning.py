@@ -15,7 +15,7 @@ from cones.errors import SearchError
 from cones.live import Pictures
 from cones.methods.weights import Trained
 from cones.randomness import generator_for
-from cones.search import SearchResult
+from cones.search import SearchResult, seconds_of
 from cones.types import Features
 
 if TYPE_CHECKING:
@@ -60,21 +60,15 @@ def finetune(
         progress.seconds = time.perf_counter() - began
         save_checkpoint(checkpoint, progress, trained, optimiser)
 
-    def look(step: int) -> None:
-        nonlocal began
-        paused = time.perf_counter()
-        watch(step)
-        began += time.perf_counter() - paused
-
     with Keeper(None if checkpoint is None else save, settings.checkpoint_seconds) as keep:
         if not progress.curves:
-            look(0)
+            began += seconds_of(watch, 0)
             on_step(progress.validated({"step": 0}, metrics_of(), task, trained.copy))
         for step in range(progress.epoch, settings.steps):
             loss = train_step(trained, loss_of, train, settings, optimiser, accelerator, seed, step)
             trained.losses[step % settings.validate_every] = loss
             progress.epoch = step + 1
-            look(progress.epoch)
+            began += seconds_of(watch, progress.epoch)
             line: dict[str, float] = {"step": step + 1}
             if not progress.epoch % settings.validate_every or progress.epoch == settings.steps:
                 mean = trained.losses[: step % settings.validate_every + 1].mean().item()

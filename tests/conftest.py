@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -26,10 +27,13 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from PIL import Image
+from running import run_here
 
 from cones.backbones import tiny
 from cones.backbones.clip import Clip
+from cones.cli import main as command_line
 from cones.config import BackboneConfig, ClassificationConcept, WorldData
 from cones.data import Split, prepare, synthetic
 from cones.encoded import Encoded
@@ -43,6 +47,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 ROOT = Path(__file__).parent.parent
 PREFECT_PASSWORD = "tests:of a server of tests"
+LONGEST = ["faults", "generation_pipeline", "detection_pipeline", "pipeline", "flow", "search", "cli"]
+"""Files that begin first, the longest of them before the others, so that no worker is left with one at the end."""
 PARAMS = """
 backbones:
   toy: {kind: clip, source: models/backbones/toy}
@@ -56,6 +62,11 @@ runs:
   few-cones: {concept: few, method: {name: cones, epochs: 5}}
 finetunes: {}
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -179,6 +190,13 @@ class Project:
         ):
             subprocess.run(["git", *command], cwd=folder, check=True)
 
+    @staticmethod
+    def at(folder: Path) -> "Project":
+        """One that is in a folder already."""
+        project = Project.__new__(Project)
+        project.folder = folder
+        return project
+
     def params(self, text: str) -> None:
         (self.folder / "params.yaml").write_text(text)
 
@@ -207,12 +225,22 @@ class Project:
     def copy(self, folder: Path) -> "Project":
         """The same project, with all that was made in it, in another folder."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        other = Project.__new__(Project)
-        other.folder = folder
-        return other
+        return Project.at(folder)
 
     def stage(self, name: str, target: str) -> subprocess.CompletedProcess:
-        return self.run("python", f"stages/{name}.py", target)
+        """Run a stage's script in this process, with this process's number of threads."""
+        script = f"stages/{name}.py"
+        return run_here(
+            self.folder, self.environment(), [script, target], lambda: runpy.run_path(script, run_name="__main__")
+        )
+
+    def cones(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        """Run the command line in this process."""
+        try:
+            return run_here(self.folder, self.environment(**environment), ["cones", *arguments], command_line)
+        finally:
+            if "mlflow" in sys.modules:
+                sys.modules["mlflow"].set_tracking_uri(None)
 
 
 @pytest.fixture
@@ -223,13 +251,19 @@ def project(tmp_path: Path, toy_clip: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Project:
-    """A project whose graph has run and that is not registered yet. Copy it before anything is changed in it."""
-    folder = tmp_path_factory.mktemp("finished") / "project"
-    folder.mkdir()
-    made = Project(folder, toy_clip)
-    done = made.run("dvc", "repro")
-    assert done.returncode == 0, done.stdout
-    return made
+    """A project whose graph has run and that is not registered yet. Copy it before anything is changed in it.
+
+    The workers of a test run share it: whoever needs it first makes it.
+    """
+    home = tmp_path_factory.getbasetemp()
+    home = (home.parent if "PYTEST_XDIST_WORKER" in os.environ else home) / "finished"
+    with FileLock(f"{home}.lock"):
+        if not (home / "project").exists():
+            (home / "making").mkdir(parents=True)
+            done = Project(home / "making", toy_clip).run("dvc", "repro")
+            assert done.returncode == 0, done.stdout
+            (home / "making").rename(home / "project")
+    return Project.at(home / "project")
 
 
 class Server:

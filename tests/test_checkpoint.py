@@ -73,44 +73,31 @@ def test_it_goes_on_within_an_epoch_to_the_same_bits(run, encoded: Encoded, tmp_
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
 
 
-def test_ctrl_c_waits_for_the_step_and_says_where_it_goes_on(run, encoded: Encoded, tmp_path: Path, ctrl_c) -> None:
-    _, undisturbed = run()
-    backbone, path = encoded.backbone(), tmp_path / "state.safetensors"
-    loss, done = backbone.loss, 0
-
-    def interrupted(*given):
-        nonlocal done
-        done += 1
-        if done == 6:
-            os.kill(os.getpid(), signal.SIGINT)
-        return loss(*given)
-
-    backbone.loss = interrupted
-    with pytest.raises(KeyboardInterrupt, match=r"^stopped; goes on at step 7$"):
-        run(path, backbone)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    _, result = run(path, backbone)
-    assert done == 6 * STEPS_AN_EPOCH
-    assert result.curves == undisturbed.curves
-
-
-def test_ctrl_c_in_the_last_epoch_of_a_search_is_not_lost(run, encoded: Encoded, tmp_path: Path, ctrl_c) -> None:
+@pytest.mark.parametrize(
+    ("call", "times", "where", "calls"),
+    [("loss", 6, "step 7", 6 * STEPS_AN_EPOCH), ("predict", 2, "its end", 2)],  # it is validated at its start and end
+    ids=["in a step", "in the last validation"],
+)
+def test_ctrl_c_waits_for_what_is_under_way_and_says_where_it_goes_on(
+    run, encoded: Encoded, tmp_path: Path, ctrl_c, call: str, times: int, where: str, calls: int
+) -> None:
     whole, undisturbed = run()
     backbone, path = encoded.backbone(), tmp_path / "state.safetensors"
-    predict, done = backbone.predict, 0
+    real, done = getattr(backbone, call), 0
 
     def interrupted(*given):
         nonlocal done
         done += 1
-        if done == 2:  # the start, then the end
+        if done == times:
             os.kill(os.getpid(), signal.SIGINT)
-        return predict(*given)
+        return real(*given)
 
-    backbone.predict = interrupted
-    with pytest.raises(KeyboardInterrupt, match=r"^stopped; goes on at its end$"):
+    setattr(backbone, call, interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped; goes on at {where}$"):
         run(path, backbone)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed, result = run(path, backbone)
-    assert done == 2
+    assert done == calls
     assert result.curves == undisturbed.curves
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole.parameters(), strict=True))
 

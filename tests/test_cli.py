@@ -186,11 +186,11 @@ def test_new_rows_run_from_pictures_to_a_champion(project, class_folders: Path) 
     with Image.open(project.folder / "found" / first["drawn"]) as drawn:
         assert drawn.size[0] == 500
         assert drawn.size[1] > 300
-    refused = project.run("cones", "predict", "pets", "a.jpg", "none.jpg", "--out", "other")
+    refused = project.cones("predict", "pets", "a.jpg", "none.jpg", "--out", "other")
     assert refused.returncode == 1
     assert "error: none.jpg does not exist" in refused.stdout
     assert not (project.folder / "other").exists()
-    assert "did you mean `pets`" in project.run("cones", "predict", "pts", "a.jpg").stdout
+    assert "did you mean `pets`" in project.cones("predict", "pts", "a.jpg").stdout
 
 
 def test_the_doctor_sees_what_is_there_and_what_is_not(project) -> None:

@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_row(detected: Project, tmp_path: Path) -> 
         assert {"concept.safetensors", "curves.csv", "metrics.json"} <= set(before)
         left = folder.with_name(f".{row}.{dead.pid}.tmp")
         folder.rename(left)
-        assert project.stage(stage, row).returncode == 0
+        assert project.run("python", f"stages/{stage}.py", row).returncode == 0
         assert not left.exists()
         assert {name: (folder / name).read_bytes() for name in before} == before
 
@@ -137,8 +137,8 @@ def test_data_of_another_task_is_refused(detected: Project, tmp_path: Path) -> N
 
 def test_registered_and_looked_up(detected: Project, tmp_path: Path) -> None:
     project = detected.copy(tmp_path / "project")
-    first = project.run("cones", "register")
+    first = project.cones("register")
     assert first.returncode == 0, first.stdout
     assert first.stdout.count("new") == len(ROWS)
-    assert project.run("cones", "register").stdout.count("new") == 0
-    assert "models:/things@champion" in project.run("cones", "lookup", "things").stdout
+    assert project.cones("register").stdout.count("new") == 0
+    assert "models:/things@champion" in project.cones("lookup", "things").stdout

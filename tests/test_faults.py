@@ -53,7 +53,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def champion(project, **environment: str) -> str:
-    return project.run("cones", "lookup", "few", **environment).stdout
+    return project.cones("lookup", "few", **environment).stdout
 
 
 def test_a_killed_search_is_tried_again_and_goes_on_and_a_second_flow_is_refused(
@@ -124,7 +124,7 @@ def test_mlflow_away_for_the_whole_run_loses_nothing(finished, tmp_path: Path, w
     assert "run `cones register` again when it is back" in last
     assert "Retry 1/2 will start" in done.stdout
     assert before == {p: p.read_bytes() for p in project.folder.glob("searched/**/*") if p.is_file()}
-    assert project.run("cones", "register").stdout.count("new") == 3
+    assert project.cones("register").stdout.count("new") == 3
     assert "models:/few@champion" in champion(project)
 
 
@@ -253,17 +253,17 @@ def test_a_damaged_cache_entry_is_noticed_named_and_made_again(finished, tmp_pat
     assert restored.returncode == 0
     assert concept.read_bytes() == damaged, "DVC trusts its cache"
 
-    refused = project.run("cones", "register")
+    refused = project.cones("register")
     assert refused.returncode == 1
     assert "searched/few/few-cones/concept.safetensors is damaged" in refused.stdout
-    looked = project.run("cones", "doctor", "--cache")
+    looked = project.cones("doctor", "--cache")
     assert looked.returncode == 1
     command = next(x for x in looked.stdout.splitlines() if x.startswith("DVC cache: ")).removeprefix("DVC cache: ")
     assert command.startswith(f"rm -rf {entry.relative_to(project.folder)} searched/few/few-cones/concept.safetensors")
     mended = project.run("bash", "-c", command)
     assert mended.returncode == 0, mended.stdout
     assert concept.read_bytes() == right
-    assert project.run("cones", "register").returncode == 0
+    assert project.cones("register").returncode == 0
 
 
 @pytest.fixture

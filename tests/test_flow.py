@@ -68,7 +68,7 @@ def test_the_flow_makes_what_dvc_makes(project, finished, with_prefect) -> None:
     table = next(a for a in ask(with_prefect, "artifacts") if a["key"] == "results")
     assert [line["row"] for line in json.loads(table["data"])] == ["few-zero-shot", "few-coop", "few-cones"]
     assert "models:/few@champion" in table["description"]
-    assert "models:/few@champion" in project.run("cones", "lookup", "few").stdout
+    assert "models:/few@champion" in project.cones("lookup", "few").stdout
     assert "searching few-coop: 2/2" in done.stdout
 
     again = project.run("python", "-m", "flows.pipeline", **with_prefect)
@@ -105,8 +105,8 @@ def test_a_worker_runs_the_deployments_and_a_failure_stays_with_its_descendants(
     assert "URI  models:/few@champion" in log
 
 
-def test_stages_are_named_by_dvc_and_know_what_they_need(finished, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(finished.folder)
+def test_stages_are_named_by_dvc_and_know_what_they_need(finished, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(finished.copy(tmp_path / "project").folder)
     graph = stage_graph()
     assert not [name for name in graph if name.startswith("pretrain")]
     assert graph["encode@few"].needs == ("check", "prepare@glyphs")

@@ -54,7 +54,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path, toy_sd: 
     made.params(PARAMS)
     done = made.run("dvc", "repro")
     assert done.returncode == 0, done.stdout
-    done = made.run("cones", "register")
+    done = made.cones("register")
     assert done.returncode == 0, done.stdout
     return made
 
@@ -104,11 +104,10 @@ def test_searching_never_opens_the_test_split(generated: Project, tmp_path: Path
 
 
 def test_a_registered_concept_makes_pictures(generated: Project, tmp_path: Path) -> None:
-    done = generated.run("cones", "lookup", "zorb")
+    done = generated.cones("lookup", "zorb")
     assert "denoising loss" in done.stdout
     out = tmp_path / "made"
     command = (
-        "cones",
         "generate",
         "zorb",
         "--prompt",
@@ -120,15 +119,15 @@ def test_a_registered_concept_makes_pictures(generated: Project, tmp_path: Path)
         "--out",
         str(out),
     )
-    done = generated.run(*command, "--also", "other=searched/zorb/zorb-cones/concept.safetensors")
+    done = generated.cones(*command, "--also", "other=searched/zorb/zorb-cones/concept.safetensors")
     assert done.returncode == 0, done.stdout
     assert [Image.open(p).size for p in sorted(out.iterdir())] == [(64, 64)] * 2
-    told = generated.run("cones", "doctor").stdout
+    told = generated.cones("doctor").stdout
     assert all(f"backbone toy{beside}" in told for beside in ("", ", its clip", ", its judge")), told
     file = "searched/zorb/zorb-cones/concept.safetensors"
-    done = generated.run("cones", "export", file, "--out", str(tmp_path / "embeds.safetensors"))
+    done = generated.cones("export", file, "--out", str(tmp_path / "embeds.safetensors"))
     assert done.returncode == 0, done.stdout
-    done = generated.run("cones", "predict", "zorb", str(out))
+    done = generated.cones("predict", "zorb", str(out))
     assert done.returncode == 1
     assert "makes pictures and does not judge them; use `cones generate`" in done.stdout
 
@@ -166,7 +165,7 @@ def test_bad_settings_are_refused_by_name(generated: Project, tmp_path: Path) ->
     }
     for old, (new, why) in changes.items():
         project.params(PARAMS.replace(old, new))
-        told = project.run("cones", "check").stdout
+        told = project.cones("check").stdout
         assert why in told, told
     project.params(PARAMS.replace("train: 3", "train: 3, size: 32").replace("word: flower", "word: " + "flower " * 40))
     told = project.stage("encode", "zorb").stdout
@@ -185,7 +184,7 @@ def test_a_plain_folder_of_pictures_is_a_subject(generated: Project, tmp_path: P
     for i in range(4):
         Image.new("RGB", (40, 30), (60 * i, 99, 0)).save(photos / f"{i}.png")
     project.params(PARAMS.replace("  toy:\n", "  sd-tiny:\n").replace("backbone: toy", "backbone: sd-tiny"))
-    done = project.run("cones", "new", "duck", "--source", "rubber_duck", "--yes", "--say", "rubber_duck=duck")
+    done = project.cones("new", "duck", "--source", "rubber_duck", "--yes", "--say", "rubber_duck=duck")
     assert done.returncode == 0, done.stdout
     assert "4 pictures of one subject" in done.stdout
     assert "duck-zero-shot, duck-inversion, duck-cones, for generation with sd-tiny" in done.stdout

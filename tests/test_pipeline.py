@@ -54,17 +54,17 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
     first = project.run("cones", "register")
     assert first.returncode == 0, first.stdout
     assert first.stdout.count("new") == 3
-    second = project.run("cones", "register")
+    second = project.cones("register")
     assert second.stdout.count("new") == 0
     best = max(json.loads((project.folder / "results/summary.json").read_text()),
                key=lambda row: (row["val"]["accuracy"], -row["val"]["loss"]))  # fmt: skip
     looked_up = project.run("cones", "lookup", "few").stdout
     assert best["row"] in looked_up
     assert "models:/few@champion" in looked_up
-    assert "did you mean `few`" in project.run("cones", "lookup", "fwe").stdout
+    assert "did you mean `few`" in project.cones("lookup", "fwe").stdout
     project.stage("search", "few-cones")
     (project.folder / "searched/few/few-cones/metrics.json").write_text('{"val": {"accuracy": 1.0}}')
-    assert "not finished, so not registered: few-cones" in project.run("cones", "register").stdout
+    assert "not finished, so not registered: few-cones" in project.cones("register").stdout
 
     picture = f"{project.folder}/a.png"
     Image.new("RGB", (32, 32), (9, 99, 200)).save(picture)
@@ -97,8 +97,8 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
     assert all(sum(f.stat().st_size for f in model.rglob("*")) < 500_000 for model in models), "with its code"
 
 
-def run_here(stage: str, name: str) -> None:
-    """Run a stage in this process, where one stands in a project: the libraries are loaded already."""
+def run_stage(stage: str, name: str) -> None:
+    """Run a stage in this process, where one stands in a project; what it raises comes out."""
     runpy.run_path(f"stages/{stage}.py")["main"](name)
 
 
@@ -108,12 +108,12 @@ def test_search_never_opens_the_test_split(finished, tmp_path: Path, monkeypatch
         shutil.rmtree(project.folder / made)
     shutil.rmtree(project.folder / "data/prepared/glyphs/test")
     monkeypatch.chdir(project.folder)
-    run_here("encode", "few")
+    run_stage("encode", "few")
     for row in ROWS:
-        run_here("search", row)
+        run_stage("search", row)
         assert Path(f"searched/few/{row}/concept.safetensors").exists()
     with pytest.raises(DataError, match="data/prepared/glyphs/test is not prepared"):
-        run_here("evaluate", "few")
+        run_stage("evaluate", "few")
     assert not Path("evaluated").exists()
 
 
@@ -126,20 +126,20 @@ def test_a_concept_of_other_settings_than_its_row_is_not_evaluated(finished, tmp
     params = Path("params.yaml").read_text()
     project.params(params.replace("name: cones, epochs: 5", "name: cones, epochs: 6"))
     with pytest.raises(ConceptError, match=r"few-cones/concept\.safetensors was searched with method\.epochs 5, and"):
-        run_here("evaluate", "few")
+        run_stage("evaluate", "few")
     project.params(params)
     concept = Path("searched/few/few-coop/concept.safetensors").rename("aside")
     with pytest.raises(ConceptError, match=r"there is no Concept file searched/few/few-coop/concept\.safetensors"):
-        run_here("evaluate", "few")
+        run_stage("evaluate", "few")
     concept.rename("searched/few/few-coop/concept.safetensors")
-    run_here("evaluate", "few")
+    run_stage("evaluate", "few")
     assert read_json(Path("evaluated/few/concepts.json")) == hashes
 
 
 def test_a_stray_row_folder_is_refused_by_name(project) -> None:
     stray = project.folder / "searched/few/few-old"
     stray.mkdir(parents=True)
-    assert "no row is searched and evaluated yet" in project.run("cones", "register").stdout
+    assert "no row is searched and evaluated yet" in project.cones("register").stdout
     refused = project.stage("evaluate", "few")
     assert refused.returncode == 1
     assert "searched/few/few-old belongs to no row of params.yaml" in refused.stdout
@@ -166,7 +166,7 @@ def test_bad_input_stops_a_stage_with_one_message(project) -> None:
     assert not list(project.folder.glob("encoded/*"))
 
     project.params(params.replace("shots: 4", "shots: 4, sede: 1").replace("name: coop", "name: cop"))
-    refused = project.run("cones", "check")
+    refused = project.cones("check")
     assert refused.returncode == 1
     assert "has 2 mistakes" in refused.stdout
     assert "Traceback" not in refused.stdout

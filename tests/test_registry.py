@@ -290,6 +290,34 @@ def test_a_moved_project_registers_again_where_it_is(workspace, tmp_path: Path) 
     assert look_up("few").version == 2
 
 
+class Killed(BaseException):
+    pass
+
+
+def test_a_database_is_made_whole_or_not_at_all(workspace, mlflow_store: Path, monkeypatch) -> None:
+    """MLflow never finishes half a one. One that another process has made meanwhile stays."""
+    from mlflow.store.db import utils
+
+    place, upgrade, others = workspace(), utils._upgrade_db, list[int]()
+    Path("mlflow.db").unlink()
+
+    def killed(engine) -> None:
+        raise Killed
+
+    def overtaken(engine) -> None:
+        upgrade(engine)
+        others.append(Path(shutil.copy(mlflow_store, "mlflow.db")).stat().st_ino)
+
+    monkeypatch.setattr(utils, "_upgrade_db", killed)
+    with pytest.raises(Killed):
+        place.register()
+    assert not [p.name for p in Path().iterdir() if "mlflow.db" in p.name]
+    monkeypatch.setattr(utils, "_upgrade_db", overtaken)
+    assert len(place.register()) == 2
+    assert [Path("mlflow.db").stat().st_ino] == others
+    assert [p.name for p in Path().iterdir() if "mlflow.db" in p.name] == ["mlflow.db"]
+
+
 def test_a_mishap_with_a_local_file_is_told_as_that_and_not_tried_again(workspace) -> None:
     project = workspace()
     row = project.folder / "searched/few/few-cones"

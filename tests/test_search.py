@@ -255,10 +255,11 @@ def test_kill_minus_nine_and_resume(project) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (project.folder / "searched/few/few-coop").exists()
-    again = project.stage("search", "few-coop")
+    search = ("python", "stages/search.py", "few-coop")
+    again = project.run(*search)
     assert again.returncode == 0, again.stdout
     assert "resuming after epoch" in again.stdout
     resumed = {n: (project.folder / "searched/few/few-coop" / n).read_bytes() for n in ("metrics.json", "curves.csv")}
     assert not list(project.folder.glob("checkpoints/*/state.safetensors"))
-    assert project.stage("search", "few-coop").returncode == 0
+    assert project.run(*search).returncode == 0
     assert resumed == {n: (project.folder / "searched/few/few-coop" / n).read_bytes() for n in resumed}
