@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cones.choices import Task, Values
+from cones.escaping import terminal_text
 from cones.process import plain_errors, share_the_cores
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ def new(
     """  # fmt: skip
     from cones.config import load_params
     from cones.newrows import default_backbone, default_shots, task_of, write_rows
+    from cones.outputs import refuse_unwritable
     from cones.recognising import look_at
 
+    refuse_unwritable(Path(), ["params.yaml"], "the file")
     source = source or Path(typer.prompt("Folder of your pictures"))
     found = look_at(source.expanduser(), task, values)
     backbone = backbone or default_backbone(found)
@@ -96,7 +99,7 @@ def new(
         raise typer.BadParameter(f"{unknown[0]!r} is not CLASS=WORDS for a class of {source}", param_hint="--say")
     if not yes and not told and len(found.classes) <= 12:
         print("What is each class called in a sentence? Enter keeps the name.")
-        told = {c: typer.prompt(f"  {c}", default=c.replace("_", " ")) for c in found.classes}
+        told = {c: typer.prompt(f"  {terminal_text(c)}", default=c.replace("_", " ")) for c in found.classes}
     if drop_demo is None:
         drop_demo = not yes and typer.confirm("Drop the demo rows (generated pictures)?", default=False)
     shots = shots or default_shots(found)
@@ -116,7 +119,8 @@ def _show(found: "Found") -> None:
     if found.divided:
         how += f", {' and '.join(found.divided)} to be divided off train"
     print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
-    print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
+    counts = ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30])
+    print(f"  {terminal_text(counts)}", "..." * (len(found.classes) > 30))
     if found.entry["kind"] == "masks":
         print(f"An object is {OBJECTS[found.entry['objects']]}; `objects` in params.yaml has it otherwise.")
 
@@ -156,6 +160,7 @@ def register() -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from cones.config import load_params
     from cones.registering import register as register_rows
@@ -163,10 +168,11 @@ def register() -> None:
 
     params = load_params()
     found = register_rows(params)
-    table = Table("concept", "version", "row", "validation", "", title=tracking_uri(), title_justify="left")
+    title = Text(terminal_text(tracking_uri()))
+    table = Table("concept", "version", "row", "validation", "", title=title, title_justify="left")
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
-        table.add_row(r.name, str(r.version), r.row, r.score, marks)
+        table.add_row(*(Text(terminal_text(cell)) for cell in (r.name, r.version, r.row, r.score, marks)))
     Console().print(table)
     crowned = {r.name for r in found if r.champion}
     for name in sorted({r.name for r in found} - crowned):
@@ -192,12 +198,13 @@ def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in par
 
     found = look_up(name)
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in found.val.items())
-    print(f"{found.name} version {found.version}, on validation the best of every version registered: {found.score}")
-    print(f"  row  {found.row}\n  val  {metrics}\n  URI  models:/{name}@champion")
+    told = f"{found.name} version {found.version}, on validation the best of every version registered: {found.score}"
+    for line in (told, f"  row  {found.row}", f"  val  {metrics}", f"  URI  models:/{name}@champion"):
+        print(terminal_text(line))
     params = load_params() if Path("params.yaml").exists() else None
-    told = beside_report(found, params) if params is not None and name in params.concepts else None
-    if told is not None:
-        print(f"  {told}")
+    beside = beside_report(found, params) if params is not None and name in params.concepts else None
+    if beside is not None:
+        print(f"  {beside}")
 
 
 @app.command()
@@ -225,8 +232,8 @@ def predict(
 
     found = predict_files(concept, pictures, out, base, draw, threshold, device)
     for path, prediction in found[:20]:
-        print(f"{path}  {prediction}")
-    print(f"{len(found)} predictions in {out / 'predictions.json'}")
+        print(terminal_text(f"{path}  {prediction}"))
+    print(terminal_text(f"{len(found)} predictions in {out / 'predictions.json'}"))
 
 
 @app.command()
@@ -251,18 +258,21 @@ def generate(
 
     Example: **cones generate rex --prompt "a photo of {} on the beach" -n 8**
     """
-    from cones.files import fresh_file
+    from cones.files import fresh_file, write_picture
+    from cones.outputs import refuse_unwritable
     from cones.predicting import open_concept
 
+    names = [f"{seed:05d}-{i:03d}.png" for i in range(n)]
+    refuse_unwritable(out, names[:1] + names[-1:])
     wrong = [pair for pair in also or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not NAME=CONCEPT", param_hint="--also")
     others = {name: open_concept(c, base) for name, c in (p.split("=", 1) for p in also or [])}
     pictures = open_concept(concept, base, device).generate(prompt, n, seed, others, guidance, steps)
-    for i, picture in enumerate(pictures):
-        with fresh_file(out / f"{seed:05d}-{i:03d}.png") as temporary:
-            picture.save(temporary, "PNG")
-    print(f"{len(pictures)} pictures in {out}")
+    for name, picture in zip(names, pictures):
+        with fresh_file(out / name) as temporary:
+            write_picture(temporary, picture, "PNG")
+    print(terminal_text(f"{len(pictures)} pictures in {out}"))
 
 
 @app.command()
@@ -280,10 +290,13 @@ def export(
 ) -> None:
     """Write a concept of generation as `prompt_embeds` and `negative_prompt_embeds` for diffusers' own pipelines."""
     from cones.generating import export_embeds
+    from cones.outputs import refuse_unwritable
     from cones.predicting import open_concept
 
+    refuse_unwritable(out.parent, [out.name])
     written = export_embeds(open_concept(concept, base, device), prompt, out, dtype)
-    print(f"{out} holds {', '.join(f'{name} {shape}' for name, shape in written.items())} in {dtype}")
+    told = ", ".join(f"{name} {shape}" for name, shape in written.items())
+    print(terminal_text(f"{out} holds {told} in {dtype}"))
     print(f"load the pipeline in that: StableDiffusionPipeline.from_pretrained(..., torch_dtype=torch.{dtype})")
 
 
@@ -302,16 +315,19 @@ def join(
     Example: **cones join cells parasites --out blood.safetensors**, then **cones predict blood.safetensors smear.png**
     """
     from cones.joining import join as join_concepts
-    from cones.joining import save_joined
+    from cones.joining import refuse_taken, save_joined
+    from cones.outputs import refuse_unwritable
     from cones.predicting import open_concept
 
+    refuse_unwritable(out.parent, [out.name])
+    refuse_taken(out)
     wrong = [pair for pair in rename or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not OLD=NEW", param_hint="--rename")
     opened = [open_concept(c, base, "cpu") for c in concepts]
     joined = join_concepts(opened, dict(p.split("=", 1) for p in rename or []))
     save_joined(joined, out)
-    print(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}")
+    print(terminal_text(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}"))
 
 
 @app.command()
@@ -331,6 +347,7 @@ def clean(
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
+    from rich.text import Text
 
     from cones.cleaning import find_stale, remove_stale
     from cones.config import load_params
@@ -343,7 +360,8 @@ def clean(
     table = Table("", "why", "size", "")
     table.columns[0].overflow = "fold"
     for entry in stale:
-        table.add_row(str(entry.path), entry.why, decimal(entry.size), "kept" * entry.kept)
+        cells = (entry.path, entry.why, decimal(entry.size), "kept" * entry.kept)
+        table.add_row(*(Text(terminal_text(cell)) for cell in cells))
     Console().print(table)
     if not rows and any(entry.kept for entry in stale):
         print("kept are results, which `--rows` removes as well, and what may be of a row that has not begun")

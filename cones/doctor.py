@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import cones
 from cones.errors import ConesError
+from cones.escaping import terminal_lines, terminal_text
 from cones.layout import CACHE, ENCODED
 
 if TYPE_CHECKING:
@@ -186,8 +187,8 @@ def _answers(what: str, url: str, path: str, to_do: str) -> Finding:
 def show(findings: Iterator[Finding]) -> bool:
     """Print findings, then what to do about them; whether all that must be there is."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(file=sys.stdout)
     table = Table("", "", "found", box=None, pad_edge=False, show_header=False)
@@ -195,9 +196,9 @@ def show(findings: Iterator[Finding]) -> bool:
     seen = list(findings)
     for finding in seen:
         mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.well]
-        table.add_row(mark, escape(finding.what), escape(finding.found))
+        table.add_row(mark, Text(terminal_text(finding.what)), Text(terminal_lines(finding.found)))
     console.print(table)
     for finding in seen:
         if finding.to_do:
-            print(f"{finding.what}: {finding.to_do}")
+            print(terminal_text(f"{finding.what}: {finding.to_do}"))
     return all(finding.well is not False for finding in seen)

@@ -11,10 +11,14 @@ from PIL import Image
 from cones.concept import Concept
 from cones.data import SUFFIXES, open_picture, pictures_in
 from cones.errors import ConceptError, DataError
-from cones.files import fresh_file, write_json
+from cones.files import fresh_file, write_json, write_picture
+from cones.outputs import refuse_unwritable
 from cones.prediction import Detections, Prediction
 from cones.tasks import captioned, draw_instances
 from cones.types import Instances
+
+LONGEST = 200
+"""Bytes of a picture's name that what is drawn of it is called by; file systems take 255, with a number and more."""
 
 
 def predict_files(
@@ -29,9 +33,13 @@ def predict_files(
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
     `concept` is a registered name, a `models:/` URI or a file. What is found in pictures is written as a COCO data set
-    with scores; boxes below `threshold`, if none is given the Concept's own, are left out. Raises `DataError` for a
-    folder without pictures or one that cannot be read, before anything is written.
+    with scores; boxes below `threshold`, if none is given the Concept's own, are left out. Raises `ConesError` for an
+    `out` that cannot be written, before anything is read, and `DataError` for a folder without pictures or one that
+    cannot be read, before anything is written.
     """
+    refuse_unwritable(out, ["predictions.json"])
+    if draw:
+        refuse_unwritable(out / "pictures")
     paths = list(_pictures(given))
     opened = open_concept(concept, base, device)
     if opened.card.task == "generation":
@@ -39,7 +47,8 @@ def predict_files(
     found: list[Any] = opened.predict(paths, threshold=threshold)
     card = opened.card
     about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}
-    drawn = _draw(paths, found, card.classes, out) if draw else [{} for _ in paths]
+    names = [f"pictures/{i:05d}-{_stem(path)}.jpg" for i, path in enumerate(paths)] if draw else []
+    drawn = [{"drawn": name} for name in names] or [{} for _ in paths]
     if card.task == "classification":
         lines = [{"path": str(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
         content: dict[str, Any] = {**about, "predictions": lines}
@@ -48,7 +57,10 @@ def predict_files(
         dataset = coco_dataset(paths, found, card.classes)
         dataset["images"] = [image | d for image, d in zip(dataset["images"], drawn)]
         content = {"info": {**about, "score_threshold": least}, **dataset}
-    write_json(out / "predictions.json", content)
+    write_json(out / "predictions.json", content)  # first, since it is what took long
+    for name, path, one in zip(names, paths, found):
+        with fresh_file(out / name) as temporary:
+            write_picture(temporary, _drawn(open_picture(path), one, card.classes), quality=90)
     return list(zip(paths, found))
 
 
@@ -89,18 +101,9 @@ def open_concept(concept: str, base: Path | None = None, device: str = "auto") -
     return Concept.load(look_up(concept).uri, base, device)
 
 
-def _draw(
-    paths: Sequence[Path], found: Sequence[Prediction | Detections], classes: Sequence[str], out: Path
-) -> list[dict[str, str]]:
-    """Draw what was predicted into `out/pictures`; the files by their paths from `out`, as `drawn` each."""
-    (out / "pictures").mkdir(parents=True, exist_ok=True)
-    files = []
-    for i, (path, one) in enumerate(zip(paths, found)):
-        name = f"pictures/{i:05d}-{path.stem}.jpg"
-        with fresh_file(out / name) as temporary:
-            _drawn(open_picture(path), one, classes).save(temporary, "JPEG", quality=90)
-        files.append({"drawn": name})
-    return files
+def _stem(path: Path) -> str:
+    """The name of a picture, as long as what is drawn of it can be called by it in any folder."""
+    return path.stem.encode(errors="backslashreplace")[:LONGEST].decode(errors="ignore")
 
 
 def _drawn(picture: Image.Image, found: Prediction | Detections, classes: Sequence[str]) -> Image.Image:

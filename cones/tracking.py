@@ -18,10 +18,10 @@ from cones.errors import TrackingAway, TrackingError
 from cones.files import content_hash, file_hash
 from cones.layout import EVALUATED, SEARCHED
 from cones.messages import nearest
-from cones.process import FULL
 from cones.ranking import headline, rank
 from cones.registry_home import refuse_moved
 from cones.results import finished_metrics, summarise
+from cones.system_errors import FULL
 
 CHAMPION = "champion"
 KEY_TAG, ROW_TAG = "cones.key", "cones.row"

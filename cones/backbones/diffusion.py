@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cones.backbones.diffusion_text import Sentences, encode_sentences
 from cones.backbones.tuned import with_tuned
-from cones.errors import BackboneError
+from cones.errors import WHOLE, BackboneError
 from cones.files import read_json
 from cones.randomness import generator_for
 from cones.types import Features, Predictions, Site, TextEmbeds, TextTokens
@@ -48,10 +48,11 @@ class Diffusion:
         self.text_encoder_calls, self.has_masks = 0, False
         self._tuned: dict[str, Tensor] = {}
         self._lora_scale = 1.0
-        made = read_json(folder / "model_index.json").get("_class_name")
+        made = read_json(folder / "model_index.json", dict, WHOLE).get("_class_name")
         if made != PIPELINE:
             raise BackboneError(f"{folder} holds a `{made}`, not a `{PIPELINE}`")
-        self.configs = {part: read_json(folder / part / "config.json") for part in ("text_encoder", "unet", "vae")}
+        parts = ("text_encoder", "unet", "vae")
+        self.configs = {part: read_json(folder / part / "config.json", dict, WHOLE) for part in parts}
         text, unet = self.configs["text_encoder"], self.configs["unet"]
         if text["hidden_size"] != unet["cross_attention_dim"]:
             raise BackboneError(
@@ -309,7 +310,7 @@ class Diffusion:
         _quietly()
         import diffusers
 
-        name = read_json(self.folder / "scheduler/scheduler_config.json")["_class_name"]
+        name = str(read_json(self.folder / "scheduler/scheduler_config.json", dict, WHOLE).get("_class_name"))
         sampler = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
         if sampler is None:
             raise BackboneError(f"{self.folder} asks for the sampler `{name}`, which diffusers does not have")

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones.errors import BackboneError
+from cones.errors import WHOLE, BackboneError
 from cones.files import read_json
 
 BATCH = 64
@@ -26,7 +26,7 @@ class Judge:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
         self.folder, self.device = folder, torch.device(device)
-        kind = read_json(folder / "config.json").get("model_type")
+        kind = read_json(folder / "config.json", dict, WHOLE).get("model_type")
         if kind not in ("vit", "resnet"):
             raise BackboneError(f"{folder} holds a `{kind}` model; a judge is a `vit` (DINO's) or a `resnet`")
         self.kind = kind

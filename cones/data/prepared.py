@@ -11,7 +11,7 @@ from PIL import Image
 
 from cones.data.pictures import open_picture
 from cones.errors import DAMAGED, DataError
-from cones.files import content_hash, read_json, write_json
+from cones.files import content_hash, read_json, reading, write_json
 
 SPLITS = ("train", "val", "test")
 
@@ -69,8 +69,9 @@ class Split:
         if not manifest.exists():
             raise DataError(f"{folder} is not prepared; run `dvc repro` to prepare it")
         content = read_json(manifest)
-        records = tuple(_record(r) for r in content["records"])
-        return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
+        with reading(manifest):
+            records = tuple(_record(r) for r in content["records"])
+            return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a record as 8-bit RGB; `DataError` if it is not the one that was prepared."""
@@ -96,7 +97,9 @@ class Split:
 
     @cached_property
     def _images(self) -> np.ndarray:
-        return np.load(self.folder / "images.npy", mmap_mode="r")
+        path = self.folder / "images.npy"
+        with reading(path):
+            return np.load(path, mmap_mode="r")
 
 
 def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record], templates: Sequence[str] = ()) -> None:
