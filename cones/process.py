@@ -3,6 +3,7 @@
 import errno
 import inspect
 import os
+import select
 import signal
 import sys
 import threading
@@ -84,11 +85,12 @@ def plain_errors() -> Iterator[None]:
             finally:
                 _flush()  # what the output cannot take is told here, and not by Python at its end
         except BaseException as error:
-            closed = not _takes_output()
+            closed = _is_output_closed(error)
+            _let_go_of_output()
             stopped = isinstance(error, KeyboardInterrupt)
             plain = None if stopped or _is_cut_short(error, asked) else in_words(error)
             if plain is not None:
-                _show(plain, quietly=closed and isinstance(error, BrokenPipeError))
+                _show(plain, quietly=closed)
                 sys.exit(MAY_PASS_CODE if plain.may_pass else 1)
             # An import that Ctrl-C cuts short may fail in any way: torch takes the numpy that it cuts off for missing.
             if not stopped and not asked:
@@ -102,15 +104,24 @@ def _is_cut_short(error: BaseException, asked: list[int]) -> bool:
     return bool(asked) and isinstance(error, OSError) and error.errno in (None, errno.EINTR, errno.EPIPE)
 
 
-def _takes_output() -> bool:
-    """Whether the output is still open; else what is left for it is dropped, which Python would complain of."""
+def _let_go_of_output() -> None:
+    """Drop what is left for an output that cannot take it, which Python would complain of at its end."""
     try:
         _flush()
     except OSError:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_output_closed(error: BaseException) -> bool:
+    """Whether whoever read this process's output, through a pipe, has ended."""
+    if not isinstance(error, BrokenPipeError) or error.filename or not hasattr(select, "poll"):
         return False
-    return True
+    with suppress(OSError, AttributeError):  # an output that is no file
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in output.poll(0))
+    return False
 
 
 def _flush() -> None:

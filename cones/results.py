@@ -27,17 +27,6 @@ class RowMetrics(ValidationMetrics):
     test: Scores
 
 
-class Cost(BaseModel):
-    """`cost.json` of a searched row."""
-
-    search_seconds: float
-    feature_seconds: float
-    optimise_seconds: float
-    steps_to_best: int
-    trained_parameters: int
-    text_encoder_calls: int
-
-
 def finished_metrics(concept: str, row: str) -> dict[str, Any] | None:
     """A row's test and validation metrics; None if it is not evaluated as it was last searched.
 
@@ -145,6 +134,6 @@ def summarise(params: Params, concepts: Iterable[str] | None = None) -> list[dic
         if metrics is not None:
             kind = run.kind if isinstance(run, FinetuneConfig) else None
             about = {"concept": run.concept, "row": row, "method": params.method_of(row).name, "finetune": kind}
-            cost = read_json(SEARCHED / run.concept / row / "cost.json", Cost)
+            cost = read_json(SEARCHED / run.concept / row / "cost.json", Scores)
             summary.append({**about, "test": metrics["test"], "val": metrics["val"], "cost": cost})
     return summary

@@ -24,8 +24,8 @@ def publish_results(params: Params, concepts: Iterable[str] | None = None) -> No
             "row": r["row"],
             "method": r["method"],
             **{f"{split} {name}": round(r[split][name], 4) for split in ("val", "test") for name in r[split]},
-            "search seconds": r["cost"]["search_seconds"],
-            "trained parameters": r["cost"]["trained_parameters"],
+            "search seconds": r["cost"].get("search_seconds"),
+            "trained parameters": r["cost"].get("trained_parameters"),
         }
         for r in summary
     ]

@@ -30,6 +30,8 @@ COSTS = {
     "text encoder calls": "how often the text encoder ran while searching",
     "steps to best": "optimiser steps until the best validation score, which is the one kept",
 }
+FIGURES = {"feature_seconds", "optimise_seconds", "trained_parameters", "text_encoder_calls", "steps_to_best"}
+"""What the page shows of a row's cost."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
         if task.headline not in x["val"].keys() & x["test"].keys():
             path = EVALUATED / name / "metrics.json"
             raise DataError(f"{path} is damaged (`{x['row']}` has no {task.headline}); {DAMAGED}")
+        for figure in FIGURES - x["cost"].keys():
+            path = SEARCHED / name / x["row"] / "cost.json"
+            raise DataError(f"{path} is damaged (it has no {figure}); {DAMAGED}")
     first = max(lines, key=lambda x: rank(kind, x["val"]))
     rows = [Row(x["row"], x["method"], x["val"], x["test"], x["cost"], cards[x["row"]], x is first) for x in lines]
     curves = {row.name: _curve(SEARCHED / name / row.name / "curves.csv", task.curve) for row in rows}
