@@ -112,10 +112,8 @@ def reading(path: Path, way_out: str = DAMAGED) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing; {way_out}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, csv.Error) as error:
-        if isinstance(error, LookupError):
-            what = f"it lacks {error}"
-        else:
-            what = " ".join(str(error).split())[:160] or type(error).__name__
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        what = " ".join(what.split())[:160]
         raise DataError(f"{path} is damaged ({what}); {way_out}") from error
 
 

@@ -72,7 +72,10 @@ class TaskReport:
 def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """The lines of a table that a stage wrote, their text as it is without what guards it; `DataError` for another."""
     with reading(path), path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-        if any(not isinstance(line.get(column), str) for line in lines for column in columns):
+        table = csv.DictReader(file)
+        lines = list(table)
+        if table.fieldnames is None or any(
+            not isinstance(line.get(column), str) for line in lines for column in columns
+        ):
             raise DataError(f"{path} is damaged (its columns are not {', '.join(columns)}); {DAMAGED}")
         return [{name: csv_text(line[name]) for name in columns} for line in lines]
