@@ -250,9 +250,14 @@ def test_a_worker_gets_gpus_by_a_file_of_its_own() -> None:
         ("print('ERROR: failed to run: python stages/search.py x, exited with 130'); raise SystemExit(255)", False),
         ("print('ERROR: failed to run: python stages/search.py x, exited with -2'); raise SystemExit(255)", False),
         ("print('ERROR: failed to run: python stages/search.py x, exited with 143'); raise SystemExit(255)", True),
+        ("import os; os.kill(os.getpid(), 7)", False),
+        ("print('ERROR: failed to run: python stages/prepare.py x, exited with -7'); raise SystemExit(255)", False),
+        ("print('ERROR: failed to run: python stages/prepare.py x, exited with 135'); raise SystemExit(255)", False),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with -11'); raise SystemExit(255)", False),
     ],
 )
 def test_only_what_may_pass_is_tried_again(program: str, again: bool) -> None:
     with pytest.raises(CommandFailed) as caught:
         Programs().run("it", ["python", "-c", program], {}, lambda line: None)
     assert caught.value.may_pass is again
+    assert ("SIGBUS" in str(caught.value)) is any(end in program for end in (", 7)", "-7'", "135'"))
