@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import TypeAdapter
 
 import cones.predicting
 from cones.cli import app
+from cones.config import DataConfig
+from cones.data import prepare
 from cones.files import fresh_folder, write_json, write_picture
 from cones.mapped import mapped_array
 from cones.process import plain_errors
@@ -210,6 +213,52 @@ def test_new_asks_nothing_where_params_cannot_be_written(
 ) -> None:
     monkeypatch.chdir(read_only)
     assert "is on a read-only file system" in refusal(lambda: app(["new", "cells"]))[1]
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Root may read everything, so the system's call is made to refuse."""
+    scan = os.scandir
+
+    def refuse(path: str | Path | int = ".") -> Iterator[os.DirEntry]:
+        if os.path.basename(str(path)) == name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"kind": "folder", "source": "pictures"}, "pictures/dog: this user may not read or write there"),
+        ({"kind": "csv", "source": "pictures", "table": "cat"}, "pictures/cat"),
+        ({"kind": "csv", "source": "pictures", "table": "a" * 256}, "the name is too long"),
+        ({"kind": "coco", "source": "pictures", "annotations": {"train": "cat"}}, "pictures/cat"),
+    ],
+    ids=["unreadable-folder", "table-is-a-folder", "table-with-a-long-name", "annotations-are-a-folder"],
+)
+def test_data_that_cannot_be_read_is_named(
+    refusal: Refusal, class_folders: Path, monkeypatch: pytest.MonkeyPatch, data: dict, says: str
+) -> None:
+    monkeypatch.chdir(class_folders.parent)
+    if data["kind"] == "folder":
+        unreadable(monkeypatch, "dog")
+    config = TypeAdapter(DataConfig).validate_python(data)
+    code, told = refusal(lambda: prepare(config, Path("prepared")))
+    assert code == 1
+    assert says in told
+    assert not Path("prepared").exists()
+
+
+@pytest.mark.parametrize("command", [["check"], ["register"], ["new", "x", "--source", "x"], ["clean"]], ids=" ".join)
+def test_params_that_are_a_folder_are_refused(
+    refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").mkdir()
+    told = refusal(lambda: app(command))[1]
+    assert "params.yaml" in told
+    assert "it is a folder, and a file is wanted" in told
 
 
 def test_a_folder_takes_the_place_of_another_or_leaves_it(tmp_path: Path, refusal: Refusal, monkeypatch) -> None:
