@@ -262,15 +262,15 @@ def generate(
     from cones.outputs import refuse_unwritable
     from cones.predicting import open_concept
 
-    names = [f"{seed:05d}-{i:03d}.png" for i in range(n)]
-    refuse_unwritable(out, names[:1] + names[-1:])
+    file_name = "{:05d}-{:03d}.png".format
+    refuse_unwritable(out, [file_name(seed, 0), file_name(seed, n - 1)])
     wrong = [pair for pair in also or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not NAME=CONCEPT", param_hint="--also")
     others = {name: open_concept(c, base) for name, c in (p.split("=", 1) for p in also or [])}
     pictures = open_concept(concept, base, device).generate(prompt, n, seed, others, guidance, steps)
-    for name, picture in zip(names, pictures):
-        with fresh_file(out / name) as temporary:
+    for i, picture in enumerate(pictures):
+        with fresh_file(out / file_name(seed, i)) as temporary:
             write_picture(temporary, picture, "PNG")
     print(terminal_text(f"{len(pictures)} pictures in {out}"))
 
