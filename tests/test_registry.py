@@ -25,7 +25,7 @@ from cones.claims import CLAIM_TAG, claim, is_held
 from cones.cli import lookup
 from cones.concept import Concept
 from cones.config import load_params
-from cones.errors import Busy, ConceptError, DataError, TrackingAway, TrackingError
+from cones.errors import Busy, ConceptError, DataError, TrackingError
 from cones.files import file_hash, write_json
 from cones.project_wheel import requirements, write_wheel
 from cones.registering import _promote, register
