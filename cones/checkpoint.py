@@ -60,6 +60,18 @@ class Progress:
             raise SearchError(f"no validation gave a finite {headline(task)} (the first: {told}); lower `lr`")
 
 
+class Told(BaseModel, extra="forbid"):
+    """`Progress` without its tensors, as a checkpoint tells it."""
+
+    epoch: int
+    losses: list[float]
+    curves: list[dict[str, float]]
+    best_metrics: dict[str, float] | None
+    best_epoch: int
+    seconds: float
+    text_encoder_calls: int
+
+
 class Keeper:
     """Keeps a search's state by the clock, and where a person stops it.
 
@@ -142,17 +154,47 @@ def load_checkpoint(path: Path, method: nn.Module, optimiser: torch.optim.Optimi
     about = header.get(KEY, "")
     if header.get(HASH) != content_hash([about, tensors_hash(tensors)]):
         raise SearchError(f"the checkpoint {path} is damaged: it is not what was written")
-    groups: dict[str, dict[str, Tensor]] = {"method": {}, "best": {}, "optimiser": {}}
-    for name, tensor in tensors.items():
-        group, rest = name.split(".", 1)
-        groups[group][rest] = tensor
+    try:
+        groups: dict[str, dict[str, Tensor]] = {"method": {}, "best": {}, "optimiser": {}}
+        for name, tensor in tensors.items():
+            group, rest = name.split(".", 1)
+            groups[group][rest] = tensor
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["optimiser"].items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        progress = json.loads(about)
+        Told.model_validate(progress, strict=True)
+    except (ValueError, LookupError, RecursionError) as error:
+        raise SearchError(
+            f"the checkpoint {path} holds something else ({' '.join(str(error).split())[:160]})"
+        ) from None
+    _refuse_other_shapes(path, groups["method"], state, method, optimiser)
     method.load_state_dict(groups["method"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in groups["optimiser"].items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    return Progress(**json.loads(about), best=groups["best"])
+    return Progress(**progress, best=groups["best"])
+
+
+def _refuse_other_shapes(
+    path: Path,
+    weights: dict[str, Tensor],
+    state: dict[int, dict[str, Tensor]],
+    method: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    """`SearchError` where a state is of another method than this one, or of another optimiser."""
+    theirs, ours = ({n: tuple(t.shape) for n, t in of.items()} for of in (weights, method.state_dict()))
+    for name in sorted({*theirs, *ours}):
+        if theirs.get(name) != ours.get(name):
+            what = f"`{name}` is {theirs.get(name, 'not in it')}, and must be {ours.get(name, 'not in it')}"
+            raise SearchError(f"the checkpoint {path} is of another method: {what}")
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    for index, kept in state.items():
+        shapes = {(), tuple(trained[index].shape)} if 0 <= index < len(trained) else set()
+        if not all(tuple(t.shape) in shapes for t in kept.values()):
+            raise SearchError(
+                f"the checkpoint {path} is of another optimiser: the state of tensor {index} does not fit"
+            )
 
 
 def resume(path: Path | None, method: nn.Module, optimiser: torch.optim.Optimizer) -> Progress:

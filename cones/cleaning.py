@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cones.checkpoint import row_checkpoint
 from cones.config import FinetuneConfig, Params
+from cones.errors import DataError
 from cones.files import is_running, read_json
 from cones.kept import KINDS
 from cones.layout import (
@@ -86,9 +87,9 @@ def _checkpoints(params: Params) -> Iterator[Stale]:
         about, start = ENCODED / settings.concept / "about.json", None
         if isinstance(settings, FinetuneConfig):
             start = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"
-        if about.exists() and (start is None or start.exists()):
+        try:
             current.add(row_checkpoint(settings, read_json(about), start).parent)
-        else:
+        except (DataError, FileNotFoundError):
             unknown.append(row)
     for folder in sorted(p for p in CHECKPOINTS.glob("*") if p.is_dir() and KEY.fullmatch(p.name)):
         if folder in current:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cones.choices import Task, Values
+from cones.escaping import printable
 from cones.process import plain_errors, share_the_cores
 
 if TYPE_CHECKING:
@@ -84,8 +85,10 @@ def new(
     """  # fmt: skip
     from cones.config import load_params
     from cones.newrows import default_backbone, default_shots, task_of, write_rows
+    from cones.outputs import refuse_unwritable
     from cones.recognising import look_at
 
+    refuse_unwritable(Path(), ["params.yaml"], "the file")
     source = source or Path(typer.prompt("Folder of your pictures"))
     found = look_at(source.expanduser(), task, values)
     backbone = backbone or default_backbone(found)
@@ -97,7 +100,7 @@ def new(
         raise typer.BadParameter(f"{unknown[0]!r} is not CLASS=WORDS for a class of {source}", param_hint="--say")
     if not yes and not told and len(found.classes) <= 12:
         print("What is each class called in a sentence? Enter keeps the name.")
-        told = {c: typer.prompt(f"  {c}", default=c.replace("_", " ")) for c in found.classes}
+        told = {c: typer.prompt(f"  {printable(c)}", default=c.replace("_", " ")) for c in found.classes}
     if drop_demo is None:
         drop_demo = not yes and typer.confirm("Drop the demo rows (generated pictures)?", default=False)
     shots = shots or default_shots(found)
@@ -117,7 +120,8 @@ def _show(found: "Found") -> None:
     if found.divided:
         how += f", {' and '.join(found.divided)} to be divided off train"
     print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
-    print("  " + ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30]), "..." * (len(found.classes) > 30))
+    counts = ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30])
+    print(f"  {printable(counts)}", "..." * (len(found.classes) > 30))
     if found.entry["kind"] == "masks":
         print(f"An object is {OBJECTS[found.entry['objects']]}; `objects` in params.yaml has it otherwise.")
 
@@ -174,6 +178,7 @@ def register() -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from cones.config import load_params
     from cones.redaction import redacted
@@ -182,10 +187,11 @@ def register() -> None:
 
     params = load_params()
     found = register_rows(params)
-    table = Table("concept", "version", "row", "validation", "", title=redacted(tracking_uri()), title_justify="left")
+    title = Text(printable(redacted(tracking_uri())))
+    table = Table("concept", "version", "row", "validation", "", title=title, title_justify="left")
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
-        table.add_row(r.name, str(r.version), r.row, r.score, marks)
+        table.add_row(*(Text(printable(cell)) for cell in (r.name, r.version, r.row, r.score, marks)))
     Console().print(table)
     crowned = {r.name for r in found if r.champion}
     for name in sorted({r.name for r in found} - crowned):
@@ -211,12 +217,13 @@ def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in par
 
     found = look_up(name)
     metrics = ", ".join(f"{k} {v:.4f}" for k, v in found.val.items())
-    print(f"{found.name} version {found.version}, on validation the best of every version registered: {found.score}")
-    print(f"  row  {found.row}\n  val  {metrics}\n  URI  models:/{name}@champion")
+    told = f"{found.name} version {found.version}, on validation the best of every version registered: {found.score}"
+    for line in (told, f"  row  {found.row}", f"  val  {metrics}", f"  URI  models:/{name}@champion"):
+        print(printable(line))
     params = load_params() if Path("params.yaml").exists() else None
-    told = beside_report(found, params) if params is not None and name in params.concepts else None
-    if told is not None:
-        print(f"  {told}")
+    beside = beside_report(found, params) if params is not None and name in params.concepts else None
+    if beside is not None:
+        print(f"  {beside}")
 
 
 @app.command()
@@ -241,13 +248,12 @@ def predict(
 
     Example: **cones predict cells smear.png more-smears/ --out found**
     """
-    from cones.messages import printable
     from cones.predicting import predict_files
 
     found = predict_files(concept, pictures, out, base, draw, threshold, device, fetch)
     for path, prediction in found[:20]:
-        print(f"{printable(str(path))}  {prediction}")
-    print(f"{len(found)} predictions in {out / 'predictions.json'}")
+        print(printable(f"{path}  {prediction}"))
+    print(printable(f"{len(found)} predictions in {out / 'predictions.json'}"))
 
 
 @app.command()
@@ -297,18 +303,21 @@ def generate(
 
     Example: **cones generate rex --prompt "a photo of {} on the beach" -n 8**
     """
-    from cones.files import fresh_file
+    from cones.files import fresh_file, write_picture
+    from cones.outputs import refuse_unwritable
     from cones.predicting import open_concept
 
+    file_name = "{:05d}-{:03d}.png".format
+    refuse_unwritable(out, [file_name(seed, 0), file_name(seed, n - 1)])
     wrong = [pair for pair in also or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not NAME=CONCEPT", param_hint="--also")
     others = {name: open_concept(c, base, fetch=fetch) for name, c in (p.split("=", 1) for p in also or [])}
     pictures = open_concept(concept, base, device, fetch).generate(prompt, n, seed, others, guidance, steps)
     for i, picture in enumerate(pictures):
-        with fresh_file(out / f"{seed:05d}-{i:03d}.png") as temporary:
-            picture.save(temporary, "PNG")
-    print(f"{len(pictures)} pictures in {out}")
+        with fresh_file(out / file_name(seed, i)) as temporary:
+            write_picture(temporary, picture, "PNG")
+    print(printable(f"{len(pictures)} pictures in {out}"))
 
 
 @app.command()
@@ -327,10 +336,13 @@ def export(
 ) -> None:
     """Write a concept of generation as `prompt_embeds` and `negative_prompt_embeds` for diffusers' own pipelines."""
     from cones.generating import export_embeds
+    from cones.outputs import refuse_unwritable
     from cones.predicting import open_concept
 
+    refuse_unwritable(out.parent, [out.name])
     written = export_embeds(open_concept(concept, base, device, fetch), prompt, out, dtype)
-    print(f"{out} holds {', '.join(f'{name} {shape}' for name, shape in written.items())} in {dtype}")
+    told = ", ".join(f"{name} {shape}" for name, shape in written.items())
+    print(printable(f"{out} holds {told} in {dtype}"))
     print(f"load the pipeline in that: StableDiffusionPipeline.from_pretrained(..., torch_dtype=torch.{dtype})")
 
 
@@ -350,16 +362,19 @@ def join(
     Example: **cones join cells parasites --out blood.safetensors**, then **cones predict blood.safetensors smear.png**
     """
     from cones.joining import join as join_concepts
-    from cones.joining import save_joined
+    from cones.joining import refuse_taken, save_joined
+    from cones.outputs import refuse_unwritable
     from cones.predicting import open_concept
 
+    refuse_unwritable(out.parent, [out.name])
+    refuse_taken(out)
     wrong = [pair for pair in rename or [] if not all(pair.partition("=")[::2])]
     if wrong:
         raise typer.BadParameter(f"{wrong[0]!r} is not OLD=NEW", param_hint="--rename")
     opened = [open_concept(c, base, "cpu", fetch) for c in concepts]
     joined = join_concepts(opened, dict(p.split("=", 1) for p in rename or []))
     save_joined(joined, out)
-    print(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}")
+    print(printable(f"{out} has {len(joined.card.classes)} classes: {', '.join(joined.card.classes)}"))
 
 
 @app.command()
@@ -378,12 +393,11 @@ def clean(
     """
     from rich.console import Console
     from rich.filesize import decimal
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from cones.cleaning import find_stale, remove_stale
     from cones.config import load_params
-    from cones.messages import plain
 
     params = load_params()
     stale = find_stale(params, days, rows)
@@ -393,7 +407,8 @@ def clean(
     table = Table("", "why", "size", "")
     table.columns[0].overflow = "fold"
     for entry in stale:
-        table.add_row(escape(plain(str(entry.path), 1000)), entry.why, decimal(entry.size), "kept" * entry.kept)
+        cells = (entry.path, entry.why, decimal(entry.size), "kept" * entry.kept)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
     if not rows and any(entry.kept for entry in stale):
         print("kept are results, which `--rows` removes as well, and what may be of a row that has not begun")

@@ -17,9 +17,9 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[..., None]]:
         yield _lines(what, total)
         return
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
+        TextColumn("{task.completed}/{task.total} {task.fields[note]}", markup=False),
     ]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(what, total=total, note="")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cones.doctor import Finding
-from cones.files import read_json
+from cones.errors import DataError
+from cones.files import read_json, reading
 from cones.intact import damaged_parts
 from cones.kept import KINDS, SEAL, damaged_entry
 
@@ -32,8 +33,10 @@ def damaged_encoded(folder: Path) -> Iterator[Finding]:
     bad: list[Path] = []
     for concept in concepts:
         try:
-            bad += [concept / p for p in damaged_parts(concept, read_json(concept / "about.json")["hashes"], True)]
-        except (ValueError, KeyError, TypeError, AttributeError):
+            with reading(concept / "about.json"):
+                hashes = dict[str, str](read_json(concept / "about.json")["hashes"])
+            bad += [concept / p for p in damaged_parts(concept, hashes, True)]
+        except DataError:
             bad.append(concept / "about.json")
     if not bad:
         yield Finding("encoded", f"{len(concepts)} concepts, all sound")

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import cones
 from cones.errors import ConesError
+from cones.escaping import printable, terminal_lines
 from cones.layout import CACHE, ENCODED
 from cones.redaction import address, redacted
 from cones.servers import PASSWORDS, check_passwords
@@ -214,8 +215,8 @@ def _passwords() -> Finding:
 def show(findings: Iterator[Finding]) -> bool:
     """Print findings, then what to do about them, without passwords; whether all that must be there is."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(file=sys.stdout)
     table = Table("", "", "found", box=None, pad_edge=False, show_header=False)
@@ -223,9 +224,10 @@ def show(findings: Iterator[Finding]) -> bool:
     seen = list(findings)
     for finding in seen:
         mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]--[/]"}[finding.well]
-        table.add_row(mark, escape(finding.what), escape(redacted(finding.found)))
+        found = Text(terminal_lines(redacted(finding.found)))
+        table.add_row(mark, Text(printable(finding.what)), found)
     console.print(table)
     for finding in seen:
         if finding.to_do:
-            print(redacted(f"{finding.what}: {finding.to_do}"))
+            print(printable(redacted(f"{finding.what}: {finding.to_do}")))
     return all(finding.well is not False for finding in seen)

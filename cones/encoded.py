@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from cones.backbones import locate, open_backbone
@@ -14,6 +15,31 @@ from cones.features import FeatureStore
 from cones.files import read_json
 from cones.intact import damaged_parts
 from cones.types import Backbone, TextEmbeds
+
+
+class Parts(BaseModel):
+    """SHA-256 of what belongs to an encoded concept, by the names of files and folders."""
+
+    train: str
+    val: str
+    text: str = Field(alias="text.safetensors")
+
+
+class About(BaseModel):
+    """What `about.json` holds in any case; what a task or a base model is told beside it stands there, too."""
+
+    concept: str
+    task: Literal["classification", "detection", "segmentation", "generation"]
+    classes: list[str]
+    names: list[str]
+    templates: list[str]
+    base: BaseModelCard
+    preprocessing: dict[str, Any]
+    shots: int | None
+    seed: int
+    split_hash: str
+    val_hash: str
+    hashes: Parts
 
 
 @dataclass(frozen=True)
@@ -41,7 +67,7 @@ class Encoded:
 
         if not (folder / "about.json").exists():
             raise DataError(f"{folder} is not encoded; run `dvc repro` to encode it")
-        about = read_json(folder / "about.json")
+        about = read_json(folder / "about.json", About)
         for part in damaged_parts(folder, about["hashes"]):
             raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
         tensors = load_file(folder / "text.safetensors")

@@ -124,7 +124,7 @@ def encode_concept(
 
     In generation the mean feature of the training pictures to the base model's CLIP is kept as well.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = locate(backbone_config.source, backbone_config.revision)
     backbone = open_backbone(backbone_config.kind, folder, device)
@@ -145,7 +145,8 @@ def encode_concept(
             told = _classes(concept, backbone, drawn, out, on_batch)
         special, templates, tensors = told
         seconds = time.perf_counter() - began
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, out / "text.safetensors")
+        # As bytes, so that a full disk is Python's own error.
+        (out / "text.safetensors").write_bytes(save({name: t.cpu().contiguous() for name, t in tensors.items()}))
         about = {
             "concept": name,
             "task": concept.task,

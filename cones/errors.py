@@ -11,6 +11,9 @@ MAY_PASS_CODE = 75
 DAMAGED = "`cones doctor --cache` names what to remove, and `dvc repro` then makes it again"
 """The way out when bytes are not those that were written."""
 
+WHOLE = "copy the whole folder of the base model again"
+"""The way out when those of a base model are not."""
+
 
 class ConesError(Exception):
     """Something the person at the keyboard can put right; shown as one message without a traceback, and without the

@@ -2,15 +2,17 @@
 
 import csv
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 from cones.data import Split
+from cones.escaping import csv_cell, plot_text
 from cones.evaluation import Evaluation
-from cones.files import write_json
+from cones.files import write_json, write_picture
 from cones.tasks import beside, coco_results, coco_truth, contact_sheet, draw_instances, picture_rows
 
 SHOWN = {"classification": 40, "detection": 6, "segmentation": 6, "generation": 8}
@@ -49,14 +51,15 @@ def shown_pictures(split: Split, most: int, side: int) -> dict[int, Image.Image]
 def _classification(out: Path, found: Mapping[str, Evaluation], split: Split, best: str) -> None:
     shown = shown_pictures(split, SHOWN["classification"], SIDE)
     for index, picture in shown.items():
-        picture.save(out / "pictures" / f"{index}.jpg", quality=85)
+        write_picture(out / "pictures" / f"{index}.jpg", picture, quality=85)
+    columns = ("picture", "actual", "predicted", "score")
     for row, evaluation in found.items():
         lines = _labels(evaluation, split.classes)
-        with (out / "rows" / f"{row}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("picture", "actual", "predicted", "score"), *lines])
+        _write_csv(out / "rows" / f"{row}.csv", columns, lines)
         sheet = contact_sheet(list(shown.values()), [lines[i][1:3] for i in shown])
-        sheet.save(out / "rows" / f"{row}.jpg", quality=85)
-    (out / "plot.csv").write_bytes((out / "rows" / f"{best}.csv").read_bytes())
+        write_picture(out / "rows" / f"{row}.jpg", sheet, quality=85)
+        if row == best:
+            _write_csv(out / "plot.csv", columns, lines, plot_text)
 
 
 def _labels(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, str, float]]:
@@ -87,30 +90,37 @@ def _detection(out: Path, task: str, found: Mapping[str, Evaluation], split: Spl
             pairs.append(beside(drawn[i], mine, ("truth", row)))
         _save(_stacked(pairs), out / "rows" / f"{row}.jpg", 2 * WIDEST)
     write_json(out / "rows" / "per_class.json", per_class)
-    with (out / "plot.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("kind", "row", "class", "recall", "precision"), *curves])
+    _write_csv(out / "plot.csv", ("kind", "row", "class", "recall", "precision"), curves, plot_text)
 
 
 def _generation(out: Path, found: Mapping[str, Evaluation], split: Split) -> None:
     """A sheet a row: the subject, then what was made of each sentence."""
     shown = shown_pictures(split, SHOWN["generation"], WIDEST)
     for index, picture in shown.items():
-        picture.save(out / "pictures" / f"{index}.jpg", quality=85)
+        write_picture(out / "pictures" / f"{index}.jpg", picture, quality=85)
     points: list[tuple[str, str, float, float]] = []
     for row, evaluation in found.items():
         assert evaluation.sampled is not None, "rows of generation are judged by samples"
         made = evaluation.sampled.pictures
         rows = [("the subject", list(shown.values())), *((p, some[: SHOWN["generation"]]) for p, some in made.items())]
-        picture_rows(rows).save(out / "rows" / f"{row}.jpg", quality=88)
+        write_picture(out / "rows" / f"{row}.jpg", picture_rows(rows), quality=88)
         points += [(row, p, round(a, 6), round(b, 6)) for p, (a, b) in evaluation.sampled.of_prompts.items()]
-    with (out / "plot.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("row", "sentence", "dino", "clip_t"), *points])
+    _write_csv(out / "plot.csv", ("row", "sentence", "dino", "clip_t"), points, plot_text)
+
+
+def _write_csv(
+    path: Path, columns: Sequence[str], lines: Iterable[Sequence[Any]], cell: Callable[[str], str] = csv_cell
+) -> None:
+    """A table for people, whose text no spreadsheet and no plot takes for anything else; numbers stay numbers."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        safe = ([cell(value) if isinstance(value, str) else value for value in line] for line in lines)
+        csv.writer(file).writerows([columns, *safe])
 
 
 def _save(picture: Image.Image, path: Path, widest: int = WIDEST) -> None:
     copy = picture.copy()
     copy.thumbnail((widest, 10**6))
-    copy.save(path, quality=80)
+    write_picture(path, copy, quality=80)
 
 
 def _stacked(pictures: Sequence[Image.Image]) -> Image.Image:

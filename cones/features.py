@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cones.errors import DataError
-from cones.files import fresh_folder, read_json, write_json
+from cones.files import fresh_folder, read_json, reading, write_json
+from cones.mapped import mapped_array
 from cones.targets import Targets, read_targets
 from cones.types import Features, Instances
 
@@ -32,10 +33,12 @@ class FeatureStore:
         if not index.exists():
             raise DataError(f"{folder} holds no features; run `dvc repro` to encode them")
         about = read_json(index)
-        self.ids: list[str] = about["ids"]
-        self.views: int = about["views"]
-        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in about["tensors"]}
-        self.labels = torch.tensor(about["labels"], dtype=torch.long)
+        with reading(index):
+            self.ids: list[str] = about["ids"]
+            self.views: int = about["views"]
+            self.labels = torch.tensor(about["labels"], dtype=torch.long)
+            files = {str(name): folder / f"{name}.npy" for name in about["tensors"]}
+        self.arrays = {name: _mapped(path) for name, path in files.items()}
         self._folder = folder
         self._tensors = {
             n: torch.from_numpy(a.astype(np.float32)) for n, a in self.arrays.items() if a.nbytes <= IN_MEMORY
@@ -130,6 +133,11 @@ def write_features(
     return FeatureStore(target)
 
 
+def _mapped(path: Path) -> np.ndarray:
+    with reading(path):
+        return np.load(path, mmap_mode="r")
+
+
 def _allocate(folder: Path, count: int, views: int, sample: Mapping[str, Tensor]) -> dict[str, np.memmap]:
     shapes = {name: (count, views, *tensor.shape[1:]) for name, tensor in sample.items()}
     needed = sum(2 * int(np.prod(shape)) for shape in shapes.values())
@@ -139,7 +147,4 @@ def _allocate(folder: Path, count: int, views: int, sample: Mapping[str, Tensor]
             f"the feature cache needs {needed / 2**20:.0f} MB for {count} pictures in {views} views, and the disk has "
             f"{free / 2**20:.0f} MB free; lower `views` or `shots`, or free some space"
         )
-    return {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape)
-        for name, shape in shapes.items()
-    }
+    return {name: mapped_array(folder / f"{name}.npy", np.float16, shape) for name, shape in shapes.items()}

@@ -1,34 +1,51 @@
 """Files and folders that appear whole or not at all, and their content hashes."""
 
+import csv
+import errno
 import glob
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from cones.errors import DAMAGED, DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NAMELESS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""Errors of writing to a file that is open, which name none."""
 
 
 @contextmanager
 def fresh_folder(target: Path) -> Iterator[Path]:
     """A temporary sibling to fill; it takes `target`'s place when the block ends well, else it is removed.
 
-    Those that killed processes left are removed, too.
+    What `target` was stays until then. Those that killed processes left are removed, too.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary, before = temporary_of(target), temporary_of(target, "before")
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(target))
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        if left == temporary or not is_running(left.suffixes[-2][1:]):
+        if left in (temporary, before) or not is_running(left.suffixes[-2][1:]):
             shutil.rmtree(left, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        yield temporary
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+        with _told_of(target, temporary):
+            temporary.mkdir(parents=True)
+            yield temporary
+            if target.is_dir():
+                target.rename(before)
+            temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if before.exists() and not target.exists():
+            before.rename(target)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def is_running(pid: str) -> bool:
@@ -41,15 +58,33 @@ def is_running(pid: str) -> bool:
 def fresh_file(target: Path) -> Iterator[Path]:
     """A temporary sibling to write; it replaces `target` when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(target)
     try:
-        yield temporary
-        temporary.replace(target)
-    except OSError as error:
-        error.filename = error.filename or str(target)  # a full disk names no file
-        raise
+        with _told_of(target, temporary):
+            yield temporary
+            temporary.replace(target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def temporary_of(target: Path, which: str = "") -> Path:
+    """A hidden sibling of this process, by which what it leaves is known (`cones.cleaning`)."""
+    return target.with_name(f".{target.name}.{which}{'.' * bool(which)}{os.getpid()}.tmp")
+
+
+@contextmanager
+def _told_of(target: Path, temporary: Path) -> Iterator[None]:
+    """Let an error of the system name what was to be written, and not what stands for it meanwhile."""
+    try:
+        yield
+    except OSError as error:
+        names = [n for n in (error.filename2, error.filename) if isinstance(n, str)]
+        named = [n for n in names if Path(n).is_relative_to(temporary)]
+        if named or (not names and error.errno in NAMELESS):
+            error.filename = str(target / Path(named[0]).relative_to(temporary)) if named else str(target)
+            error.filename2 = None
+        raise
 
 
 def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
@@ -58,8 +93,41 @@ def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
         temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def write_picture(path: Path, picture: "Image", kind: str = "JPEG", **how: Any) -> None:
+    """Write a picture; `how` is Pillow's. As bytes, since Pillow's own writing cuts a JPEG off on a full disk in
+    silence."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **how)
+    path.write_bytes(buffer.getvalue())
+
+
+@contextmanager
+def reading(path: Path, way_out: str = DAMAGED) -> Iterator[None]:
+    """Tell what no sense can be made of in a file of our own as damage of it: a `DataError` with the way out.
+
+    For blocks that only read and take apart what they read.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; {way_out}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, csv.Error) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        what = " ".join(what.split())[:160]
+        raise DataError(f"{path} is damaged ({what}); {way_out}") from error
+
+
+def read_json(path: Path, shape: Any = Any, way_out: str = DAMAGED) -> Any:
+    """What a JSON file holds, of a `shape` as pydantic has it; `DataError` for any other content, with the way out.
+
+    What is given back is as it was written: no whole number becomes another kind of number.
+    """
+    from pydantic import TypeAdapter
+
+    with reading(path, way_out):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        TypeAdapter(shape).validate_python(content, strict=True)
+    return content
 
 
 def file_hash(path: Path) -> str:

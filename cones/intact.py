@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cones.errors import DataError
 from cones.files import path_hash, read_json, write_json
 
 NOTE = "verified.json"
@@ -48,10 +49,9 @@ def _standing(path: Path, sha256: str) -> dict[str, Any]:
 
 def _remembered(folder: Path) -> dict[str, Any]:
     try:
-        found = read_json(folder / NOTE)
-    except (OSError, ValueError):
+        return read_json(folder / NOTE, dict)
+    except (OSError, DataError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _remember(folder: Path, sound: Mapping[str, Any]) -> None:

@@ -50,8 +50,7 @@ def save_joined(joined: Concept, out: Path) -> None:
 
     Raises `ConceptError` if something else stands there already.
     """
-    if out.exists():
-        raise ConceptError(f"{out} is there already; remove it, or choose another file with --out")
+    refuse_taken(out)
     if joined.card.weights_sha256 is not None and joined.weights_file is not None:
         joined.weights()  # refuses weights that are missing or damaged
         beside = out.with_name(WEIGHTS_FILE)
@@ -61,6 +60,12 @@ def save_joined(joined: Concept, out: Path) -> None:
         elif file_hash(beside) != joined.card.weights_sha256:
             raise ConceptError(f"{beside} belongs to another Concept; choose another folder with --out")
     joined.save(out)
+
+
+def refuse_taken(out: Path) -> None:
+    """`ConceptError` where something stands already that a joined Concept would take the place of."""
+    if out.exists():
+        raise ConceptError(f"{out} is there already; remove it, or choose another file with --out")
 
 
 def _refuse_different(first: ConceptCard, other: ConceptCard) -> None:

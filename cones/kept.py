@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 from filelock import FileLock
 
-from cones.files import content_hash, folder_hash, fresh_folder, read_json, write_json
+from cones.errors import DataError
+from cones.files import content_hash, folder_hash, fresh_folder, read_json, reading, write_json
 from cones.intact import damaged_parts, hash_parts
 
 Kind = Literal["test-features", "text-maps", "class-pictures"]
@@ -55,9 +56,10 @@ def kept(kind: Kind, facts: Sequence[Any], cache: Path, make: Callable[[Path], N
 def damaged_entry(folder: Path, thorough: bool = False) -> list[str]:
     """The parts of a kept folder that are not what was written; with `thorough` every byte is read."""
     try:
-        hashes = read_json(folder / SEAL)["parts"]
+        with reading(folder / SEAL):
+            hashes = dict[str, str](read_json(folder / SEAL)["parts"])
         return damaged_parts(folder, hashes, thorough)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, DataError):
         return [SEAL]
 
 

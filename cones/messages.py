@@ -3,17 +3,16 @@
 import difflib
 import re
 import reprlib
-import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from cones.escaping import printable
+
 LONGEST, MOST_NAMES, MOST_COMPARED = 100, 30, 1000
 """Characters of a name or value in a message, names in a list, and names that an unknown one is compared with."""
-UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of controls, what is invisible or turns the direction of text, surrogates and line ends."""
 SHOULD = re.compile("(input|string|list|dictionary) should|should")
 
 
@@ -27,26 +26,6 @@ class Shortened(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         return repr(x) if x.bit_length() < 200 else f"an integer of {x.bit_length()} bits"
-
-
-def is_plain(character: str) -> bool:
-    """Whether a character can be seen, and does nothing but stand on its line."""
-    return unicodedata.category(character) not in UNSEEN
-
-
-def printable(text: str) -> str:
-    """Text from outside as valid UTF-8 on one line: in it what is not plain, and bytes that are no UTF-8, stand as
-    backslash escapes."""
-    if text.isascii() and text.isprintable():
-        return text
-    decoded = text.encode("utf-8", "surrogateescape" if _is_of_bytes(text) else "backslashreplace")
-    told = decoded.decode("utf-8", "backslashreplace")
-    return "".join(c if is_plain(c) else c.encode("unicode_escape").decode() for c in told)
-
-
-def _is_of_bytes(text: str) -> bool:
-    """Whether all surrogates in a text stand for bytes, as in the name of a file that is no UTF-8."""
-    return all("\udc80" <= c <= "\udcff" for c in text if "\ud800" <= c <= "\udfff")
 
 
 def shortened(value: object) -> str:

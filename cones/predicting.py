@@ -13,16 +13,15 @@ from PIL import Image
 from cones.concept import Concept
 from cones.data import SUFFIXES, open_picture, pictures_in
 from cones.errors import ConceptError, DataError, NotFetched
-from cones.files import fresh_file, write_json
-from cones.messages import is_plain, printable, quoted
+from cones.escaping import is_plain, printable
+from cones.files import fresh_file, write_json, write_picture
+from cones.outputs import refuse_unwritable
 from cones.prediction import Detections, Prediction
 from cones.tasks import captioned, draw_instances
 from cones.types import Instances
 
-LONGEST_STEM = 120
-"""Bytes of a picture's name that the drawn one's has."""
-LONGEST_NAME = 255
-"""Bytes of a name that file systems take."""
+LONGEST = 120
+"""Bytes of a picture's name that what is drawn of it is called by."""
 
 
 def predict_files(
@@ -38,19 +37,22 @@ def predict_files(
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
     `concept` is a registered name, a `models:/` URI or a file. What is found in pictures is written as a COCO data set
-    with scores; boxes below `threshold`, if none is given the Concept's own, are left out. The bytes of a path that are
-    no UTF-8 are written as backslash escapes, as JSON has no others. Raises `DataError` for a folder without pictures,
-    for a picture that cannot be read and for an `out` that is no folder, before anything is written.
+    with scores; boxes below `threshold`, if none is given the Concept's own, are left out. Bytes of a path that are no
+    UTF-8 are written as backslash escapes. Raises `ConesError` for an `out` that cannot be written, before anything is read,
+    and `DataError` for a folder without pictures or a picture that cannot be read, before anything is written.
     """
+    refuse_unwritable(out, ["predictions.json"])
+    if draw:
+        refuse_unwritable(out / "pictures")
     paths = list(_pictures(given))
-    _refuse_out(out)
     opened = open_concept(concept, base, device, fetch)
     if opened.card.task == "generation":
         raise ConceptError(f"`{opened.card.concept}` makes pictures and does not judge them; use `cones generate`")
     found: list[Any] = opened.predict(paths, threshold=threshold)
     card = opened.card
     about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}
-    drawn = [{"drawn": _drawn_name(i, path)} for i, path in enumerate(paths)] if draw else [{} for _ in paths]
+    names = [f"pictures/{i:05d}-{_stem(path)}.jpg" for i, path in enumerate(paths)] if draw else []
+    drawn = [{"drawn": name} for name in names] or [{} for _ in paths]
     if card.task == "classification":
         lines = [{"path": _written(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
         content: dict[str, Any] = {**about, "predictions": lines}
@@ -59,9 +61,10 @@ def predict_files(
         dataset = coco_dataset(paths, found, card.classes)
         dataset["images"] = [image | d for image, d in zip(dataset["images"], drawn)]
         content = {"info": {**about, "score_threshold": least}, **dataset}
-    write_json(out / "predictions.json", content)  # first, as it is what the work was for
-    if draw:
-        _draw(paths, found, card.classes, out)
+    write_json(out / "predictions.json", content)  # first, since it is what took long
+    for name, path, one in zip(names, paths, found):
+        with fresh_file(out / name) as temporary:
+            write_picture(temporary, _drawn(open_picture(path), one, card.classes), quality=90)
     return list(zip(paths, found))
 
 
@@ -126,33 +129,11 @@ def _written(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _drawn_name(i: int, path: Path) -> str:
-    """The file that the i-th picture is drawn into, by its path from `out`: with as much of the picture's name as any
-    file system takes, and what is not plain in it as `_`."""
+def _stem(path: Path) -> str:
+    """The name of a picture, as long as what is drawn of it can be called by it anywhere, with `_` for what is not
+    plain."""
     plain = "".join(c if is_plain(c) else "_" for c in path.stem)
-    return f"pictures/{i:05d}-{plain.encode()[:LONGEST_STEM].decode('utf-8', 'ignore')}.jpg"
-
-
-def _refuse_out(out: Path) -> None:
-    """Raise `DataError` if what is predicted cannot be written to `out`, before all the work is done for nothing."""
-    folder, file = out / "pictures", out / "predictions.json"
-    there = next(p for p in (folder, *folder.parents) if os.path.lexists(p))
-    why = None
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        why = f"{there} cannot be written into" if there.is_dir() else f"{there} is no folder"
-    elif max(len(os.fsencode(part)) for part in out.absolute().parts) > LONGEST_NAME:
-        why = f"a folder's name has {LONGEST_NAME} bytes at most"
-    elif file.is_dir():
-        why = f"{file} is a folder"
-    if why:
-        raise DataError(f"nothing can be written to {quoted(str(out))}: {printable(why)}; choose another with --out")
-
-
-def _draw(paths: Sequence[Path], found: Sequence[Prediction | Detections], classes: Sequence[str], out: Path) -> None:
-    """Draw what was predicted into `out/pictures`."""
-    for i, (path, one) in enumerate(zip(paths, found)):
-        with fresh_file(out / _drawn_name(i, path)) as temporary:
-            _drawn(open_picture(path), one, classes).save(temporary, "JPEG", quality=90)
+    return plain.encode()[:LONGEST].decode(errors="ignore")
 
 
 def _drawn(picture: Image.Image, found: Prediction | Detections, classes: Sequence[str]) -> Image.Image:

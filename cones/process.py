@@ -3,19 +3,24 @@
 import errno
 import inspect
 import os
+import select
 import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from cones.errors import MAY_PASS_CODE, Busy, ConesError
+from cones.escaping import terminal_lines
 from cones.redaction import guard_output
+from cones.system_errors import in_words
 
-FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
+TRACEBACK = "CONES_TRACEBACK"
+"""An environment variable that, set, shows where an expected error comes from, too."""
 
 STOPPED_CODE, ENDED_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of a process that a person stopped with Ctrl-C, and of one that was ended with SIGTERM, as shells have it.
@@ -74,29 +79,69 @@ def compute_threads() -> int:
 def plain_errors() -> Iterator[None]:
     """Make an expected error one message and exit code 1, or `MAY_PASS_CODE` where trying again may help.
 
-    Being stopped is one line as well, that of the KeyboardInterrupt if it has one: by Ctrl-C with exit code
-    `STOPPED_CODE`, by SIGTERM, which does what Ctrl-C does, with `ENDED_CODE`. For the main thread.
+    Expected are `ConesError`, all that the system refuses (`OSError`), and memory that is out; CONES_TRACEBACK=1 shows
+    where one comes from. Being stopped is one line as well, that of the KeyboardInterrupt if it has one: by Ctrl-C with
+    exit code `STOPPED_CODE`, by SIGTERM, which does what Ctrl-C does, with `ENDED_CODE`. An output that is closed, as
+    `head` does, ends it without a word, with 1. For the main thread.
     """
     guard_output()
     asked: list[int] = []
     with _noted_in(asked):
         try:
-            yield
-        except ConesError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(MAY_PASS_CODE if error.may_pass else 1)
+            try:
+                yield
+            finally:
+                _flush()  # what the output cannot take is told here, and not by Python at its end
         except BaseException as error:
-            if isinstance(error, OSError) and error.errno in FULL:
-                where = f" where {error.filename} is" if error.filename else ""
-                sys.exit(
-                    f"error: {FULL[error.errno]}{where}; free some space and run it again: nothing is half written"
-                )
+            closed = _is_output_closed(error)
+            _let_go_of_output()
             stopped = isinstance(error, KeyboardInterrupt)
+            plain = None if stopped or _is_cut_short(error, asked) else in_words(error)
+            if plain is not None:
+                _show(plain, quietly=closed)
+                sys.exit(MAY_PASS_CODE if plain.may_pass else 1)
             # An import that Ctrl-C cuts short may fail in any way: torch takes the numpy that it cuts off for missing.
             if not stopped and not asked:
                 raise
             print(error.args[0] if stopped and error.args else "stopped; run it again to go on", file=sys.stderr)
             sys.exit(128 + (asked or [signal.SIGINT])[0])
+
+
+def _is_cut_short(error: BaseException, asked: list[int]) -> bool:
+    """Whether an error is but what being stopped makes of a call of the system; what could not be kept is none."""
+    return bool(asked) and isinstance(error, OSError) and error.errno in (None, errno.EINTR, errno.EPIPE)
+
+
+def _let_go_of_output() -> None:
+    """Drop what is left for an output that cannot take it, which Python would complain of at its end."""
+    try:
+        _flush()
+    except OSError:
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_output_closed(error: BaseException) -> bool:
+    """Whether whoever read this process's output, through a pipe, has ended."""
+    if not isinstance(error, BrokenPipeError) or error.filename or not hasattr(select, "poll"):
+        return False
+    with suppress(OSError, AttributeError):  # an output that is no file
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        return any(event & select.POLLERR for _, event in output.poll(0))
+    return False
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is in a process that was started without one
+        sys.stdout.flush()
+
+
+def _show(error: ConesError, quietly: bool) -> None:
+    if os.environ.get(TRACEBACK):
+        traceback.print_exc()
+    if not quietly:
+        print(f"error: {terminal_lines(error)}", file=sys.stderr)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from cones.choices import Task, Values
 from cones.config import FolderData, MaskData, ObjectData, PictureData, SubjectData
 from cones.data import FEWEST, list_pictures, pictures_in
 from cones.errors import DataError
-from cones.messages import printable
+from cones.escaping import printable
 from cones.recognising_layouts import KNOWN, entry_of
 
 ENOUGH = 5

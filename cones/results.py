@@ -1,15 +1,30 @@
 """The finished rows of the table, read from what the stages left."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cones.card import ConceptCard
 from cones.config import DetectionConcept, FinetuneConfig, GenerationConcept, Params, ZeroShot, parse_method
 from cones.errors import OutOfDate, ParamsError
 from cones.files import file_hash, read_json
 from cones.layout import EVALUATED, SEARCHED
+
+Scores = dict[str, float]
+
+
+class ValidationMetrics(BaseModel):
+    """`metrics.json` of a searched row."""
+
+    val: Scores
+
+
+class RowMetrics(ValidationMetrics):
+    """A row's entry in `metrics.json` of an evaluated concept."""
+
+    test: Scores
 
 
 def finished_metrics(concept: str, row: str) -> dict[str, Any] | None:
@@ -22,10 +37,16 @@ def finished_metrics(concept: str, row: str) -> dict[str, Any] | None:
     files = (searched / "concept.safetensors", searched / "metrics.json", evaluated / "metrics.json")
     if not (all(file.exists() for file in files) and (evaluated / "concepts.json").exists()):
         return None
-    metrics, hashes = read_json(evaluated / "metrics.json").get(row), read_json(evaluated / "concepts.json")
-    if metrics is None or metrics["val"] != read_json(searched / "metrics.json")["val"]:
+    metrics = read_json(evaluated / "metrics.json", dict[str, RowMetrics]).get(row)
+    hashes = read_json(evaluated / "concepts.json", dict[str, str])
+    if metrics is None or metrics["val"] != validation_metrics(searched)["val"]:
         return None
     return metrics if hashes.get(row) == file_hash(searched / "concept.safetensors") else None
+
+
+def validation_metrics(searched: Path) -> dict[str, Scores]:
+    """What the search of a row wrote of its validation: its scores under `val`."""
+    return read_json(searched / "metrics.json", ValidationMetrics)
 
 
 def refuse_other_settings(params: Params, row: str, card: ConceptCard) -> None:
@@ -113,6 +134,6 @@ def summarise(params: Params, concepts: Iterable[str] | None = None) -> list[dic
         if metrics is not None:
             kind = run.kind if isinstance(run, FinetuneConfig) else None
             about = {"concept": run.concept, "row": row, "method": params.method_of(row).name, "finetune": kind}
-            cost = read_json(SEARCHED / run.concept / row / "cost.json")
+            cost = read_json(SEARCHED / run.concept / row / "cost.json", Scores)
             summary.append({**about, "test": metrics["test"], "val": metrics["val"], "cost": cost})
     return summary

@@ -14,7 +14,7 @@ from cones.card import ConceptCard
 from cones.concept import WEIGHTS_FILE, Concept
 from cones.data import open_picture
 from cones.errors import OutOfDate
-from cones.files import read_json
+from cones.files import read_json, reading
 from cones.layout import EVALUATED
 from cones.project_wheel import requirements, write_wheel
 from cones.tracking import content_key
@@ -57,7 +57,7 @@ def log_results(client: Any, identity: str, row: FinishedRow) -> None:
 
     card, folder = row.concept.card, row.folder
     scores = {f"{split}.{k}": v for split, of in row.metrics.items() for k, v in of.items()}
-    scores |= {f"cost.{k}": v for k, v in read_json(folder / "cost.json").items()}
+    scores |= {f"cost.{k}": v for k, v in read_json(folder / "cost.json", dict[str, float]).items()}
     curves = [Metric(k, v, 0, step) for step, k, v in _curves(folder / "curves.csv")]
     for start in range(0, len(curves), 900):
         client.log_batch(identity, metrics=curves[start : start + 900])
@@ -81,7 +81,7 @@ def _knobs(card: ConceptCard) -> dict[str, Any]:
 
 
 def _curves(path: Path) -> list[tuple[int, str, float]]:
-    with path.open(newline="") as file:
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
         return [
             (int(r["step"]), f"curve.{k}", float(r[k]))
             for r in csv.DictReader(file)

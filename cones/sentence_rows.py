@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cones.config import Denoised
 from cones.encoded import Encoded
-from cones.files import fresh_file
+from cones.files import fresh_file, write_picture
 from cones.search import text_of
 from cones.tasks import picture_rows
 from cones.types import TextEmbeds
@@ -59,7 +59,7 @@ class Watch:
         how = (about["seed"], about["sampling_steps"], about["guidance"])
         pictures = self.backbone.sample(text, self.encoded.unconditional, *how)
         with fresh_file(self.folder / f"{step:06d}.jpg") as temporary:
-            picture_rows([(f"step {step}", pictures)]).save(temporary, "JPEG", quality=85)
+            write_picture(temporary, picture_rows([(f"step {step}", pictures)]), quality=85)
 
 
 def sentence_tensors(text: TextEmbeds, encoded: Encoded) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from cones.errors import ConesError
-from cones.process import FULL
+from cones.system_errors import FULL
 
 PASSWORDS = Path(".env")
 """Where Prefect looks for settings in the folder that it starts in, and docker compose for its environment."""

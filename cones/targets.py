@@ -1,5 +1,6 @@
 """What a detector is to find in cached pictures: objects, kept beside the features in the pictures' own pixels."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cones.errors import DataError
-from cones.files import read_json, write_json
+from cones.files import read_json, reading, write_json
 from cones.types import Geometry, Instances
 
 OBJECTS, CROPS = "objects.json", "crops.npy"
@@ -56,8 +57,10 @@ class Targets:
     """The objects of a store's pictures, as truth to be measured against and as a view's targets to learn from."""
 
     def __init__(self, folder: Path) -> None:
-        self.pictures = [_read(line) for line in read_json(folder / OBJECTS)["pictures"]]
-        crops = torch.from_numpy(np.load(folder / CROPS)).float() if (folder / CROPS).exists() else None
+        with reading(folder / OBJECTS):
+            self.pictures = [_read(line) for line in read_json(folder / OBJECTS)["pictures"]]
+        with reading(folder / CROPS):
+            crops = torch.from_numpy(np.load(folder / CROPS)).float() if (folder / CROPS).exists() else None
         counted = [[i for i, c in enumerate(p.crowd) if not c] for p in self.pictures]
         of_picture = None if crops is None else crops.split([len(c) for c in counted])
         self._views = [
@@ -111,7 +114,9 @@ def write_targets(folder: Path, pictures: Sequence[Picture], crops: Tensor | Non
     ]
     write_json(folder / OBJECTS, {"pictures": lines})
     if crops is not None:
-        np.save(folder / CROPS, crops.to(torch.uint8).numpy())
+        buffer = io.BytesIO()
+        np.save(buffer, crops.to(torch.uint8).numpy())
+        (folder / CROPS).write_bytes(buffer.getvalue())  # as bytes, so that a full disk is Python's own error
 
 
 def read_targets(folder: Path) -> Targets | None:

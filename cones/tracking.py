@@ -19,12 +19,12 @@ from cones.errors import TrackingError
 from cones.files import content_hash, file_hash
 from cones.layout import SEARCHED
 from cones.messages import nearest
-from cones.process import FULL
 from cones.ranking import RANKED_BY, headline, rank
 from cones.redaction import redacted
 from cones.registry_faults import every_page, existing, fault, is_name, refuse_address, shown
 from cones.registry_home import make_database, refuse_moved
 from cones.results import finished_metrics, summarise
+from cones.system_errors import FULL
 
 CHAMPION = "champion"
 KEY_TAG, ROW_TAG = "cones.key", "cones.row"

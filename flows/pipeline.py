@@ -35,10 +35,12 @@ from pydantic import Field
 
 from cones.config import Params, load_params
 from cones.errors import ConesError
+from cones.escaping import terminal_lines
 from cones.layout import FLOW_LOCK
 from cones.messages import nearest
 from cones.process import compute_threads, cores, lock, plain_errors
 from cones.redaction import guard_output
+from cones.system_errors import in_words
 from flows.gpus import gpus, one_gpu
 from flows.graph import Stage, stage_graph
 from flows.processes import Programs
@@ -163,8 +165,8 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
             registered = register(programs, return_state=True)
             publish_results(params, [concept] if concept else None)
             found = look_up(concept, programs, return_state=True) if concept and not bad else registered
-    except ConesError as error:
-        return Failed(message=str(error))
+    except (ConesError, OSError, MemoryError) as error:
+        return Failed(message=str(in_words(error)))
     mistakes = [f"{', '.join(bad)} failed or could not run, everything else is done"] if bad else []
     mistakes += [str(s.result(raise_on_failure=False)) for s in (registered, found) if not s.is_completed()]
     return Failed(message="; ".join(dict.fromkeys(mistakes))) if mistakes else Completed()
@@ -198,8 +200,8 @@ def row(row: str, parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
     """
     try:
         concept, others = with_row(load_params(), row)
-    except ConesError as error:
-        return Failed(message=str(error))
+    except (ConesError, OSError) as error:
+        return Failed(message=str(in_words(error)))
     if others:
         get_run_logger().info("with `%s` the other rows of `%s`: %s", row, concept, ", ".join(others))
     return run_all([f"evaluate@{concept}"], parallel, concept)
@@ -229,7 +231,7 @@ def main() -> None:
     with plain_errors(), own_server():
         state = run(parallel=asked.parallel, return_state=True)
     if not state.is_completed():
-        sys.exit(f"error: {state.message}")
+        sys.exit(f"error: {terminal_lines(state.message)}")
 
 
 if __name__ == "__main__":

@@ -18,23 +18,38 @@ from cones.servers import SERVERS_OWN
 FLOW_PID = "CONES_FLOW_PID"
 """Names the flow's process to the stages it starts, which end with it."""
 
+CRASHES = {
+    signal.SIGBUS: "it ended by SIGBUS: a file that it read or wrote through memory was cut off, or its disk is full",
+    signal.SIGSEGV: "it crashed: SIGSEGV",
+    signal.SIGABRT: "it crashed: SIGABRT",
+    signal.SIGILL: "it crashed: SIGILL, as of a program built for another processor",
+    signal.SIGFPE: "it crashed: SIGFPE",
+}
+"""Signals that a process brings upon itself, in words."""
+
 
 class CommandFailed(ConesError):
     """A program ended badly. `may_pass` tells whether trying again makes sense."""
 
     def __init__(self, what: str, lines: list[str], returncode: int, ended: bool = False) -> None:
         told = [line for line in lines if line.lower().startswith("error:")] or lines[-1:]
-        super().__init__(f"{what} failed: {' '.join(told) or f'exit code {returncode}'}")
-        self.may_pass = not ended and _may_pass("\n".join(lines), returncode)
+        codes = _exit_codes(lines, returncode)
+        crashes = [f"({why})" for number, why in CRASHES.items() if codes & {-number, 128 + number}]
+        super().__init__(f"{what} failed: {' '.join([*told, *crashes]) or f'exit code {returncode}'}")
+        self.may_pass = not ended and not crashes and _may_pass("\n".join(lines), codes)
 
 
-def _may_pass(output: str, returncode: int) -> bool:
-    """Killed by a signal, a stage's own word that it may pass (its exit code, as DVC tells it), or DVC's lock.
+def _exit_codes(lines: list[str], returncode: int) -> set[int]:
+    """How a program ended, and how a stage did that it ran, as DVC tells it."""
+    return {returncode, *map(int, re.findall(r"exited with (-?\d+)", "\n".join(lines)))}
+
+
+def _may_pass(output: str, codes: set[int]) -> bool:
+    """Killed by a signal, a stage's own word that it may pass (its exit code), or DVC's lock.
 
     A signal n is told as -n, or as 128 + n by the shell that DVC runs a stage in or by the stage itself. Ctrl-C is a
-    person's word, and no reason to try again.
+    person's word, and no reason to try again; neither is a crash (`CRASHES`), which comes again.
     """
-    codes = {returncode, *map(int, re.findall(r"exited with (-?\d+)", output))}
     if codes & {STOPPED_CODE, -signal.SIGINT}:
         return False
     killed = any(code < 0 or 128 < code <= 128 + signal.NSIG for code in codes)

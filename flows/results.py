@@ -3,10 +3,12 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from prefect.artifacts import create_table_artifact
 
 from cones.config import Params
+from cones.escaping import markdown_text
 from cones.layout import RESULTS
 from cones.redaction import address
 from cones.results import summarise
@@ -23,21 +25,23 @@ def publish_results(params: Params, concepts: Iterable[str] | None = None) -> No
             "row": r["row"],
             "method": r["method"],
             **{f"{split} {name}": round(r[split][name], 4) for split in ("val", "test") for name in r[split]},
-            "search seconds": r["cost"]["search_seconds"],
-            "trained parameters": r["cost"]["trained_parameters"],
+            "search seconds": r["cost"].get("search_seconds"),
+            "trained parameters": r["cost"].get("trained_parameters"),
         }
         for r in summary
     ]
-    create_table_artifact(rows, key="results", description=_links({r["concept"] for r in rows}))
+    create_table_artifact(rows, key="results", description=_links({r["concept"] for r in summary}))
 
 
 def _links(concepts: set[str]) -> str:
     report = (RESULTS / "report.html").resolve()
-    lines = [f"Report: [{report}]({report.as_uri()}), on the machine that ran the flow."] if report.exists() else []
+    link = f"[{markdown_text(report)}]({report.as_uri()})"
+    lines = [f"Report: {link}, on the machine that ran the flow."] if report.exists() else []
     server = address(os.environ.get("MLFLOW_TRACKING_URI", ""))
     for concept in sorted(concepts):
-        page = f"[{concept}]({server.rstrip('/')}/#/models/{concept})" if server.startswith("http") else f"`{concept}`"
-        lines.append(f"Registry: {page}, loaded with `models:/{concept}@champion`.")
+        name, page = markdown_text(concept), quote(f"{server.rstrip('/')}/#/models/{concept}", safe=":/#@%?=&")
+        link = f"[{name}]({page})" if server.startswith("http") else name
+        lines.append(f"Registry: {link}, loaded with {markdown_text(f'models:/{concept}@champion')}.")
     if not server:
-        lines.append(f"The registry is `sqlite:///{Path('mlflow.db').resolve()}`.")
+        lines.append(f"The registry is {markdown_text('sqlite:///' + str(Path('mlflow.db').resolve()))}.")
     return "\n\n".join(lines)

@@ -2,7 +2,7 @@
 
 from cones.config import DetectionConcept, GenerationConcept, Params, load_params
 from cones.errors import ConesError
-from cones.files import file_hash, fresh_folder, read_json, write_json
+from cones.files import file_hash, fresh_folder, write_json
 from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED, stage_lock
 from cones.process import STAGE_WAIT, lock, run_stage
 from cones.ranking import headline, rank
@@ -34,7 +34,7 @@ def evaluate(params: Params, name: str) -> None:
     from cones.evaluation import evaluate_rows
     from cones.evaluation_files import write_evaluation
     from cones.judging import Judges
-    from cones.results import refuse_other_settings
+    from cones.results import refuse_other_settings, validation_metrics
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
     split = Split.open(PREPARED / concept.data / "test")
@@ -45,7 +45,7 @@ def evaluate(params: Params, name: str) -> None:
     backbone = params.entry("backbones", concept.backbone)
     judges = Judges.of(concept, backbone, device) if isinstance(concept, GenerationConcept) else None
     found = evaluate_rows(concepts, split.folder, CACHE, device, judges)
-    metrics = {r: {"test": e.metrics, **read_json(SEARCHED / name / r / "metrics.json")} for r, e in found.items()}
+    metrics = {r: {"test": e.metrics, **validation_metrics(SEARCHED / name / r)} for r, e in found.items()}
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)

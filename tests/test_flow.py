@@ -1,6 +1,7 @@
 """The Prefect flows on a real server, and by a real worker from the shipped deployments."""
 
 import base64
+import errno
 import json
 import os
 import threading
@@ -19,6 +20,7 @@ from flows.gpus import gpus, lock_folder, one_gpu
 from flows.graph import stage_graph
 from flows.pipeline import row, with_row
 from flows.processes import CommandFailed, Programs
+from flows.results import _links
 
 BAD_CONCEPT = """
   bad: {task: classification, backbone: toy, data: glyphs, shots: 2, views: 2}
@@ -252,9 +254,35 @@ def test_a_worker_gets_gpus_by_a_file_of_its_own() -> None:
         ("print('ERROR: failed to run: python stages/search.py x, exited with 130'); raise SystemExit(255)", False),
         ("print('ERROR: failed to run: python stages/search.py x, exited with -2'); raise SystemExit(255)", False),
         ("print('ERROR: failed to run: python stages/search.py x, exited with 143'); raise SystemExit(255)", True),
+        ("import os; os.kill(os.getpid(), 7)", False),
+        ("print('ERROR: failed to run: python stages/prepare.py x, exited with -7'); raise SystemExit(255)", False),
+        ("print('ERROR: failed to run: python stages/prepare.py x, exited with 135'); raise SystemExit(255)", False),
+        ("print('ERROR: failed to run: python stages/search.py x, exited with -11'); raise SystemExit(255)", False),
     ],
 )
 def test_only_what_may_pass_is_tried_again(program: str, again: bool) -> None:
     with pytest.raises(CommandFailed) as caught:
         Programs().run("it", ["python", "-c", program], {}, lambda line: None)
     assert caught.value.may_pass is again
+    assert ("SIGBUS" in str(caught.value)) is any(end in program for end in (", 7)", "-7'", "135'"))
+
+
+def test_a_flow_that_cannot_read_its_project_fails_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "params.yaml")
+
+    monkeypatch.setattr("flows.pipeline.load_params", unreadable)
+    state = row.fn("few-cones")
+    assert state.is_failed()
+    assert state.message.startswith("params.yaml: this user may not read or write there; ")
+
+
+def test_the_name_of_a_folder_is_text_in_the_artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a`b](http:) <b>|*x*" / "results").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a`b](http:) <b>|*x*")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("results/report.html").touch()
+    told = _links({"few"})
+    assert told.count("](file:///") == 1
+    for mark in "`<|*":
+        assert mark not in told.replace(f"\\{mark}", "")

@@ -113,6 +113,16 @@ def test_an_error_of_its_own_stays_one(start: Start) -> None:
     assert "ZeroDivisionError" in failed.communicate(timeout=20)[0]
 
 
+@pytest.mark.parametrize(("reader", "told"), [("| true", ""), ("> /dev/full", "error: the disk is full; free some")])
+def test_an_output_that_is_closed_ends_a_stage_without_a_word_and_a_full_one_with_one(reader: str, told: str) -> None:
+    program = "from cones.process import run_stage; run_stage(lambda: print('x' * 10**6))"
+    command = f'set -o pipefail; {sys.executable} -c "{program}" {reader}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(told)
+    assert done.stderr.count("\n") == bool(told)
+
+
 def test_what_a_shell_runs_in_its_background_ends_at_sigterm(start: Start) -> None:
     """There Ctrl-C is ignored."""
     process = start(STAGE.format(begin="import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"))

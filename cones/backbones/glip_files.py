@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cones.backbones import TEXT_ENCODER
 from cones.backbones.glip_parts import PARTS, empty_parts, listed, misfits
-from cones.errors import BackboneError
+from cones.errors import WHOLE, BackboneError
 from cones.files import fresh_folder, read_json, write_json
 from cones.messages import nearest
 
@@ -160,7 +160,7 @@ def _copy_text_encoder(bert: Path, target: Path) -> None:
             f"{bert} holds {', '.join(found) or 'nothing'} of a text encoder; it needs config.json and vocab.txt (or "
             "tokenizer.json) of bert-base-uncased"
         )
-    if (kind := read_json(bert / "config.json").get("model_type")) != "bert":
+    if (kind := read_json(bert / "config.json", dict, WHOLE).get("model_type")) != "bert":
         raise BackboneError(f"{bert} holds a `{kind}` model; the text encoder of a GLIP is a `bert`")
     target.mkdir()
     for name in found:
@@ -177,10 +177,11 @@ def _check_vocabulary(tokenizer: Any, state: Mapping[str, Tensor], bert: Path) -
 
 
 def _save(state: Mapping[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # A view of a larger tensor would be refused, or take its whole storage along.
-    save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()}, path)
+    whole = {k: v.clone(memory_format=torch.contiguous_format) for k, v in state.items()}
+    path.write_bytes(save(whole))  # as bytes, so that a full disk is Python's own error
 
 
 if __name__ == "__main__":

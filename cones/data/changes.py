@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cones.errors import Changed, DataError
-from cones.messages import printable
+from cones.escaping import printable
 
 Files = dict[str, tuple[int, int]]
 """Size in bytes and time of change in nanoseconds, by the path."""
@@ -41,10 +41,13 @@ def _refuse_changes(source: Path, before: Files, failed: Exception | None = None
 
 
 def files_below(folder: Path) -> Files:
-    """The files of a folder and of all below it, links followed; not hidden ones, which are not looked for."""
+    """The files of a folder and of all below it, links followed; not hidden ones, which are not looked for.
+
+    Raises `OSError` for a folder that cannot be read, which whoever looks for pictures would pass over in silence.
+    """
     found: Files = {}
     walked: set[str] = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+    for root, folders, names in os.walk(folder, onerror=_refuse_unreadable, followlinks=True):
         walked.add(os.path.realpath(root))
         folders[:] = [f for f in folders if f[0] != "." and os.path.realpath(os.path.join(root, f)) not in walked]
         for path in (Path(root, name) for name in names if name[0] != "."):
@@ -54,3 +57,8 @@ def files_below(folder: Path) -> Files:
                 continue
             found[path.relative_to(folder).as_posix()] = (status.st_size, status.st_mtime_ns)
     return found
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # whoever reads the data names what is not there
+        raise error

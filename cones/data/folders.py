@@ -7,7 +7,7 @@ from typing import NoReturn
 from cones.data.pictures import SUFFIXES
 from cones.data.reading import reason
 from cones.errors import DataError
-from cones.messages import printable
+from cones.escaping import printable
 
 
 def is_hidden(path: Path) -> bool:

@@ -16,7 +16,8 @@ from cones.data.masks import Polygons
 from cones.data.objects import Mark, label_of, labels_of
 from cones.data.reading import read_json_text
 from cones.errors import DataError
-from cones.messages import LONGEST, first_mistake, printable, quoted
+from cones.escaping import printable
+from cones.messages import LONGEST, first_mistake, quoted
 
 LEAST_CORNERS = 12
 """Of the polygon that stands for a circle, as LabelMe draws it."""

@@ -25,7 +25,7 @@ from cones.data.masks import Runs, encode_part
 from cones.data.objects import Mark
 from cones.data.pictures import channel_bits, frames_of, stored
 from cones.errors import DataError
-from cones.messages import printable
+from cones.escaping import printable
 
 CLASS = "object"
 """The one class where the configuration names none."""

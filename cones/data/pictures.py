@@ -18,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from cones.data.reading import open_file
 from cones.errors import DataError
-from cones.messages import printable
+from cones.escaping import printable
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFile, GifImageFile)

@@ -12,7 +12,7 @@ from PIL import Image
 from cones.data.pictures import open_picture
 from cones.data.reading import read_file
 from cones.errors import DAMAGED, DataError
-from cones.files import content_hash, read_json, write_json
+from cones.files import content_hash, read_json, reading, write_json
 
 SPLITS = ("train", "val", "test")
 
@@ -69,12 +69,10 @@ class Split:
         manifest = folder / "manifest.json"
         if not manifest.exists():
             raise DataError(f"{folder} is not prepared; run `dvc repro` to prepare it")
-        try:
-            content = read_json(manifest)
+        content = read_json(manifest)
+        with reading(manifest):
             records = tuple(_record(r) for r in content["records"])
             return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise DataError(f"{manifest} is damaged; {DAMAGED}") from None
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a record as 8-bit RGB; `DataError` if it is not the one that was prepared."""
@@ -103,10 +101,9 @@ class Split:
 
     @cached_property
     def _images(self) -> np.ndarray:
-        try:
-            return np.load(self.folder / "images.npy", mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            raise DataError(f"{self.folder / 'images.npy'} is damaged or gone; {DAMAGED}") from None
+        path = self.folder / "images.npy"
+        with reading(path):
+            return np.load(path, mmap_mode="r")
 
 
 def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record], templates: Sequence[str] = ()) -> None:

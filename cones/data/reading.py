@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from cones.errors import DataError
-from cones.messages import printable
+from cones.escaping import printable
 
 LARGEST = 4 * 2**30
 """Bytes that a list or an annotation has at most."""

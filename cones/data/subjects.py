@@ -14,7 +14,7 @@ from cones.data.folders import entries, pictures_in
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
 from cones.data.prepared import SPLITS, Record, mask_file
 from cones.errors import DataError
-from cones.messages import printable
+from cones.escaping import printable
 
 FEWEST = 3
 LONGEST = 2048

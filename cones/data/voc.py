@@ -17,7 +17,8 @@ from cones.data.objects import Mark, label_of, labels_of
 from cones.data.reading import read_file, read_lines
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.messages import LONGEST, printable, quoted, shortened
+from cones.escaping import printable
+from cones.messages import LONGEST, quoted, shortened
 
 MAIN = "ImageSets/Main"
 """The folder of the lists of pictures, one a split."""

@@ -14,6 +14,7 @@ from cones.data.masks import encode_mask
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, Object, Record
 from cones.errors import DataError
+from cones.mapped import mapped_array
 from cones.messages import nearest
 
 Generated = tuple[tuple[str, ...], dict[str, list[Record]], dict]
@@ -77,7 +78,7 @@ def generate_subject(config: SubjectWorldData, folder: Path) -> Generated:
 def _write(folder: Path, count: int, size: int, draw: Callable[[int], tuple[np.ndarray, dict]]) -> list[Record]:
     """Draw a split's pictures into one array; `draw` gives a picture and the fields of its record."""
     folder.mkdir()
-    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (count, size, size, 3))
+    images = mapped_array(folder / "images.npy", np.uint8, (count, size, size, 3))
     records = []
     for index in range(count):
         images[index], fields = draw(index)

@@ -1,21 +1,21 @@
 """The report: one page that stands alone, made from the files of the other stages."""
 
-import csv
-import json
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cones.card import CARD_KEY
+from cones.card import CARD_KEY, ConceptCard
 from cones.config import method_summaries
+from cones.errors import DAMAGED, DataError
+from cones.files import reading
 from cones.layout import EVALUATED, SEARCHED
 from cones.ranking import rank
 from cones.report.charts import line_chart
 from cones.report.classification import CLASSIFICATION
 from cones.report.detection import DETECTION, SEGMENTATION
 from cones.report.generation import GENERATION
-from cones.report.parts import Chart, Part, TaskReport
+from cones.report.parts import Chart, Part, TaskReport, read_csv
 
 TASKS: dict[str, TaskReport] = {
     "classification": CLASSIFICATION,
@@ -30,6 +30,8 @@ COSTS = {
     "text encoder calls": "how often the text encoder ran while searching",
     "steps to best": "optimiser steps until the best validation score, which is the one kept",
 }
+FIGURES = {"feature_seconds", "optimise_seconds", "trained_parameters", "text_encoder_calls", "steps_to_best"}
+"""What the page shows of a row's cost."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,13 @@ def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
     cards = {x["row"]: _card(name, x["row"]) for x in lines}
     kind = next(iter(cards.values()))["task"]
     task = TASKS[kind]
+    for x in lines:
+        if task.headline not in x["val"].keys() & x["test"].keys():
+            path = EVALUATED / name / "metrics.json"
+            raise DataError(f"{path} is damaged (`{x['row']}` has no {task.headline}); {DAMAGED}")
+        for figure in FIGURES - x["cost"].keys():
+            path = SEARCHED / name / x["row"] / "cost.json"
+            raise DataError(f"{path} is damaged (it has no {figure}); {DAMAGED}")
     first = max(lines, key=lambda x: rank(kind, x["val"]))
     rows = [Row(x["row"], x["method"], x["val"], x["test"], x["cost"], cards[x["row"]], x is first) for x in lines]
     curves = {row.name: _curve(SEARCHED / name / row.name / "curves.csv", task.curve) for row in rows}
@@ -90,20 +99,26 @@ def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
         what = task.curve.removeprefix("val_").replace("_", " ")
         note = f"Validation {what} while searching, over the optimiser steps so far; the best is the one kept."
         parts.append(Chart("How the searches went", line_chart(drawn, "optimiser step", f"validation {what}"), note))
-    return ConceptReport(name, rows, task, parts + task.parts(EVALUATED / name, [r.name for r in rows], first["row"]))
+    with reading(EVALUATED / name):
+        parts += task.parts(EVALUATED / name, [r.name for r in rows], first["row"])
+    return ConceptReport(name, rows, task, parts)
 
 
 def _card(concept: str, row: str) -> dict[str, Any]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(SEARCHED / concept / row / "concept.safetensors", "numpy") as file:
-        return json.loads(file.metadata()[CARD_KEY])
+    path = SEARCHED / concept / row / "concept.safetensors"
+    try:
+        with reading(path), safe_open(path, "numpy") as file:
+            return ConceptCard.model_validate_json(file.metadata()[CARD_KEY]).model_dump(mode="json")
+    except SafetensorError as error:
+        raise DataError(f"{path} is damaged ({error}); {DAMAGED}") from None
 
 
 def _curve(path: Path, column: str) -> tuple[list[float], list[float]]:
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    return [float(x["step"]) for x in lines], [float(x[column]) for x in lines]
+    lines = read_csv(path, ("step", column))
+    with reading(path):
+        return [float(x["step"]) for x in lines], [float(x[column]) for x in lines]
 
 
 def _figure(value: float, name: str) -> str:

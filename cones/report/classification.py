@@ -1,11 +1,10 @@
 """How classification shows its results: a confusion matrix, and test pictures with what each row says of them."""
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cones.report.parts import Card, Gallery, Part, Table, TaskReport
+from cones.report.parts import Card, Gallery, Part, Table, TaskReport, read_csv
 
 WIDEST = 20
 """Classes a confusion matrix is shown for; with more, the most frequent confusions are listed."""
@@ -17,8 +16,7 @@ def _parts(evaluated: Path, rows: Sequence[str], best: str) -> list[Part]:
 
 
 def _predictions(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(path, ("picture", "actual", "predicted"))
 
 
 def _confusion(told: list[dict[str, str]], best: str) -> Table:

@@ -1,13 +1,12 @@
 """How detection and segmentation show their results: AP by class, precision over recall, and drawn test pictures."""
 
-import csv
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from cones.files import read_json, reading
 from cones.report.charts import line_chart
-from cones.report.parts import Card, Chart, Gallery, Part, Table, TaskReport
+from cones.report.parts import Card, Chart, Gallery, Part, Table, TaskReport, read_csv
 
 LONGEST = 30
 """Classes that are listed one by one; of more, the ones that the best row finds worst."""
@@ -20,7 +19,7 @@ MEAN = "all classes"
 
 
 def _parts(kind: str, evaluated: Path, rows: Sequence[str], best: str) -> list[Part]:
-    per_class = json.loads((evaluated / "rows" / "per_class.json").read_text())
+    per_class = read_json(evaluated / "rows" / "per_class.json", dict[str, dict[str, dict[str, float]]])
     return [
         _classes(kind, per_class, rows, best),
         _precision_recall(kind, evaluated / "plot.csv", rows),
@@ -44,8 +43,9 @@ def _classes(kind: str, per_class: dict[str, dict[str, dict[str, float]]], rows:
 
 def _precision_recall(kind: str, path: Path, rows: Sequence[str]) -> Chart:
     lines: dict[str, tuple[list[float], list[float]]] = {row: ([], []) for row in rows}
-    with path.open(newline="") as file:
-        for point in csv.DictReader(file):
+    points = read_csv(path, ("kind", "row", "class", "recall", "precision"))
+    with reading(path):
+        for point in points:
             if point["kind"] == kind and point["class"] == MEAN and point["row"] in lines:
                 recalls, precisions = lines[point["row"]]
                 recalls.append(float(point["recall"]))

@@ -1,10 +1,10 @@
 """How generation shows its results: the subject beside what each row makes of it, and each sentence's figures."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from cones.report.parts import Card, Gallery, Part, Table, TaskReport
+from cones.files import reading
+from cones.report.parts import Card, Gallery, Part, Table, TaskReport, read_csv
 
 
 def _parts(evaluated: Path, rows: Sequence[str], best: str) -> list[Part]:
@@ -17,9 +17,9 @@ def _parts(evaluated: Path, rows: Sequence[str], best: str) -> list[Part]:
 
 
 def _sentences(path: Path, rows: Sequence[str]) -> Table:
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    told = {(x["sentence"], x["row"]): f"{float(x['dino']):.3f} / {float(x['clip_t']):.3f}" for x in lines}
+    lines = read_csv(path, ("row", "sentence", "dino", "clip_t"))
+    with reading(path):
+        told = {(x["sentence"], x["row"]): f"{float(x['dino']):.3f} / {float(x['clip_t']):.3f}" for x in lines}
     sentences = dict.fromkeys(x["sentence"] for x in lines)
     found = [(s, *(told.get((s, row), "\N{EN DASH}") for row in rows)) for s in sentences]
     note = "Likeness to the subject (dino) and obedience to the sentence (clip t); {} is the concept."

@@ -1,8 +1,13 @@
 """What a report is made of. A task brings a `TaskReport`; the page knows nothing else of tasks."""
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from cones.errors import DAMAGED, DataError
+from cones.escaping import csv_text
+from cones.files import reading
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,15 @@ class TaskReport:
     metrics: Mapping[str, str]
     curve: str
     parts: Callable[[Path, Sequence[str], str], list[Part]]
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The lines of a table that a stage wrote, their text as it is without what guards it; `DataError` for another."""
+    with reading(path), path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        lines = list(table)
+        if table.fieldnames is None or any(
+            not isinstance(line.get(column), str) for line in lines for column in columns
+        ):
+            raise DataError(f"{path} is damaged (its columns are not {', '.join(columns)}); {DAMAGED}")
+        return [{name: csv_text(line[name]) for name in columns} for line in lines]

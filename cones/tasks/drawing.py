@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from cones.escaping import drawn_text
 from cones.tasks.detection import bitmap
 from cones.types import Instances
 
@@ -76,7 +77,7 @@ def _colour(instances: Instances, i: int) -> str:
 
 
 def _text(instances: Instances, classes: Sequence[str], i: int) -> str:
-    name = classes[int(instances.labels[i])]
+    name = drawn_text(classes[int(instances.labels[i])])
     if instances.scores is not None:
         return f"{name} {100 * float(instances.scores[i]):.0f} %"
     return f"{name} (crowd)" if instances.crowd is not None and instances.crowd[i] else name

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from cones.escaping import drawn_text
+
 CELL, LINE = 112, 14
 
 
@@ -19,8 +21,8 @@ def contact_sheet(pictures: Sequence[Image.Image], told: Sequence[tuple[str, str
         if max(small.size) < CELL - 4:
             small = small.resize([side * (CELL - 4) // max(small.size) for side in small.size])
         sheet.paste(small, (x + 2, y + 2))
-        draw.text((x + 3, y + CELL - 1), actual, "black")
-        draw.text((x + 3, y + CELL - 1 + LINE), predicted, "green" if actual == predicted else "red")
+        draw.text((x + 3, y + CELL - 1), drawn_text(actual), "black")
+        draw.text((x + 3, y + CELL - 1 + LINE), drawn_text(predicted), "green" if actual == predicted else "red")
     return sheet
 
 
@@ -31,7 +33,7 @@ def picture_rows(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 
     draw = ImageDraw.Draw(sheet)
     for i, (text, pictures) in enumerate(rows):
         top = i * (side + LINE + 4)
-        draw.text((3, top + 1), text, "black")
+        draw.text((3, top + 1), drawn_text(text), "black")
         for k, picture in enumerate(pictures):
             sheet.paste(picture.resize((side, side)), (k * side, top + LINE + 2))
     return sheet
@@ -39,6 +41,7 @@ def picture_rows(rows: Sequence[tuple[str, Sequence[Image.Image]]], side: int = 
 
 def captioned(picture: Image.Image, text: str) -> Image.Image:
     """A picture over a line of text, enlarged where it is too small to hold the line."""
+    text = drawn_text(text)
     least = max(160, 9 * len(text))
     if picture.width < least:
         picture = picture.resize((least, max(1, round(picture.height * least / picture.width))))

@@ -1,0 +1,119 @@
+"""Text from outside where it is shown: in tables of CSV, plots of DVC, pictures, Markdown and terminals."""
+
+import contextlib
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import PARAMS
+from dvc.cli import main as dvc
+from hostile_text import HOSTILE
+from PIL import Image
+from typer.testing import CliRunner
+
+import cones.cleaning
+import cones.predicting
+from cones.cleaning import Stale
+from cones.cli import _show, app
+from cones.console import progress_bar
+from cones.doctor import Finding, show
+from cones.escaping import csv_cell, csv_text, drawn_text, markdown_text, plot_text, printable
+from cones.evaluation_files import _write_csv
+from cones.files import read_json
+from cones.prediction import Prediction
+from cones.recognising import Found
+from cones.report.parts import read_csv
+from cones.tasks import captioned, contact_sheet
+
+ROOT = Path(__file__).parent.parent
+named = pytest.mark.parametrize("text", HOSTILE, ids=lambda t: ascii(t)[:24])
+
+
+@named
+def test_a_cell_is_no_formula_and_comes_back_as_it_was(tmp_path: Path, text: str) -> None:
+    assert csv_text(csv_cell(text)) == text
+    assert not csv_cell(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert "<" not in plot_text(text)
+    _write_csv(tmp_path / "t.csv", ("text", "number"), [(text, -0.5)])
+    assert (tmp_path / "t.csv").read_text().rstrip("\n").endswith(",-0.5"), "a number stays one"
+    (line,) = read_csv(tmp_path / "t.csv", ("text", "number"))
+    assert line == {"text": text.encode(errors="backslashreplace").decode(), "number": "-0.5"}
+
+
+@named
+def test_text_in_a_terminal_a_page_and_a_picture(text: str) -> None:
+    shown = printable(text)
+    assert not set(shown) & set("\u202e\u2028")
+    assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in shown)
+    shown.encode()
+    assert "\n" not in markdown_text(text)
+    assert not any(mark in markdown_text(text).replace(f"\\{mark}", "") for mark in "`|<[*_")
+    assert captioned(Image.new("RGB", (20, 20)), text).width <= 720
+    assert contact_sheet([Image.new("RGB", (20, 20))], [(text, text)]).width == 896
+    assert len(drawn_text(text)) <= 80
+
+
+def test_labels_end_no_script_of_dvcs_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dvc(["init", "-q", "--no-scm"]) == 0
+    shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
+    Path("dvc.yaml").write_text("plots:\n- plot.csv: {template: classification}\n")
+    lines = [(f"{i}.png", label, label, 0.5) for i, label in enumerate(HOSTILE)]
+    _write_csv(Path("plot.csv"), ("picture", "actual", "predicted", "score"), lines, plot_text)
+    with contextlib.suppress(SystemExit):
+        assert dvc(["plots", "show", "-q"]) == 0
+    shown = Path("dvc_plots/index.html").read_text()
+    assert "HOLE" in shown
+    assert "</script><script>document" not in shown
+    inside = shown[shown.index("HOLE") - 200 :]
+    assert inside.index("</script>") > inside.index("HOLE")
+
+
+def test_what_is_printed_moves_no_cursor_and_is_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(PARAMS)
+    found = [(Path(f"{label}.png"), Prediction(label, 0.5, {label: 0.5})) for label in HOSTILE if label]
+    monkeypatch.setattr(cones.predicting, "predict_files", lambda *_: found)
+    told = CliRunner().invoke(app, ["predict", "x.safetensors", "a.png"])
+    assert told.exit_code == 0, told.output
+    stale = [Stale(Path(f"checkpoints/{label}"), "old", 1) for label in HOSTILE]
+    monkeypatch.setattr(cones.cleaning, "find_stale", lambda *_: stale)
+    cleaned = CliRunner().invoke(app, ["clean"], input="n\n", env={"COLUMNS": "200"})
+    assert "[red]x[/red]" in cleaned.output
+    assert ":warning:" in cleaned.output
+    classes = {label: 3 for label in HOSTILE if label}
+    _show(Found({"kind": "folder"}, list(classes), classes, 30, False, 3))
+    show(iter([Finding(label, label, True, label) for label in HOSTILE]))
+    with progress_bar("searching [red]x[/]", 1) as advance:
+        advance(1, "[/]")
+    printed = capsys.readouterr()
+    for output in (told.output, cleaned.output, printed.out, printed.err):
+        assert not set(output) & {"\x1b", "\x00", "\r", "\u202e", "\u2028"}
+        output.encode()
+
+
+@pytest.mark.parametrize("name", ["é" * 120, "x" * 250, "\udcff\udcfe", "a\nb", "-rf", "[red]"], ids=ascii)
+def test_pictures_of_any_name_are_predicted_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20)).save(f"{name}.png")
+    card = SimpleNamespace(
+        concept="c", row="r", task="classification", base=SimpleNamespace(name="b", sha256="0"), classes=["a"]
+    )
+    found = [Prediction(HOSTILE[0], 0.5, {"a": 0.5})]
+    opened = SimpleNamespace(card=card, predict=lambda paths, threshold: found)
+    monkeypatch.setattr(cones.predicting, "open_concept", lambda *_: opened)
+    told = CliRunner().invoke(app, ["predict", "x.safetensors", f"./{name}.png", "--out", "found"])
+    assert told.exit_code == 0, told.output
+    (line,) = read_json(Path("found/predictions.json"))["predictions"]
+    assert line["path"] == f"{name}.png"
+    assert Image.open(f"found/{line['drawn']}").width > 100
+    monkeypatch.setattr(cones.predicting, "write_picture", lambda *_, **__: Path("/dev/full").write_bytes(b"x"))
+    shutil.rmtree("found")
+    with pytest.raises(OSError, match="No space left"):
+        cones.predicting.predict_files("x.safetensors", [Path(f"{name}.png")], Path("found"))
+    assert Path("found/predictions.json").is_file(), "what took long is there"
