@@ -38,8 +38,8 @@ def predict_files(
 
     `concept` is a registered name, a `models:/` URI or a file. What is found in pictures is written as a COCO data set
     with scores; boxes below `threshold`, if none is given the Concept's own, are left out. Bytes of a path that are no
-    UTF-8 are written as backslash escapes. Raises `ConesError` for an `out` that cannot be written, before anything is read,
-    and `DataError` for a folder without pictures or a picture that cannot be read, before anything is written.
+    UTF-8 are written as backslash escapes. Raises `ConesError` for an `out` that cannot be written, before anything is
+    read, and `DataError` for a folder without pictures or a picture that cannot be read, before anything is written.
     """
     refuse_unwritable(out, ["predictions.json"])
     if draw:
