@@ -323,15 +323,17 @@ def test_a_registration_writes_the_password_nowhere(
     assert done.exit_code == 0, done.output
     assert f"{mlflow_server.replace('://', '://***@')}" in done.output
     looked = CliRunner().invoke(app, ["lookup", "few"])
-    assert "few version 1" in looked.output
+    assert "few version" in looked.output
     assert "s3cr3tpw" not in done.output + looked.output + "".join(capfd.readouterr())
     import mlflow
 
     client = MlflowClient(mlflow_server, mlflow_server)
-    kept = [v.to_proto().SerializeToString() for v in client.search_model_versions("name = 'few'")]
+    versions = client.search_model_versions("name = 'few'")
+    kept = [v.to_proto().SerializeToString() for v in versions]
     experiment = client.get_experiment_by_name("few").experiment_id
     kept += [repr(run.to_dictionary()).encode() for run in client.search_runs([experiment])]
-    fetched = Path(mlflow.artifacts.download_artifacts("models:/few/1", dst_path=str(tmp_path / "fetched")))
+    newest = max(int(v.version) for v in versions)
+    fetched = Path(mlflow.artifacts.download_artifacts(f"models:/few/{newest}", dst_path=str(tmp_path / "fetched")))
     kept += [p.read_bytes() for root in (fetched, tmp_path / "project") for p in root.rglob("*") if p.is_file()]
     assert len(kept) > 8
     assert not [content for content in kept if b"s3cr3tpw" in content]
