@@ -17,7 +17,8 @@ def make_database(uri: str) -> None:
     from sqlalchemy.engine import make_url
 
     address = make_url(uri) if uri.startswith("sqlite:///") else None
-    if address is None or not address.database or (path := Path(address.database)).exists():
+    database = address.database if address else None
+    if not address or not database or database.startswith(("file:", ":memory:")) or (path := Path(database)).exists():
         return
     # A folder of its own each time, as MLflow keeps connections by their path.
     with TemporaryDirectory(f".{os.getpid()}.tmp", f".{path.name}.", path.parent) as folder:

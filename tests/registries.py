@@ -109,7 +109,7 @@ class Registry:
         card = ConceptCard(
             concept="few", row=name, task="classification", method={"name": "zero_shot", "names": {}},
             site="text_embeds", classes=["a", "b"], names=["a", "b"], templates=["{}"], base=base, preprocessing={},
-            shots=4, seed=0, split_hash="0", trained_parameters=1, val={"accuracy": 0.5}, versions={},
+            shots=4, seed=0, split_hash="0" * 64, trained_parameters=1, val={"accuracy": 0.5}, versions={},
         )  # fmt: skip
         Concept(card, {"text_embeds": torch.ones(2, 3), "owner": torch.arange(2)}).save(path)
         if content is not None:

@@ -180,7 +180,7 @@ def test_the_cache_of_weights_makes_no_other_folder(hash: str, tmp_path: Path, m
     monkeypatch.setattr(tracking, "mlflow_client", client)
     monkeypatch.setattr(tracking, "_pinned", lambda client, uri: uri)
     file = tmp_path / "c.safetensors"
-    monkeypatch.setattr(tracking, "_download", lambda uri, folder: Path(shutil.copy(file, folder)))
+    monkeypatch.setattr(tracking, "_download", lambda version, name, folder: Path(shutil.copy(file, folder)))
     with pytest.raises(ConceptError, match=r"weights_sha256: String should match"):
         Concept.load("models:/x/1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]

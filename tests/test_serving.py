@@ -96,7 +96,7 @@ def painter(toy_sd: Path) -> TestClient:
         concept="zorb", row="zorb-zero", method={"name": "zero_shot", "names": {}}, task="generation",
         site="text_embeds", classes=["zorb"], names=["red flower"], templates=["a {}"], preprocessing={}, shots=1,
         base=BaseModelCard(name="toy", kind="sd", source=str(toy_sd), revision=None, sha256=base_hash(toy_sd)), seed=0,
-        split_hash="s", trained_parameters=0, val={}, versions={}, guidance=3.0, sampling_steps=2,
+        split_hash="0" * 64, trained_parameters=0, val={}, versions={}, guidance=3.0, sampling_steps=2,
     )  # fmt: skip
     places = text.owner == 0
     tensors = {
