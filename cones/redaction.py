@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
@@ -26,8 +27,9 @@ USER = re.compile(
     )""",
     re.X,
 )
+IS_URI = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.I)
 SPACED = re.compile(r"[^\s/?#@:\[]+:(?!\d{1,5}(?:[/?#]|$))[^@]*@")
-LEAST, LEAST_USER = 4, 12
+LEAST, LEAST_USER = 6, 12
 """Characters that a secret, and a user without a password, must have to be looked for as such: shorter ones are parts
 of too many words, and the latter may be a token."""
 FOLDERS = {"PWD", "OLDPWD"}
@@ -40,7 +42,7 @@ def redacted(text: str) -> str:
 
     Before a text is cut short: half a URI is none.
     """
-    for secret in sorted(set(_known_secrets()), key=len, reverse=True):
+    for secret in _known_secrets(tuple(os.environ.items())):
         text = text.replace(secret, HIDDEN)
     text = USER.sub(rf"\1{HIDDEN}@", text)
     for pattern in (NAMED, QUOTED, HEADER):
@@ -53,15 +55,16 @@ def address(uri: str) -> str:
     return redacted(uri).replace(f"{HIDDEN}@", "")
 
 
-def _known_secrets() -> Iterator[str]:
-    """The secrets in the environment, as they may be written."""
-    for name, value in os.environ.items():
-        secrets = set(_secrets_of(value)) if "://" in value else set()
+@lru_cache(maxsize=1)
+def _known_secrets(environment: tuple[tuple[str, str], ...]) -> list[str]:
+    """The secrets in an environment, as they may be written, those that hold others first."""
+    found: set[str] = set()
+    for name, value in environment:
+        secrets = set(_secrets_of(value)) if IS_URI.match(value) else set()
         if re.search(rf"{SECRET}$", name, re.I) and name not in FOLDERS:
             secrets.add(value)
-        for secret in secrets:
-            if len(secret) >= LEAST:
-                yield from _spellings(secret)
+        found |= {written for secret in secrets if len(secret) >= LEAST for written in _spellings(secret)}
+    return sorted(found, key=len, reverse=True)
 
 
 def _secrets_of(uri: str) -> Iterator[str]:
