@@ -57,6 +57,7 @@ def test_text_in_a_terminal_a_page_and_a_picture(text: str) -> None:
 def test_labels_end_no_script_of_dvcs_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.setattr("sys.argv", ["dvc"])  # which DVC reads as well
     assert dvc(["init", "--no-scm"]) == 0
     shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
     Path("dvc.yaml").write_text("plots:\n- plot.csv: {template: classification}\n")
