@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "true"}
+os.environ["OMP_WAIT_POLICY"] = "passive"  # as stages have it; threads that spin take the cores of what tests start
 
 from jaxtyping import install_import_hook
 
