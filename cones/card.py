@@ -4,6 +4,7 @@ import json
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -180,7 +181,7 @@ def _shown(text: str) -> str:
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(k for i, (k, _) in enumerate(pairs) if k in dict(pairs[:i]))
+        twice = next(k for k, times in Counter(k for k, _ in pairs).items() if times > 1)
         raise ValueError(f"`{_shown(twice)}` stands in it twice")
     return found
 

@@ -16,7 +16,7 @@ from types import FrameType
 
 from cones.errors import MAY_PASS_CODE, Busy, ConesError
 from cones.escaping import terminal_lines
-from cones.redaction import guard_output
+from cones.redaction import guard_output, redacted
 from cones.system_errors import in_words
 
 TRACEBACK = "CONES_TRACEBACK"
@@ -139,7 +139,7 @@ def _flush() -> None:
 
 def _show(error: ConesError, quietly: bool) -> None:
     if os.environ.get(TRACEBACK):
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
     if not quietly:
         print(f"error: {terminal_lines(error)}", file=sys.stderr)
 

@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
@@ -15,11 +17,19 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
-SECRET = r"(?:(?<!ask)pass(?:word|wd|code|phrase)?|pwd|token|secret|(?:api|access|private|secret)_?key|auth_string)"
+SECRET = (
+    r"(?:password|passwd|passphrase|passcode|(?<![a-z])pass|pwd|token|secret|auth_string"
+    r"|(?:api|access|account|private|secret|shared)[_-]?key(?:_id)?)"
+)
 """How the name of a setting ends whose value is secret."""
-NAMED = re.compile(rf"({SECRET}\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"<>]+)", re.I)
+VALUE = r"(?!(?:true|false|none|null|[\d.]+)\b)(?:'[^']*'|\"[^\"]*\"|[^\s&;,'\"<>]+)"
+NAMED = re.compile(rf"({SECRET}\s*=\s*|--{SECRET}\s+)(?:{VALUE})", re.I)
+SETTING = re.compile(rf"({SECRET})=([^\s;&]+)", re.I)
 QUOTED = re.compile(rf"({SECRET}['\"]\s*:\s*)(?:'[^']*'|\"[^\"]*\")", re.I)
-HEADER = re.compile(r"(authorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\",]+", re.I)
+HEADER = re.compile(
+    r"((?:authorization|cookie|x-api-key)['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token|digest)(?:\s+|%20))?)[^\s'\",]+",
+    re.I,
+)
 USER = re.compile(
     r"""(://)(?:
         [^/?\#\s"<>]{0,999}@                                        # as it should be
@@ -32,6 +42,7 @@ SPACED = re.compile(r"[^\s/?#@:\[]+:(?!\d{1,5}(?:[/?#]|$))[^@]*@")
 LEAST, LEAST_USER = 6, 12
 """Characters that a secret, and a user without a password, must have to be looked for as such: shorter ones are parts
 of too many words, and the latter may be a token."""
+FORMAT_WARNING = warnings.formatwarning
 FOLDERS = {"PWD", "OLDPWD"}
 """What a shell calls where it stands."""
 
@@ -62,8 +73,14 @@ def _known_secrets(environment: tuple[tuple[str, str], ...]) -> list[str]:
     for name, value in environment:
         secrets = set(_secrets_of(value)) if IS_URI.match(value) else set()
         if re.search(rf"{SECRET}$", name, re.I) and name not in FOLDERS:
-            secrets.add(value)
-        found |= {written for secret in secrets if len(secret) >= LEAST for written in _spellings(secret)}
+            secrets |= {value, value.partition(":")[2]}
+        secrets |= {m[2] for m in SETTING.finditer(value)}
+        found |= {
+            written
+            for secret in secrets
+            if len(secret) >= LEAST and not secret.isdigit()
+            for written in _spellings(secret)
+        }
     return sorted(found, key=len, reverse=True)
 
 
@@ -91,19 +108,26 @@ def _spellings(secret: str) -> Iterator[str]:
 def guard_output() -> None:
     """Keep passwords out of what this process logs, through any logger, and of the traceback that it may end with."""
     logging.setLogRecordFactory(_record)
+    warnings.formatwarning = lambda *told, **more: redacted(FORMAT_WARNING(*told, **more))
     sys.excepthook = _excepthook
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = lambda told: _excepthook(told.exc_type, told.exc_value, told.exc_traceback)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda told: _excepthook(told.exc_type, told.exc_value, told.exc_traceback)
 
 
 def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
     record = logging.LogRecord(*arguments, **more)
-    with suppress(TypeError, ValueError, KeyError):  # what does not fit its arguments; logging says so itself
+    with suppress(Exception):  # what cannot be put into words; logging says so itself
         said = redacted(record.getMessage())
         if said != record.getMessage():
             record.msg, record.args = said, ()
     if record.exc_info and record.exc_info[0] is not None:
         record.exc_text = redacted("".join(traceback.format_exception(*record.exc_info))).rstrip("\n")
+    if record.stack_info:
+        record.stack_info = redacted(record.stack_info)
     return record
 
 
-def _excepthook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+def _excepthook(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
     print(redacted("".join(traceback.format_exception(kind, error, where))), end="", file=sys.stderr)

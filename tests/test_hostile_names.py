@@ -218,3 +218,8 @@ def test_dvc_makes_no_stage_of_such_a_name(tmp_path: Path) -> None:
     assert "error: params.yaml has 3 mistakes" in done.stdout
     assert all(f"`{name}` cannot be a name" in done.stdout for name in names)
     assert "Traceback" not in done.stdout
+    (project.folder / "data").mkdir(exist_ok=True)
+    (project.folder / "data/checked.txt").write_text("of other tables")  # a stage by itself looks for nothing more
+    alone = project.run("dvc", "repro", "--single-item", "prepare@../../../outside.txt", "prepare@../../README.md")
+    assert alone.returncode != 0
+    assert (tmp_path / "outside.txt").read_text() == (project.folder / "README.md").read_text() == "precious"

@@ -3,9 +3,12 @@
 import contextlib
 import logging
 import sys
+import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,6 +138,63 @@ def test_every_output_of_ours_is_without_it(monkeypatch: pytest.MonkeyPatch, cap
     assert "Traceback" in err + formatted
     assert out.count("***@host:5000") == 2
     assert SECRET not in out + err + caplog.text + formatted
+
+
+def test_what_no_one_catches_is_told_without_it(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Errors of threads and of what is cleared away, warnings, and where a log came from."""
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    guard_output()
+    error = RuntimeError(URIS["plain"])
+    threading.excepthook(threading.ExceptHookArgs((RuntimeError, error, None, None)))
+    sys.unraisablehook(SimpleNamespace(exc_type=RuntimeError, exc_value=error, exc_traceback=None))
+    told = warnings.formatwarning(URIS["plain"], UserWarning, "x.py", 1)
+    record = logging.getLogRecordFactory()("any", 30, "x.py", 1, "there", (), None, sinfo=f'connect("{URIS["plain"]}")')
+    told += logging.Formatter().format(record) + "".join(capsys.readouterr())
+    assert told.count("***@host:5000") == 4
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize("setting", ["CONES_TRACEBACK", "CONES_NOTHING"])
+def test_a_traceback_that_was_asked_for_is_without_it(setting: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv(setting, "1")
+    with contextlib.suppress(SystemExit), plain_errors():
+        raise ConesError("it is away") from ValueError(URIS["plain"])
+    err = capsys.readouterr().err
+    assert ("***@host:5000" in err) == (setting == "CONES_TRACEBACK")
+    assert SECRET not in err
+
+
+HARMLESS = [
+    "token=5 is too large", "n_tokens=4", "compass=north", "bypass=on", "password=none", "models:/cells@champion",
+    "{'token': 5}", "the pass=3 of the row", "key=3", "tokens: 4",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_password_stays(text: str) -> None:
+    assert redacted(text) == text
+
+
+FREE = ["--token {}", "X-Api-Key: {}", "Authorization: token {}", "authorization=Bearer%20{}", "Cookie: {}"]
+
+
+@pytest.mark.parametrize("text", FREE)
+def test_what_a_request_brings_is_hidden(text: str) -> None:
+    assert SECRET not in redacted(text.format(SECRET))
+
+
+KNOWN = {
+    "AWS_ACCESS_KEY_ID": SECRET, "PREFECT_API_AUTH_STRING": f"user:{SECRET}",
+    "AZURE_STORAGE_CONNECTION_STRING": f"AccountName=a;AccountKey={SECRET};EndpointSuffix=core",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_secret_of_the_environment_is_hidden_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, KNOWN[name])
+    assert redacted(f"refused: {SECRET}") == "refused: ***"
 
 
 def test_a_flow_logs_and_publishes_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
