@@ -12,6 +12,7 @@ import cones
 from cones.backbones import base_hash, locate, open_backbone
 from cones.backbones.clip import Clip
 from cones.errors import BackboneError
+from cones.files import read_json, write_json
 from cones.types import Backbone, Features, TextEmbeds, TextTokens
 
 NAMES = ["star", "a very grainy zorb", "heart"]
@@ -174,6 +175,25 @@ def test_only_the_shipped_name_of_a_built_in_model_finds_it_in_the_package(
     }.items():
         with pytest.raises(BackboneError, match=rf"{source}\b.*, did you mean {nearest}\?"):
             locate(source)
+
+
+def test_weights_in_several_files_are_those_of_one(toy_clip: Path, tmp_path: Path) -> None:
+    """The index of a real model counts far more bytes than a configuration's numbers may have."""
+    from transformers import CLIPModel
+
+    folder = Path(shutil.copytree(toy_clip, tmp_path / "clip"))
+    (folder / "model.safetensors").unlink()
+    CLIPModel.from_pretrained(toy_clip).save_pretrained(folder, max_shard_size="50KB")
+    index = read_json(folder / "model.safetensors.index.json")
+    assert len(set(index["weight_map"].values())) > 1
+    index["metadata"]["total_size"] = 1_710_000_000
+    write_json(folder / "model.safetensors.index.json", index)
+    changed = read_json(folder / "config.json") | {"label2id": {"layers of rock": 999}}
+    write_json(folder / "config.json", changed)
+    sharded, whole = Clip(folder), Clip(toy_clip)
+    picture = [Image.new("RGB", (32, 32), "red")]
+    for name, found in whole.encode(whole.pixels(picture)).items():
+        torch.testing.assert_close(sharded.encode(sharded.pixels(picture))[name], found)
 
 
 def test_built_in_clip_knows_its_base_classes() -> None:

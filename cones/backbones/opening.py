@@ -27,6 +27,8 @@ MOST = 1 << 20
 MOST_LAYERS = 512
 LAYERS = re.compile("layers|depth|convs|blocks$")
 """What settings are called that count layers."""
+LABELS = {"label2id", "id2label"}
+"""Settings whose keys or values are names of classes."""
 
 
 @contextmanager
@@ -48,22 +50,27 @@ def opening(folder: Path) -> Iterator[None]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object of settings; `BackboneError` for what is none, or asks for more than a plain model does."""
+    config = _read_object(path)
+    for name, value in _leaves(config):
+        if why := _strange(name, value):
+            raise BackboneError(f"{path} has `{name}` {value!r:.60}: {why}; take it from where it was published")
+    return config
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     if not os.path.isfile(path):
         raise BackboneError(f"the base model in {path.parent} lacks {path.name}; copy the whole folder again")
     if path.stat().st_size > MOST_BYTES:
         raise BackboneError(
-            f"{path} has {path.stat().st_size >> 20} MB; a configuration has at most {MOST_BYTES >> 20}"
+            f"{path} has {path.stat().st_size >> 20} MB; one of its kind has at most {MOST_BYTES >> 20}"
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise BackboneError(f"{path} is no readable JSON ({error}); copy the whole folder again") from None
-    if not isinstance(config, dict):
-        raise BackboneError(f"{path} must hold a JSON object, got {type(config).__name__}")
-    for name, value in _leaves(config):
-        if why := _strange(name.rpartition(".")[2], value):
-            raise BackboneError(f"{path} has `{name}` {value!r:.60}: {why}; take it from where it was published")
-    return config
+    if not isinstance(found, dict):
+        raise BackboneError(f"{path} must hold a JSON object, got {type(found).__name__}")
+    return found
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -80,12 +87,13 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _strange(name: str, value: Any) -> str | None:
+def _strange(setting: str, value: Any) -> str | None:
+    *above, name = setting.split(".")
     if name in OUTSIDE:
         return "it asks for code or files from elsewhere, which are not used" if value is not None else None
     if isinstance(value, float) and not math.isfinite(value):
         return "it is not finite"
-    most = MOST_LAYERS if LAYERS.search(name) else MOST
+    most = MOST_LAYERS if LAYERS.search(name) and LABELS.isdisjoint(above) else MOST
     return f"a number here is at most {most}" if isinstance(value, int | float) and abs(value) > most else None
 
 
@@ -96,7 +104,7 @@ def refuse_larger(make: Callable[[], Any], folder: Path, weights: tuple[str, ...
     if (folder / ADAPTER).exists():
         raise BackboneError(f"{folder} has an {ADAPTER}, which puts other weights over the model's; remove it")
     for index in folder.glob("*.index.json"):
-        parts = read_config(index).get("weight_map", {})
+        parts = _read_object(index).get("weight_map", {})
         if not isinstance(parts, dict) or any(os.sep in str(part) for part in parts.values()):
             raise BackboneError(f"{index} names weights outside its folder; take it from where it was published")
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
