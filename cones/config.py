@@ -54,7 +54,8 @@ from cones.config_rows import (
     RunConfig,
 )
 from cones.errors import ParamsError
-from cones.messages import nearest, one_line, pydantic_mistakes, quoted, shortened
+from cones.escaping import one_line, quoted, shortened
+from cones.messages import nearest, pydantic_mistakes
 
 __all__ = [
     "BACKBONE_TASKS",

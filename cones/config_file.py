@@ -10,7 +10,7 @@ from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEv
 from ruamel.yaml.nodes import Node
 
 from cones.errors import ParamsError
-from cones.messages import one_line, quoted
+from cones.escaping import one_line, quoted
 
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 20

@@ -10,7 +10,7 @@ from typing import Any
 from cones.config import CocoData
 from cones.data import SPLIT_NAMES, files_in, read_json_text, subfolders
 from cones.errors import DataError
-from cones.messages import shortened
+from cones.escaping import shortened
 
 ANNOTATIONS = "annotations"
 """The folder in which COCO's files often are."""

@@ -16,8 +16,8 @@ from cones.data.masks import Polygons
 from cones.data.objects import Mark, label_of, labels_of
 from cones.data.reading import read_json_text
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import LONGEST, first_mistake, quoted
+from cones.escaping import LONGEST, printable, quoted
+from cones.messages import first_mistake
 
 LEAST_CORNERS = 12
 """Of the polygon that stands for a circle, as LabelMe draws it."""

@@ -15,9 +15,8 @@ from cones.data.pictures import open_picture
 from cones.data.prepared import SPLITS, Record
 from cones.data.splits import divide
 from cones.errors import DataError
-from cones.escaping import is_plain, printable
+from cones.escaping import is_plain, printable, quoted, shortened
 from cones.files import file_hash
-from cones.messages import quoted, shortened
 
 LONGEST_CLASS = 250
 """Characters of a class's name; no text encoder reads as many."""

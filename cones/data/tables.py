@@ -16,8 +16,8 @@ from cones.data.prepared import SPLITS
 from cones.data.reading import read_json_text, read_text
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import first_mistake, nearest, quoted, shortened
+from cones.escaping import printable, quoted, shortened
+from cones.messages import first_mistake, nearest
 
 
 class KnownSet(NamedTuple):

@@ -17,8 +17,7 @@ from cones.data.objects import Mark, label_of, labels_of
 from cones.data.reading import read_file, read_lines
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import LONGEST, quoted, shortened
+from cones.escaping import LONGEST, printable, quoted, shortened
 
 MAIN = "ImageSets/Main"
 """The folder of the lists of pictures, one a split."""

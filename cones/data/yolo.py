@@ -17,8 +17,8 @@ from cones.data.prepared import SPLITS
 from cones.data.reading import read_lines, read_yaml
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import first_mistake, quoted, shortened
+from cones.escaping import printable, quoted, shortened
+from cones.messages import first_mistake
 
 LARGEST_SHARE = 2
 """A number beyond this is in pixels: a box that sticks out of its picture does not stick out so far."""
