@@ -24,6 +24,11 @@ def is_plain(text: str, also: str = "") -> bool:
     return not (any(strange) or TURNING.search(text))
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen."""
+    return all(c.isspace() or unicodedata.category(c) == "Cf" for c in text)
+
+
 def printable(text: object) -> str:
     """Text from outside on one line of valid UTF-8, for a terminal or a file: what is not plain in it or cannot be
     seen, and bytes that are no UTF-8, stand as backslash escapes."""

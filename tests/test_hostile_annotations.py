@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from hostile import FILES, LAYOUTS, NO_FILES, XML, YAML, all_laid_out, answer, kept, laid_out, no_file, plain, used
 from layouts import draw_picture
+from pydantic import TypeAdapter
 
-from cones.config import CocoData, FolderData, PictureData
+from cones.card import Label
+from cones.config import ClassificationConcept, CocoData, FolderData, PictureData
 from cones.data import prepare
 from cones.data.masks import Runs, mask_area, outline_mask
+from cones.encoding import class_names
 from cones.errors import DataError
+from cones.escaping import printable
 from cones.recognising import look_at
 
 pytestmark = pytest.mark.timeout(30)
@@ -347,7 +351,7 @@ def test_a_folder_with_such_a_thing_in_it_can_be_looked_at(class_folders: Path, 
     assert told in str(said)
 
 
-@pytest.mark.parametrize("name", ["cat\nrow", "\x1b[2J", "caf\udce9", "\u202etac"])
+@pytest.mark.parametrize("name", ["cat\nrow", "\x1b[2J", "caf\udce9", "\u202etac", "\u2067tac", "\u200d"])
 def test_a_class_folder_that_no_table_can_show_is_refused(class_folders: Path, tmp_path: Path, name: str) -> None:
     (class_folders / "cat").rename(class_folders / name)
     with pytest.raises(
@@ -355,6 +359,28 @@ def test_a_class_folder_that_no_table_can_show_is_refused(class_folders: Path, t
     ) as told:
         prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
     assert plain(told.value)
+
+
+HONEST = {
+    "Persian": "\u0645\u06cc\u200c\u0631\u0648\u062f",
+    "Hindi": "\u0930\u094d\u200d\u092f",
+    "family": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "heart": "\u2764\ufe0f",
+}
+
+
+@pytest.mark.parametrize("name", HONEST.values(), ids=HONEST)
+def test_a_label_in_any_writing_is_one_from_the_folder_to_the_card(
+    class_folders: Path, tmp_path: Path, name: str
+) -> None:
+    (class_folders / "cat").rename(class_folders / name)
+    report = prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    assert name in report["classes"]
+    concept = ClassificationConcept(
+        task="classification", backbone="b", data="d", shots=1, names={name: f"one {name}"}, templates=[f"{name} {{}}"]
+    )
+    assert f"one {name}" in class_names(concept, tuple(report["classes"]))
+    assert TypeAdapter(Label).validate_python(name) == printable(name) == name
 
 
 @pytest.mark.timeout(20)

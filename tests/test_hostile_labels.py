@@ -57,6 +57,11 @@ def test_text_in_a_terminal_a_page_and_a_picture(text: str) -> None:
     assert len(drawn_text(text)) <= 80
 
 
+@pytest.mark.parametrize("unseen", ["\u200b", "\u2060", "\ufeff", "\xad", "\u200e", "\U000e0041"], ids=ascii)
+def test_what_cannot_be_seen_is_shown(unseen: str) -> None:
+    assert printable(f"cat{unseen}") == f"cat{unseen.encode('unicode_escape').decode()}"
+
+
 def test_labels_end_no_script_of_dvcs_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert dvc(["init", "-q", "--no-scm"]) == 0

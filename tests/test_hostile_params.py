@@ -273,3 +273,20 @@ def test_what_is_no_file_of_settings_is_not_waited_for(tmp_path: Path, kind: str
     unreadable(tmp_path / "params.yaml", kind)
     with pytest.raises(ParamsError, match=re.escape(f"params.yaml {mistake}")):
         load_params(tmp_path / "params.yaml")
+
+
+TURNED = ("\u202e", "\u202a", "\u2066", "\u2069", "\u061c", "\u200f", "\u2028", "\x85")
+PLACES = {
+    "a name": "concepts.few.names.zorb", "a template": "concepts.few.templates.0", "a word": "concepts.made.word",
+    "a prompt": "concepts.made.prompts.0", "a row's name": "runs.zero.method.names.zorb",
+    "a context": "runs.coop.method.ctx_init", "a class": "data.voc.classes.0", "a thing": "data.zorb.thing",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", TURNED, ids=ascii)
+@pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
+def test_words_that_no_card_can_hold_are_refused_by_the_check(where: str, mark: str) -> None:
+    path = tuple(int(step) if step.isdecimal() else step for step in where.split("."))
+    said = refusal(put(path, f"a{mark}{{}}"))
+    assert f"`{path[-1]}`: must be plain text, without line breaks, control characters and what turns" in said
+    assert parse_params(put(path, "\u0645\u06cc\u200c\u0631 {}"))
