@@ -16,7 +16,7 @@ from cones.data.prepared import SPLITS
 from cones.data.reading import read_json_text, read_text
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable, quoted, shortened
+from cones.escaping import plain, quoted, shortened
 from cones.messages import first_mistake, nearest
 
 
@@ -120,7 +120,7 @@ def list_coop(config: CoOpData) -> Listing:
         ) from None
     splits = split_names(content, str(path))
     if set(content) != set(splits.values()) or not content:
-        has = printable(", ".join(content))[:300]
+        has = plain(", ".join(content), 300)
         raise DataError(f"{path} has the splits {has}; it may have {', '.join(SPLITS)}")
     names: dict[int, str] = {}
     for label, name in ((label, name) for lines in content.values() for _, label, name in lines):

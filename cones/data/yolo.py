@@ -17,7 +17,7 @@ from cones.data.prepared import SPLITS
 from cones.data.reading import read_lines, read_yaml
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable, quoted, shortened
+from cones.escaping import plain, printable, quoted, shortened
 from cones.messages import first_mistake
 
 LARGEST_SHARE = 2
@@ -97,7 +97,7 @@ def _splits(table: Table, yaml: Path, source: Path) -> dict[str, list[Path]]:
     root = yaml.parent / (table.path or "")
     if not os.path.isdir(root):
         raise DataError(
-            f"`path` of {yaml} leads to {printable(str(root))[:300]}, which is no folder; it starts from the "
+            f"`path` of {yaml} leads to {plain(str(root), 300)}, which is no folder; it starts from the "
             "YAML's: leave it out"
         )
     written = {split: getattr(table, split) for split in SPLITS if getattr(table, split)}
@@ -163,7 +163,7 @@ def _marks(source: Path, label: Path, names: Mapping[int, str], labels: Mapping[
         name = names[int(category)]
         box = _around(shares) if len(shares) > 4 else _centred(*shares)
         outline = [shares] if len(shares) > 4 else None
-        yield Mark(f"line {number} ({name})", label_of(name, labels, where), box, outline, relative=True)
+        yield Mark(f"line {number} ({plain(name)})", label_of(name, labels, where), box, outline, relative=True)
 
 
 def _centred(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
@@ -175,4 +175,4 @@ def _around(points: list[float]) -> tuple[float, float, float, float]:
 
 
 def _ranges(names: Mapping[int, str]) -> str:
-    return ", ".join(f"{shortened(number)} {printable(name)[:40]}" for number, name in sorted(names.items())[:10])
+    return ", ".join(f"{shortened(number)} {plain(name, 40)}" for number, name in sorted(names.items())[:10])
