@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from cones.card import Label
 from cones.config import ClassificationConcept, CocoData, FolderData, PictureData
-from cones.data import prepare
+from cones.data import list_pictures, prepare
 from cones.data.masks import Runs, mask_area, outline_mask
 from cones.encoding import class_names
 from cones.errors import DataError
@@ -219,6 +219,7 @@ def test_an_xml_that_is_no_annotation_is_refused(
     assert told in str(said)
 
 
+NO = "cannot be used: "
 LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
 MERGED = "a: &a {k: 1}\n" + "".join(
     f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi")
@@ -228,18 +229,19 @@ MERGED = "a: &a {k: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (LAUGHS, "refers to a part of itself, by *a; write it out"),
-        (MERGED, "refers to a part of itself, by *a; write it out"),
-        ("a: &a [*a]", "refers to a part of itself"),
-        ("x: " + "[" * 100 + "]" * 100, "is nested more than 50 deep; write it flat"),
-        ("x: " + "[" * DEEP + "]" * DEEP, "is nested more than 50 deep; write it flat"),
-        ("x: !!python/object/apply:os.system [ls]", "cannot be read as YAML: could not determine"),
-        ("x: !!python/name:os.system", "cannot be read as YAML"),
-        ("x: !!int x", "cannot be read as YAML: invalid literal"),
-        ("x: !!float x", "cannot be read as YAML: could not convert"),
-        ("x: !!timestamp 2000-99-99", "cannot be read as YAML"),
-        ("x: !!binary é", "cannot be read as YAML"),
-        ("x: " + "9" * 5000, "cannot be read as YAML: Exceeds the limit"),
+        (LAUGHS, f"{NO}it holds more than 500,000 keys and values, aliases written out"),
+        (MERGED, f"{NO}it holds more than 500,000 keys and values, aliases written out"),
+        ("a: &a [*a]", f"{NO}the alias `a` stands for nothing that is whole before it (line 5)"),
+        ("x: " + "[" * 100 + "]" * 100, f"{NO}it is nested deeper than 20; write it flat"),
+        ("x: " + "[" * DEEP + "]" * DEEP, f"{NO}it is nested deeper than 20; write it flat"),
+        ("x: !!python/object/apply:os.system [ls]", f"{NO}`tag:yaml.org,2002:python/object/apply:os.system` is a tag"),
+        ("x: !!python/name:os.system", f"{NO}`tag:yaml.org,2002:python/name:os.system` is a tag"),
+        ("x: !!int x", f"{NO}`tag:yaml.org,2002:int` is a tag, and nothing here needs one; leave it out"),
+        ("x: !!float x", f"{NO}`tag:yaml.org,2002:float` is a tag"),
+        ("x: !!timestamp 2000-99-99", f"{NO}`tag:yaml.org,2002:timestamp` is a tag"),
+        ("x: !!binary é", f"{NO}`tag:yaml.org,2002:binary` is a tag"),
+        ("x: 2000-99-99", "cannot be read as YAML: `2000-99-99` is no value"),
+        ("x: " + "9" * 5000, "cannot be read as YAML: `99999"),
         ("? {a: b}\n: 1", "cannot be read as YAML"),
         ("names: [a]", "cannot be read as YAML"),
         ("---\nx: 1", "cannot be read as YAML"),
@@ -256,6 +258,16 @@ def test_a_yaml_that_is_no_table_is_refused(sources: dict[str, PictureData], mor
     assert f"data.yaml {told}" in str(said)
     assert isinstance(looked, DataError)
     assert plain(looked)
+
+
+def test_a_yaml_of_many_classes_and_an_alias_is_read(sources: dict[str, PictureData]) -> None:
+    source = Path(sources["yolo"].source)
+    names = ", ".join(f"class {i}" for i in range(2, 60_000))
+    with kept(source / "data.yaml"):
+        (source / "data.yaml").write_text(
+            YAML.replace("dog", f"dog, {names}").replace("train: ", "train: &a ") + "more: *a\n"
+        )
+        assert len(list_pictures(sources["yolo"]).classes) == 60_000
 
 
 SIZE = (30, 40)

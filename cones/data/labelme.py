@@ -14,10 +14,10 @@ from cones.data.folders import files_in, is_hidden, pictures_in
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.reading import read_json_text
 from cones.errors import DataError
 from cones.escaping import plain, quoted
 from cones.messages import first_mistake
+from cones.reading import read_json_text
 
 LEAST_CORNERS = 12
 """Of the polygon that stands for a circle, as LabelMe draws it."""

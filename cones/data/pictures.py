@@ -16,9 +16,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from cones.data.reading import open_file
 from cones.errors import DataError
 from cones.escaping import one_line, printable
+from cones.reading import open_file
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFile, GifImageFile)

@@ -13,11 +13,11 @@ from cones.config import CoOpData, TableData
 from cones.data.folders import files_in
 from cones.data.listing import Listed, Listing, inside
 from cones.data.prepared import SPLITS
-from cones.data.reading import read_json_text, read_text
 from cones.data.splits import split_names
 from cones.errors import DataError
 from cones.escaping import plain, quoted, shortened
 from cones.messages import first_mistake, nearest
+from cones.reading import read_json_text, read_text
 
 
 class KnownSet(NamedTuple):

@@ -14,10 +14,10 @@ from cones.config import VocData
 from cones.data.folders import files_in, pictures_in
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.reading import read_file, read_lines
 from cones.data.splits import split_names
 from cones.errors import DataError
 from cones.escaping import plain, printable, quoted, shortened
+from cones.reading import read_file, read_lines
 
 MAIN = "ImageSets/Main"
 """The folder of the lists of pictures, one a split."""
