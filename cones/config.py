@@ -54,7 +54,8 @@ from cones.config_rows import (
     RunConfig,
 )
 from cones.errors import ParamsError
-from cones.messages import nearest, one_line, pydantic_mistakes, quoted, shortened
+from cones.escaping import one_line, quoted, shortened
+from cones.messages import nearest, pydantic_mistakes
 
 __all__ = [
     "BACKBONE_TASKS",
@@ -134,7 +135,7 @@ class Params(Strict):
 
 def load_params(path: Path | str = "params.yaml") -> Params:
     """Read and check `params.yaml`; raise `ParamsError` with every mistake in it, or the first `MOST_TOLD`."""
-    return parse_params(read_yaml(Path(path)), path)
+    return parse_params(read_yaml(Path(path), f"{path} does not exist; run this from the project's folder"), path)
 
 
 def parse_params(raw: Any, path: Path | str = "params.yaml") -> Params:

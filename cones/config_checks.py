@@ -5,7 +5,8 @@ from typing import Any
 
 from cones.config_methods import METHOD_BACKBONES, METHODS
 from cones.config_rows import BACKBONE_TASKS, FINETUNES
-from cones.messages import nearest, plain, quoted, shortened
+from cones.escaping import plain, quoted, shortened
+from cones.messages import nearest
 
 RESERVED = ("truth", "per_class")
 """No names of rows: such files stand beside those of the rows."""

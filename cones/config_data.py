@@ -1,10 +1,11 @@
 """The settings of data sets: one class a layout."""
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from cones.escaping import is_plain
 
 
 class Strict(BaseModel):
@@ -12,9 +13,11 @@ class Strict(BaseModel):
 
 
 def _plain(text: str) -> str:
-    """Terminals and sentences break at control characters, and the system ends a path at the letter 0."""
-    if re.search("[\0-\x1f\x7f-\x9f\u2028\u2029]", text):
-        raise PydanticCustomError("plain", "must be plain text, without line breaks and control characters")
+    """As a concept's card has it: it is refused before anything is searched."""
+    if not is_plain(text):
+        raise PydanticCustomError(
+            "plain", "must be plain text, without line breaks, control characters and what turns the direction of text"
+        )
     return text
 
 

@@ -1,4 +1,5 @@
-"""The text of `params.yaml` as plain values; what is too large, too deep or too often repeated is refused first."""
+"""A YAML of people as plain values: `params.yaml`, YOLO's table; what is too large, too deep or too often repeated is
+refused first."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +7,21 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, Event, NodeEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
 from ruamel.yaml.nodes import Node
 
-from cones.errors import ParamsError
-from cones.messages import one_line, quoted
+from cones.errors import ConesError, ParamsError
+from cones.escaping import one_line, printable, quoted
+from cones.reading import read_text
 
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 20
 """Mappings and lists within each other; settings have six. Reading a few thousand ends Python's or C's stack."""
 MOST_NODES = 50_000
 """Keys, values, mappings and lists, what an alias stands for counted each time; three thousand rows have fewer."""
-
-
 LARGEST = 2**64
+LIBRARY = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError)
+"""What the library fails with, beside its own errors, on values that are not what their form says."""
 
 
 class Constructor(SafeConstructor):
@@ -29,48 +31,35 @@ class Constructor(SafeConstructor):
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, int) and abs(value) >= LARGEST:
-                raise OverflowError("it is larger than any setting")
+                raise OverflowError("it is larger than any number has to be")
         except (ValueError, OverflowError) as error:
             problem = f"{quoted(node.value)} is no value: {str(error).split(';')[0]}"
             raise ConstructorError(None, None, problem, node.start_mark) from None
         return value
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds, from at most `MOST_BYTES`; `ParamsError` if it cannot be read or goes beyond a bound."""
-    text = read_text(path)
+def read_yaml(
+    path: Path,
+    missing: str | None = None,
+    most_bytes: int = MOST_BYTES,
+    most_nodes: int = MOST_NODES,
+    error: type[ConesError] = ParamsError,
+) -> Any:
+    """What a YAML file holds; `error` if it cannot be read, goes beyond a bound, or is `missing`, in these words."""
+    text = read_text(path, missing, most_bytes, error)
     yaml = YAML(typ="safe")
     yaml.Constructor = Constructor
     try:
-        refuse_bombs(text, path)
+        refuse_bombs(text, path, error, most_nodes)
         return yaml.load(text)
-    except YAMLError as error:
-        raise ParamsError(f"{path} cannot be read as YAML: {_problem(error)}") from None
+    except YAMLError as fault:
+        raise error(f"{printable(path)} cannot be read as YAML: {_problem(fault)}") from None
+    except LIBRARY as fault:
+        raise error(f"{printable(path)} cannot be read as YAML: {one_line(fault)}") from None
 
 
-def read_text(path: Path) -> str:
-    """A file's text; `ParamsError` for what is no file, cannot be opened, is too large or not UTF-8."""
-    try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes into it
-            raise ParamsError(f"{path} is not a file; put the tables of the project there")
-        with path.open("rb") as stream:
-            content = stream.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise ParamsError(f"{path} does not exist; run this from the project's folder") from None
-    except OSError as error:
-        raise ParamsError(f"{path} cannot be read: {error.strerror}") from None
-    if len(content) > MOST_BYTES:
-        raise ParamsError(
-            f"{path} is larger than {MOST_BYTES:,} bytes, the most that is read; keep only settings in it"
-        )
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ParamsError(f"{path} cannot be read as YAML: it is not UTF-8 ({error}); save it as UTF-8") from None
-
-
-def refuse_bombs(text: str, path: Path) -> None:
-    """`ParamsError` for a text that is short and yet takes no end of memory, stack or time, and for tags.
+def refuse_bombs(text: str, path: Path, error: type[ConesError], most_nodes: int) -> None:
+    """`error` for a text that is short and yet takes no end of memory, stack or time, and for tags.
 
     Only the stream of events is looked at, from which nothing is built.
     """
@@ -78,10 +67,11 @@ def refuse_bombs(text: str, path: Path) -> None:
     within: list[tuple[str | None, int]] = []
     nodes = 0
     for event in YAML(typ="safe").parse(text):
+        problem, tag = None, getattr(event, "tag", None)
         if isinstance(event, AliasEvent):
             if event.anchor not in below:
-                raise _at(event, path, f"the alias {quoted(event.anchor)} stands for nothing that is whole before it")
-            nodes += below[event.anchor]
+                problem = f"the alias {quoted(event.anchor)} stands for nothing that is whole before it"
+            nodes += below.get(event.anchor, 0)
         elif isinstance(event, CollectionEndEvent):
             anchor, before = within.pop()
             below |= {anchor: nodes - before} if anchor else {}
@@ -91,17 +81,14 @@ def refuse_bombs(text: str, path: Path) -> None:
                 within.append((event.anchor, nodes - 1))
             elif event.anchor:
                 below[event.anchor] = 1
-            tag = getattr(event, "tag", None)
-            if tag is not None:
-                raise _at(event, path, f"{quoted(tag)} is a tag, and settings have none; leave it out")
+        if tag is not None:
+            problem = f"{quoted(tag)} is a tag, and nothing here needs one; leave it out"
         if len(within) > MOST_DEPTH:
-            raise _at(event, path, f"it is nested deeper than {MOST_DEPTH}, which no setting is")
-        if nodes > MOST_NODES:
-            raise _at(event, path, f"it holds more than {MOST_NODES:,} keys and values, aliases written out")
-
-
-def _at(event: Event, path: Path, problem: str) -> ParamsError:
-    return ParamsError(f"{path} cannot be used: {problem} (line {event.start_mark.line + 1})")
+            problem = f"it is nested deeper than {MOST_DEPTH}; write it flat"
+        if nodes > most_nodes:
+            problem = f"it holds more than {most_nodes:,} keys and values, aliases written out"
+        if problem:
+            raise error(f"{printable(path)} cannot be used: {problem} (line {event.start_mark.line + 1})")
 
 
 def _problem(error: YAMLError) -> str:

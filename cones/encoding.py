@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from cones.backbones import base_hash, locate, open_backbone
-from cones.card import BaseModelCard, is_printable
+from cones.card import BaseModelCard
 from cones.config import BackboneConfig, ClassificationConcept, DetectionConcept, GenerationConcept, ModelSource
 from cones.data import Split, draw_pictures, draw_shots, records_hash
 from cones.encoded import Encoded
 from cones.errors import BackboneError, DataError
+from cones.escaping import is_plain, shortened
 from cones.files import content_hash, fresh_folder, write_json
 from cones.intact import hash_parts
 from cones.messages import nearest
@@ -31,10 +32,10 @@ def class_names(concept: AnyConcept, classes: tuple[str, ...]) -> list[str]:
     """What each class is called in a sentence: its own name with spaces for underscores, or what `names` says; a
     subject by its class word. `DataError` for a class that no Concept can name."""
     for name in classes:
-        if not (name and len(name) <= 1000 and is_printable(name)):
+        if not (name and len(name) <= 1000 and is_plain(name)):
             raise DataError(
-                f"the class {name[:60]!r} is empty, longer than 1000 characters or has control characters, which no "
-                "Concept can name; rename it in the data"
+                f"the class {shortened(name)} is empty, longer than 1000 characters, or has control characters or what "
+                "turns the direction of text, which no Concept can name; rename it in the data"
             )
     if isinstance(concept, GenerationConcept):
         return [concept.word]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from cones.cells import csv_cell, plot_text
 from cones.data import Split
-from cones.escaping import csv_cell, plot_text
 from cones.evaluation import Evaluation
 from cones.files import write_json, write_picture
 from cones.tasks import beside, coco_results, coco_truth, contact_sheet, draw_instances, picture_rows

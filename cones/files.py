@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cones.errors import DAMAGED, DataError
+from cones.escaping import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,9 +113,8 @@ def reading(path: Path, way_out: str = DAMAGED) -> Iterator[None]:
     except FileNotFoundError:
         raise DataError(f"{path} is missing; {way_out}") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, csv.Error) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        what = " ".join(what.split())[:160]
-        raise DataError(f"{path} is damaged ({what}); {way_out}") from error
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"{path} is damaged ({one_line(what, 160)}); {way_out}") from error
 
 
 def read_json(path: Path, shape: Any = Any, way_out: str = DAMAGED) -> Any:

@@ -2,53 +2,17 @@
 
 import difflib
 import re
-import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from cones.escaping import printable
+from cones.escaping import one_line, plain, quoted, shortened
 
-LONGEST, MOST_NAMES, MOST_COMPARED = 100, 30, 1000
-"""Characters of a name or value in a message, names in a list, and names that an unknown one is compared with."""
+MOST_NAMES, MOST_COMPARED = 30, 1000
+"""Names in a list, and names that an unknown one is compared with."""
 SHOULD = re.compile("(input|string|list|dictionary) should|should")
-
-
-class Shortened(reprlib.Repr):
-    """`repr` that visits a few items of a value only, however large and often repeated it is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = LONGEST
-        self.maxlevel, self.maxdict, self.maxlist = 3, 6, 8
-
-    def repr_int(self, x: int, level: int) -> str:
-        return repr(x) if x.bit_length() < 200 else f"an integer of {x.bit_length()} bits"
-
-
-def shortened(value: object) -> str:
-    """A value from outside for a message, as it came: in one line of bounded length."""
-    return printable(Shortened().repr(value))
-
-
-def plain(text: object, most: int = LONGEST) -> str:
-    """A name from outside for a message: shortened in its middle, with nothing that a terminal would act on."""
-    letters = text if isinstance(text, str) else shortened(text)
-    if len(letters) > most:
-        letters = f"{letters[: most // 2]}...{letters[-most // 4 :]}"
-    return printable(letters)
-
-
-def quoted(name: object) -> str:
-    """Likewise, between backquotes."""
-    return f"`{plain(name)}`"
-
-
-def one_line(text: str) -> str:
-    """A sentence with parts from outside, on one line of at most 1,000 letters."""
-    return plain(" ".join(text.split()), 1000)
 
 
 def nearest(wrong: object, known: Iterable[object]) -> str:

@@ -13,9 +13,9 @@ from cones.backbones import locate, open_backbone
 from cones.choices import Task
 from cones.config import BACKBONE_TASKS, BackboneConfig, Cones, CoOp, Name, Params, load_params
 from cones.errors import BackboneError, Busy, ParamsError
+from cones.escaping import quoted
 from cones.files import fresh_file
 from cones.layout import CHECKPOINTS
-from cones.messages import quoted
 from cones.process import lock
 from cones.recognising import Found
 

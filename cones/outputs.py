@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from cones.errors import ConesError
+from cones.escaping import plain
 from cones.files import temporary_of
-
-MOST = 120
-"""Characters of a path that a message shows."""
 
 
 def refuse_unwritable(folder: Path, names: Iterable[str] = (), option: str = "--out") -> None:
@@ -39,5 +37,4 @@ def refuse_unwritable(folder: Path, names: Iterable[str] = (), option: str = "--
 
 
 def _refuse(option: str, path: Path, why: str) -> NoReturn:
-    text = str(path) if len(str(path)) <= MOST else f"{str(path)[:MOST]}..."
-    raise ConesError(f"{option} {text} cannot be written: {why}; choose another place, or put that right")
+    raise ConesError(f"{option} {plain(str(path))} cannot be written: {why}; choose another place, or put that right")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cones.config import CocoData
-from cones.data import SPLIT_NAMES, files_in, read_json_text, subfolders
+from cones.data import SPLIT_NAMES, files_in, subfolders
 from cones.errors import DataError
-from cones.messages import shortened
+from cones.escaping import shortened
+from cones.reading import read_json_text
 
 ANNOTATIONS = "annotations"
 """The folder in which COCO's files often are."""

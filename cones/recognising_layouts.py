@@ -25,12 +25,12 @@ from cones.data import (
     is_hidden,
     masks_beside,
     pictures_in,
-    read_file,
-    read_yaml,
     refuse_masks_beside,
     split_folders,
+    yolo_yaml,
 )
 from cones.errors import DataError
+from cones.reading import read_file
 from cones.recognising_coco import ANNOTATIONS, coco_entry, coco_files, is_coco, json_object
 from cones.recognising_masks import by_class, has_mask_folders, masks_in, subject_masks
 
@@ -181,7 +181,7 @@ def _is_table(path: Path) -> bool:
 def _is_yolo(path: Path) -> bool:
     read_file(path, first=1)  # what cannot be read may be one
     try:
-        content = read_yaml(path)
+        content = yolo_yaml(path)
     except DataError:
         return False
     return isinstance(content, dict) and {"names", "train"} <= set(content)

@@ -1,6 +1,7 @@
 """The results as a Prefect artefact: a table of the rows, with links to the report and the registry."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
@@ -8,10 +9,13 @@ from urllib.parse import quote
 from prefect.artifacts import create_table_artifact
 
 from cones.config import Params
-from cones.escaping import markdown_text
+from cones.escaping import printable
 from cones.layout import RESULTS
 from cones.redaction import address
 from cones.results import summarise
+
+MARKS = re.compile(r"[\\`*_{}\[\]()#!|<>~&]")
+"""What Markdown gives a meaning."""
 
 
 def publish_results(params: Params, concepts: Iterable[str] | None = None) -> None:
@@ -45,3 +49,8 @@ def _links(concepts: set[str]) -> str:
     if not server:
         lines.append(f"The registry is {markdown_text('sqlite:///' + str(Path('mlflow.db').resolve()))}.")
     return "\n\n".join(lines)
+
+
+def markdown_text(text: object) -> str:
+    """Text in Markdown, on one line, without a meaning there."""
+    return MARKS.sub(lambda found: f"\\{found[0]}", printable(text))

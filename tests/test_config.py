@@ -103,7 +103,7 @@ DATA = "vocabulary: novel}\n  own: {kind: folder, source: x, "
         ("name: cones", "name: cones, epochs: 1_000_000_000_000", "`epochs`: must be less than or equal to 100000000"),
         ("shots: 4", "shots: 4, seed: 4294967296", "`seed`: must be less than 4294967296, got 4294967296"),
         ("shots: 4", "shots: 4, templates: [x]", "`0`: must be a sentence with {} once, where the words go, got 'x'"),
-        ("shots: 4", 'shots: 4, names: {a: "b\\n"}', "`a`: must be plain text, without line breaks and"),
+        ("shots: 4", 'shots: 4, names: {a: "b\\n"}', "`a`: must be plain text, without line breaks, control"),
         ("vocabulary: novel}", DATA + "val_fraction: 0.9, test_fraction: 0.9}",
          "`own`: `val_fraction` and `test_fraction` leave nothing to train on: together they must be below 1"),
         ("vocabulary: novel}", DATA + "seed: 0}\n  far: {kind: folder, source: 'http://127.0.0.1/x'}",

@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from hostile import FILES, LAYOUTS, NO_FILES, XML, YAML, all_laid_out, answer, kept, laid_out, no_file, plain, used
 from layouts import draw_picture
+from pydantic import TypeAdapter
 
-from cones.config import CocoData, FolderData, PictureData
-from cones.data import prepare
+from cones.card import Label
+from cones.config import ClassificationConcept, CocoData, FolderData, PictureData
+from cones.data import list_pictures, prepare
 from cones.data.masks import Runs, mask_area, outline_mask
+from cones.encoding import class_names
 from cones.errors import DataError
+from cones.escaping import printable
 from cones.recognising import look_at
 
 pytestmark = pytest.mark.timeout(30)
@@ -215,6 +219,7 @@ def test_an_xml_that_is_no_annotation_is_refused(
     assert told in str(said)
 
 
+NO = "cannot be used: "
 LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi"))
 MERGED = "a: &a {k: 1}\n" + "".join(
     f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in zip("abcdefgh", "bcdefghi")
@@ -224,18 +229,19 @@ MERGED = "a: &a {k: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (LAUGHS, "refers to a part of itself, by *a; write it out"),
-        (MERGED, "refers to a part of itself, by *a; write it out"),
-        ("a: &a [*a]", "refers to a part of itself"),
-        ("x: " + "[" * 100 + "]" * 100, "is nested more than 50 deep; write it flat"),
-        ("x: " + "[" * DEEP + "]" * DEEP, "is nested more than 50 deep; write it flat"),
-        ("x: !!python/object/apply:os.system [ls]", "cannot be read as YAML: could not determine"),
-        ("x: !!python/name:os.system", "cannot be read as YAML"),
-        ("x: !!int x", "cannot be read as YAML: invalid literal"),
-        ("x: !!float x", "cannot be read as YAML: could not convert"),
-        ("x: !!timestamp 2000-99-99", "cannot be read as YAML"),
-        ("x: !!binary é", "cannot be read as YAML"),
-        ("x: " + "9" * 5000, "cannot be read as YAML: Exceeds the limit"),
+        (LAUGHS, f"{NO}it holds more than 500,000 keys and values, aliases written out"),
+        (MERGED, f"{NO}it holds more than 500,000 keys and values, aliases written out"),
+        ("a: &a [*a]", f"{NO}the alias `a` stands for nothing that is whole before it (line 5)"),
+        ("x: " + "[" * 100 + "]" * 100, f"{NO}it is nested deeper than 20; write it flat"),
+        ("x: " + "[" * DEEP + "]" * DEEP, f"{NO}it is nested deeper than 20; write it flat"),
+        ("x: !!python/object/apply:os.system [ls]", f"{NO}`tag:yaml.org,2002:python/object/apply:os.system` is a tag"),
+        ("x: !!python/name:os.system", f"{NO}`tag:yaml.org,2002:python/name:os.system` is a tag"),
+        ("x: !!int x", f"{NO}`tag:yaml.org,2002:int` is a tag, and nothing here needs one; leave it out"),
+        ("x: !!float x", f"{NO}`tag:yaml.org,2002:float` is a tag"),
+        ("x: !!timestamp 2000-99-99", f"{NO}`tag:yaml.org,2002:timestamp` is a tag"),
+        ("x: !!binary é", f"{NO}`tag:yaml.org,2002:binary` is a tag"),
+        ("x: 2000-99-99", "cannot be read as YAML: `2000-99-99` is no value"),
+        ("x: " + "9" * 5000, "cannot be read as YAML: `99999"),
         ("? {a: b}\n: 1", "cannot be read as YAML"),
         ("names: [a]", "cannot be read as YAML"),
         ("---\nx: 1", "cannot be read as YAML"),
@@ -252,6 +258,16 @@ def test_a_yaml_that_is_no_table_is_refused(sources: dict[str, PictureData], mor
     assert f"data.yaml {told}" in str(said)
     assert isinstance(looked, DataError)
     assert plain(looked)
+
+
+def test_a_yaml_of_many_classes_and_an_alias_is_read(sources: dict[str, PictureData]) -> None:
+    source = Path(sources["yolo"].source)
+    names = ", ".join(f"class {i}" for i in range(2, 60_000))
+    with kept(source / "data.yaml"):
+        (source / "data.yaml").write_text(
+            YAML.replace("dog", f"dog, {names}").replace("train: ", "train: &a ") + "more: *a\n"
+        )
+        assert len(list_pictures(sources["yolo"]).classes) == 60_000
 
 
 SIZE = (30, 40)
@@ -347,7 +363,7 @@ def test_a_folder_with_such_a_thing_in_it_can_be_looked_at(class_folders: Path, 
     assert told in str(said)
 
 
-@pytest.mark.parametrize("name", ["cat\nrow", "\x1b[2J", "caf\udce9", "\u202etac"])
+@pytest.mark.parametrize("name", ["cat\nrow", "\x1b[2J", "caf\udce9", "\u202etac", "\u2067tac", "\u200d"])
 def test_a_class_folder_that_no_table_can_show_is_refused(class_folders: Path, tmp_path: Path, name: str) -> None:
     (class_folders / "cat").rename(class_folders / name)
     with pytest.raises(
@@ -355,6 +371,28 @@ def test_a_class_folder_that_no_table_can_show_is_refused(class_folders: Path, t
     ) as told:
         prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
     assert plain(told.value)
+
+
+HONEST = {
+    "Persian": "\u0645\u06cc\u200c\u0631\u0648\u062f",
+    "Hindi": "\u0930\u094d\u200d\u092f",
+    "family": "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "heart": "\u2764\ufe0f",
+}
+
+
+@pytest.mark.parametrize("name", HONEST.values(), ids=HONEST)
+def test_a_label_in_any_writing_is_one_from_the_folder_to_the_card(
+    class_folders: Path, tmp_path: Path, name: str
+) -> None:
+    (class_folders / "cat").rename(class_folders / name)
+    report = prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
+    assert name in report["classes"]
+    concept = ClassificationConcept(
+        task="classification", backbone="b", data="d", shots=1, names={name: f"one {name}"}, templates=[f"{name} {{}}"]
+    )
+    assert f"one {name}" in class_names(concept, tuple(report["classes"]))
+    assert TypeAdapter(Label).validate_python(name) == printable(name) == name
 
 
 @pytest.mark.timeout(20)

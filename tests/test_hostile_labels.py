@@ -14,17 +14,20 @@ from typer.testing import CliRunner
 
 import cones.cleaning
 import cones.predicting
+from cones.cells import csv_cell, csv_text, plot_text
 from cones.cleaning import Stale
 from cones.cli import _show, app
 from cones.console import progress_bar
 from cones.doctor import Finding, show
-from cones.escaping import csv_cell, csv_text, drawn_text, markdown_text, plot_text, printable
+from cones.escaping import printable
 from cones.evaluation_files import _write_csv
 from cones.files import read_json
 from cones.prediction import Prediction
 from cones.recognising import Found
 from cones.report.parts import read_csv
 from cones.tasks import captioned, contact_sheet
+from cones.tasks.pictures import drawn_text
+from flows.results import markdown_text
 
 ROOT = Path(__file__).parent.parent
 named = pytest.mark.parametrize("text", HOSTILE, ids=lambda t: ascii(t)[:24])
@@ -52,6 +55,11 @@ def test_text_in_a_terminal_a_page_and_a_picture(text: str) -> None:
     assert captioned(Image.new("RGB", (20, 20)), text).width <= 720
     assert contact_sheet([Image.new("RGB", (20, 20))], [(text, text)]).width == 896
     assert len(drawn_text(text)) <= 80
+
+
+@pytest.mark.parametrize("unseen", ["\u200b", "\u2060", "\ufeff", "\xad", "\u200e", "\U000e0041"], ids=ascii)
+def test_what_cannot_be_seen_is_shown(unseen: str) -> None:
+    assert printable(f"cat{unseen}") == f"cat{unseen.encode('unicode_escape').decode()}"
 
 
 def test_labels_end_no_script_of_dvcs_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

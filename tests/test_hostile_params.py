@@ -163,6 +163,7 @@ LAUGHS = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 )
 DEEP, MANY = "it is nested deeper than 20", "it holds more than 50,000 keys and values"
 NOT_YAML = "params.yaml cannot be read as YAML: "
+NOT_UTF8 = "params.yaml cannot be read as text in UTF-8: "
 TEXTS: dict[str, tuple[str | bytes, str]] = {
     "3,000 lists": ("data: " + "[" * 3000 + "]" * 3000, DEEP),
     "200,000 lists": ("data: " + "[" * 200_000 + "]" * 200_000, DEEP),
@@ -180,13 +181,19 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "itself merged": ("data: &a {<<: *a}", "the alias `a` stands for nothing"),
     "an alias of nothing": ("data: *a", "the alias `a` stands for nothing"),
     "a number of 5,000 digits": ("data: " + "9" * 5000, "is no value: Exceeds the limit (4300 digits)"),
-    "a number of 400 digits": (f"seed: {'9' * 400}", "is no value: it is larger than any setting (line 1, column 7)"),
-    "a hexadecimal one of 5,000": ("data: 0x" + "f" * 5000, "is no value: it is larger than any setting"),
-    "such a key": ("0x" + "f" * 900 + ": 1", "is no value: it is larger than any setting"),
+    "a number of 400 digits": (
+        f"seed: {'9' * 400}",
+        "is no value: it is larger than any number has to be (line 1, column 7)",
+    ),
+    "a hexadecimal one of 5,000": ("data: 0x" + "f" * 5000, "is no value: it is larger than any number has to be"),
+    "such a key": ("0x" + "f" * 900 + ": 1", "is no value: it is larger than any number has to be"),
     "a day that is none": ("data: 2026-99-99", "`2026-99-99` is no value: month must be in 1..12 (line 1, column 7)"),
     "a zone that is none": ("data: 2026-01-01T00:00:00+99:99", "`2026-01-01T00:00:00+99:99` is no value: offset must"),
     "a tag of Python": ("data: !!python/object/apply:os.system [touch x]", "python/object/apply:os.system` is a tag"),
-    "a tag of a number": ("data: !!int x", "`tag:yaml.org,2002:int` is a tag, and settings have none; leave it out"),
+    "a tag of a number": (
+        "data: !!int x",
+        "`tag:yaml.org,2002:int` is a tag, and nothing here needs one; leave it out",
+    ),
     "a tag of a switch": ("data: !!bool x", "`tag:yaml.org,2002:bool` is a tag"),
     "bytes": ("data: !!binary aGVsbG8=", "`tag:yaml.org,2002:binary` is a tag"),
     "a set": ("data: !!set {a, b}", "`tag:yaml.org,2002:set` is a tag"),
@@ -205,9 +212,9 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "an end that is missing": ('data: "x', NOT_YAML + "while scanning a quoted scalar found unexpected end of stream"),
     "the letter 0": (b"data: a\0b", NOT_YAML + "unacceptable character #x0000"),
     "terminal codes": (b"data: \x1b[2J", NOT_YAML + "unacceptable character #x001b"),
-    "Latin-1": (b"data: \xe9", NOT_YAML + "it is not UTF-8 ('utf-8' codec can't decode byte 0xe9 in position 6"),
-    "UTF-16": (TABLES.encode("utf-16"), NOT_YAML + "it is not UTF-8"),
-    "a picture": (bytes(range(256)), NOT_YAML + "it is not UTF-8"),
+    "Latin-1": (b"data: \xe9", NOT_UTF8 + "unexpected end of data at byte 6; save it so"),
+    "UTF-16": (TABLES.encode("utf-16"), NOT_UTF8),
+    "a picture": (bytes(range(256)), NOT_UTF8),
     "nothing": ("", "must hold the tables data, backbones, concepts, runs, finetunes; it holds None"),
     "a word": ("x" * 900_000, "; it holds 'xxxxxxxx"),
     "a date": ("2026-01-01", "; it holds datetime.date(2026, 1, 1)"),
@@ -261,11 +268,11 @@ def unreadable(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "mistake"),
     [
-        ("folder", "is not a file; put the tables of the project there"),
-        ("pipe", "is not a file"),
-        ("link to a device", "is not a file"),
-        ("link to itself", "cannot be read: Too many levels of symbolic links"),
-        ("100 MB", f"is larger than {MOST_BYTES:,} bytes, the most that is read; keep only settings in it"),
+        ("folder", "is a folder, and a file is needed there; put one in its place, or take it away"),
+        ("pipe", "is a pipe, and a file is needed there"),
+        ("link to a device", "is a device, and a file is needed there"),
+        ("link to itself", "cannot be read: too many levels of symbolic links"),
+        ("100 MB", f"has 100000000 bytes; at most {MOST_BYTES} are read"),
         ("nothing", "does not exist; run this from the project's folder"),
     ],
 )
@@ -273,3 +280,20 @@ def test_what_is_no_file_of_settings_is_not_waited_for(tmp_path: Path, kind: str
     unreadable(tmp_path / "params.yaml", kind)
     with pytest.raises(ParamsError, match=re.escape(f"params.yaml {mistake}")):
         load_params(tmp_path / "params.yaml")
+
+
+TURNED = ("\u202e", "\u202a", "\u2066", "\u2069", "\u061c", "\u200f", "\u2028", "\x85")
+PLACES = {
+    "a name": "concepts.few.names.zorb", "a template": "concepts.few.templates.0", "a word": "concepts.made.word",
+    "a prompt": "concepts.made.prompts.0", "a row's name": "runs.zero.method.names.zorb",
+    "a context": "runs.coop.method.ctx_init", "a class": "data.voc.classes.0", "a thing": "data.zorb.thing",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", TURNED, ids=ascii)
+@pytest.mark.parametrize("where", PLACES.values(), ids=PLACES)
+def test_words_that_no_card_can_hold_are_refused_by_the_check(where: str, mark: str) -> None:
+    path = tuple(int(step) if step.isdecimal() else step for step in where.split("."))
+    said = refusal(put(path, f"a{mark}{{}}"))
+    assert f"`{path[-1]}`: must be plain text, without line breaks, control characters and what turns" in said
+    assert parse_params(put(path, "\u0645\u06cc\u200c\u0631 {}"))

@@ -26,7 +26,7 @@ FENCES = {
     "transformers": {"cones/backbones/", "stages/pretrain_clip.py", "bench/"},
 }
 # They word, show and guard, but decide no result: a change in them need not run a stage again.
-PLUMBING = {"errors", "messages", "console", "layout", "process"}
+PLUMBING = {"errors", "escaping", "messages", "console", "layout", "process"}
 # What a Concept offers its users; no stage calls it.
 FOR_USERS = {"tracking", "prediction", "predicting", "joining", "newrows", "doctor", "generating", "serving"}
 DOORS = ("data", "backbones", "methods", "tasks")

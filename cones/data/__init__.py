@@ -33,13 +33,12 @@ from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_bel
 from cones.data.masks import object_mask
 from cones.data.pictures import SUFFIXES, open_picture, random_view, rgb
 from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
-from cones.data.reading import read_file, read_json_text, read_yaml
 from cones.data.splits import SPLIT_NAMES, draw_pictures, draw_shots, refuse_overlap
 from cones.data.subjects import FEWEST, copy_subject
 from cones.data.tables import list_coop, list_table
 from cones.data.voc import list_voc
 from cones.data.worlds import generate_pictures, generate_scenes, generate_subject
-from cones.data.yolo import list_yolo
+from cones.data.yolo import list_yolo, yolo_yaml
 from cones.errors import DataError
 from cones.files import fresh_folder, write_json
 
@@ -69,15 +68,13 @@ __all__ = [
     "pictures_in",
     "prepare",
     "random_view",
-    "read_file",
-    "read_json_text",
-    "read_yaml",
     "records_hash",
     "refuse_masks_beside",
     "rgb",
     "split_folders",
     "subfolders",
     "values_in",
+    "yolo_yaml",
 ]
 
 LISTS: dict[type[PictureData], Callable[[Any], Listing]] = {

@@ -11,9 +11,10 @@ from cones.config import CocoData
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons, Runs
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.reading import read_json_text
 from cones.errors import DataError
-from cones.messages import first_mistake, quoted, shortened
+from cones.escaping import quoted, shortened
+from cones.messages import first_mistake
+from cones.reading import read_json_text
 
 Identity = int | str
 

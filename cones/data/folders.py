@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from cones.data.pictures import SUFFIXES
-from cones.data.reading import reason
 from cones.errors import DataError
 from cones.escaping import printable
+from cones.reading import reason
 
 
 def is_hidden(path: Path) -> bool:

@@ -14,10 +14,10 @@ from cones.data.folders import files_in, is_hidden, pictures_in
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.reading import read_json_text
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import LONGEST, first_mistake, quoted
+from cones.escaping import plain, quoted
+from cones.messages import first_mistake
+from cones.reading import read_json_text
 
 LEAST_CORNERS = 12
 """Of the polygon that stands for a circle, as LabelMe draws it."""
@@ -96,17 +96,13 @@ def _marks(table: Table, where: str, labels: Mapping[str, int]) -> Iterator[Mark
         groups.setdefault(number if alone else (shape.label, shape.group_id), []).append((number, shape))
     for shapes in groups.values():
         number, first = shapes[0]
-        what = f"shape {number} ({_told(first)})"
-        outlines = [_corners(shape, f"shape {n} ({_told(shape)}) of {where}") for n, shape in shapes]
+        what = f"shape {number} ({plain(first.label)})"
+        outlines = [_corners(shape, f"shape {n} ({plain(shape.label)}) of {where}") for n, shape in shapes]
         xy = np.concatenate(outlines)
         masked = all(shape.shape_type != "rectangle" for _, shape in shapes)
         polygons: Polygons = [outline.flatten().tolist() for outline in outlines]
         box = (*xy.min(0).tolist(), *xy.max(0).tolist())
         yield Mark(what, label_of(first.label, labels, f"{what} of {where}"), box, polygons if masked else None)
-
-
-def _told(shape: Shape) -> str:
-    return printable(shape.label)[:LONGEST]
 
 
 def _corners(shape: Shape, where: str) -> np.ndarray:

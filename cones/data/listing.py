@@ -15,9 +15,8 @@ from cones.data.pictures import open_picture
 from cones.data.prepared import SPLITS, Record
 from cones.data.splits import divide
 from cones.errors import DataError
-from cones.escaping import is_plain, printable
+from cones.escaping import is_blank, is_plain, printable, quoted, shortened
 from cones.files import file_hash
-from cones.messages import quoted, shortened
 
 LONGEST_CLASS = 250
 """Characters of a class's name; no text encoder reads as many."""
@@ -142,10 +141,11 @@ def inside(source: Path, name: str, where: str) -> Path:
 def refuse_class_names(classes: Sequence[str], source: str) -> None:
     """Raise `DataError` for a class whose name no table, sentence or screen can show."""
     for name in classes:
-        if not name.strip() or len(name) > LONGEST_CLASS or not all(map(is_plain, name)):
+        if is_blank(name) or len(name) > LONGEST_CLASS or not is_plain(name):
             raise DataError(
                 f"{source} has a class called {shortened(name)}; a class's name is one line of UTF-8, of 1 to "
-                f"{LONGEST_CLASS} characters and no control characters: rename it"
+                f"{LONGEST_CLASS} characters, without control characters and what turns the direction of text: rename "
+                "it"
             )
 
 

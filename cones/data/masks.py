@@ -7,7 +7,7 @@ import numpy as np
 
 from cones.data.prepared import Object
 from cones.errors import DataError
-from cones.messages import shortened
+from cones.escaping import shortened
 
 LONGEST_RUN = 65
 """Bits of a run length, in the fives that a character holds."""

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field
 from cones.data.masks import Polygons, Runs, Size, mask_area, outline_mask
 from cones.data.prepared import Object, Record
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import nearest, quoted
+from cones.escaping import printable, quoted
+from cones.messages import nearest
 
 ROUNDING = 0.1
 """Pixels that a box may stick out before it is listed."""

@@ -16,9 +16,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from cones.data.reading import open_file
 from cones.errors import DataError
-from cones.escaping import printable
+from cones.escaping import one_line, printable
+from cones.reading import open_file
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFile, GifImageFile)
@@ -106,8 +106,8 @@ def _decoding(source: Path | bytes, name: str) -> Iterator[None]:
         why = "it is empty" if empty else f"it is {NAMED}; save it as one of these"
         raise DataError(f"{printable(name)} cannot be read as a picture: {why}") from None
     except Exception as error:
-        why = " ".join(str(error).split(": ")[-1].split())[:200] or type(error).__name__
-        raise DataError(f"{printable(name)} cannot be read as a picture: {printable(why)}") from None
+        why = one_line(str(error).split(": ")[-1] or type(error).__name__, 200)
+        raise DataError(f"{printable(name)} cannot be read as a picture: {why}") from None
 
 
 def refuse_size(image: Image.Image, name: str) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from cones.data.pictures import open_picture
-from cones.data.reading import read_file
 from cones.errors import DAMAGED, DataError
 from cones.files import content_hash, read_json, reading, write_json
+from cones.reading import read_file
 
 SPLITS = ("train", "val", "test")
 

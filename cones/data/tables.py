@@ -13,11 +13,11 @@ from cones.config import CoOpData, TableData
 from cones.data.folders import files_in
 from cones.data.listing import Listed, Listing, inside
 from cones.data.prepared import SPLITS
-from cones.data.reading import read_json_text, read_text
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import first_mistake, nearest, quoted, shortened
+from cones.escaping import plain, quoted, shortened
+from cones.messages import first_mistake, nearest
+from cones.reading import read_json_text, read_text
 
 
 class KnownSet(NamedTuple):
@@ -120,7 +120,7 @@ def list_coop(config: CoOpData) -> Listing:
         ) from None
     splits = split_names(content, str(path))
     if set(content) != set(splits.values()) or not content:
-        has = printable(", ".join(content))[:300]
+        has = plain(", ".join(content), 300)
         raise DataError(f"{path} has the splits {has}; it may have {', '.join(SPLITS)}")
     names: dict[int, str] = {}
     for label, name in ((label, name) for lines in content.values() for _, label, name in lines):

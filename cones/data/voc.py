@@ -14,11 +14,10 @@ from cones.config import VocData
 from cones.data.folders import files_in, pictures_in
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.reading import read_file, read_lines
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import LONGEST, quoted, shortened
+from cones.escaping import plain, printable, quoted, shortened
+from cones.reading import read_file, read_lines
 
 MAIN = "ImageSets/Main"
 """The folder of the lists of pictures, one a split."""
@@ -157,7 +156,7 @@ def _marks(tree: Element, name: str, labels: Mapping[str, int]) -> Iterator[Mark
         if difficult not in ("0", "1"):
             raise DataError(f"`difficult` of {where} must be 0 or 1, got {shortened(difficult)}")
         yield Mark(
-            f"object {number} ({printable(category)[:LONGEST]})",
+            f"object {number} ({plain(category)})",
             label_of(category, labels, where),
             (xmin - first, ymin - first, xmax, ymax),
             crowd=difficult == "1",

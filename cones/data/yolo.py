@@ -4,24 +4,28 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cones.config import YoloData
+from cones.config_file import read_yaml
 from cones.data.folders import entries, files_in, is_hidden
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.objects import Mark, label_of, labels_of
 from cones.data.pictures import SUFFIXES
 from cones.data.prepared import SPLITS
-from cones.data.reading import read_lines, read_yaml
 from cones.data.splits import split_names
 from cones.errors import DataError
-from cones.escaping import printable
-from cones.messages import first_mistake, quoted, shortened
+from cones.escaping import plain, printable, quoted, shortened
+from cones.messages import first_mistake
+from cones.reading import read_lines
 
 LARGEST_SHARE = 2
 """A number beyond this is in pixels: a box that sticks out of its picture does not stick out so far."""
+
+MOST_BYTES, MOST_NODES = 4 * 2**20, 500_000
+"""Of a YAML: it may name as many classes."""
 
 Paths = str | list[str] | None
 
@@ -74,8 +78,13 @@ def list_yolo(config: YoloData) -> Listing:
     return Listing(classes, listed, report, tuple(split for split in splits if split))
 
 
+def yolo_yaml(path: Path, missing: str | None = None) -> Any:
+    """The content of a YAML; `DataError` for what is none, or is larger or deeper than any list of classes."""
+    return read_yaml(path, missing, MOST_BYTES, MOST_NODES, DataError)
+
+
 def _read(path: Path) -> Table:
-    content = read_yaml(path, f"there is no file {path}; `table` names YOLO's YAML in the folder `source`")
+    content = yolo_yaml(path, f"there is no file {path}; `table` names YOLO's YAML in the folder `source`")
     try:
         if isinstance(content, dict):
             written = split_names((key for key, value in content.items() if isinstance(key, str) and value), str(path))
@@ -97,7 +106,7 @@ def _splits(table: Table, yaml: Path, source: Path) -> dict[str, list[Path]]:
     root = yaml.parent / (table.path or "")
     if not os.path.isdir(root):
         raise DataError(
-            f"`path` of {yaml} leads to {printable(str(root))[:300]}, which is no folder; it starts from the "
+            f"`path` of {yaml} leads to {plain(str(root), 300)}, which is no folder; it starts from the "
             "YAML's: leave it out"
         )
     written = {split: getattr(table, split) for split in SPLITS if getattr(table, split)}
@@ -163,7 +172,7 @@ def _marks(source: Path, label: Path, names: Mapping[int, str], labels: Mapping[
         name = names[int(category)]
         box = _around(shares) if len(shares) > 4 else _centred(*shares)
         outline = [shares] if len(shares) > 4 else None
-        yield Mark(f"line {number} ({name})", label_of(name, labels, where), box, outline, relative=True)
+        yield Mark(f"line {number} ({plain(name)})", label_of(name, labels, where), box, outline, relative=True)
 
 
 def _centred(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
@@ -175,4 +184,4 @@ def _around(points: list[float]) -> tuple[float, float, float, float]:
 
 
 def _ranges(names: Mapping[int, str]) -> str:
-    return ", ".join(f"{shortened(number)} {printable(name)[:40]}" for number, name in sorted(names.items())[:10])
+    return ", ".join(f"{shortened(number)} {plain(name, 40)}" for number, name in sorted(names.items())[:10])

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cones.cells import csv_text
 from cones.errors import DAMAGED, DataError
-from cones.escaping import csv_text
 from cones.files import reading
 
 

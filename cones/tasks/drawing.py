@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from cones.escaping import drawn_text
 from cones.tasks.detection import bitmap
+from cones.tasks.pictures import drawn_text
 from cones.types import Instances
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#8c564b")

@@ -4,9 +4,15 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cones.escaping import drawn_text
+from cones.escaping import printable
 
 CELL, LINE = 112, 14
+
+
+def drawn_text(text: str, most: int = 80) -> str:
+    """One line to draw into a picture, at most so many characters of it: a picture may be as wide as its text."""
+    line = printable(text)
+    return line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def contact_sheet(pictures: Sequence[Image.Image], told: Sequence[tuple[str, str]], columns: int = 8) -> Image.Image:
