@@ -4,7 +4,6 @@ import json
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -179,10 +178,11 @@ def _shown(text: str) -> str:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(k for k, times in Counter(k for k, _ in pairs).items() if times > 1)
-        raise ValueError(f"`{_shown(twice)}` stands in it twice")
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"`{_shown(key)}` stands in it twice")
+        found[key] = value
     return found
 
 

@@ -55,7 +55,7 @@ def prompt_embeds(
         searched = part.tensors["text_embeds"].to(embeds)
         if part.card.method["name"] != "cones":
             continue
-        if part.card.method["rows"] == "own":
+        if part.card.method.get("rows", "own") == "own":
             places = text.owner == k
             embeds = with_rows(embeds, places, searched, int(places.sum()) // len(searched))
         else:
