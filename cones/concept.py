@@ -16,6 +16,7 @@ from cones.concept_checks import WEIGHTS_KEY, check_fit, check_tensors, read_wei
 from cones.errors import DAMAGED, ConceptError
 from cones.files import file_hash, fresh_file
 from cones.opened import Opened, opened
+from cones.tensors import read_safetensors
 from cones.types import TextEmbeds, with_rows
 
 if TYPE_CHECKING:
@@ -231,25 +232,16 @@ def _read(path: Path, base: Path | None, device: Any, fetch: bool) -> Concept:
 
 def _content(path: Path) -> tuple[str, dict[str, Tensor]]:
     """A Concept file's card, as JSON, and its tensors, none of it looked at yet."""
-    from safetensors import SafetensorError, safe_open
-
     if not os.path.isfile(path):
         if os.path.lexists(path):
             raise ConceptError(f"{path} is no file; give a Concept file, such as concept.safetensors in a row's folder")
         raise ConceptError(f"there is no Concept file {path}; `cones lookup` shows what is registered")
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise ConceptError(f"{path} has {size >> 20} MB; a Concept has kilobytes, at most {MOST_BYTES >> 20} MB")
-        with safe_open(path, "pt") as file:
-            header: Mapping[str, str] = file.metadata() or {}
-            if CARD_KEY not in header:
-                raise ConceptError(f"{path} is a safetensors file but not a Concept: its header has no `{CARD_KEY}`")
-            return header[CARD_KEY], {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ConceptError(
-            f"{path} is not a readable safetensors file ({why}); it may be cut off: copy it again"
-        ) from None
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ConceptError(f"{path} has {size >> 20} MB; a Concept has kilobytes, at most {MOST_BYTES >> 20} MB")
+    header, tensors = read_safetensors(path, ConceptError)
+    if CARD_KEY not in header:
+        raise ConceptError(f"{path} is a safetensors file but not a Concept: its header has no `{CARD_KEY}`")
+    return header[CARD_KEY], tensors
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cones.card import ConceptCard
 from cones.errors import ConceptError
 from cones.messages import first_mistake
+from cones.tensors import read_safetensors
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -128,14 +129,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises `ConceptError` for a file that is not one of fine-tuned weights.
     """
-    from safetensors import SafetensorError, safe_open
-
+    header, tensors = read_safetensors(path, ConceptError)
     try:
-        with safe_open(path, "pt") as file:
-            about = WeightsAbout.model_validate_json((file.metadata() or {}).get(WEIGHTS_KEY, "missing"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ConceptError(f"{path} is not a readable safetensors file ({error}); copy it again") from None
+        about = WeightsAbout.model_validate_json(header.get(WEIGHTS_KEY, "missing"))
     except ValidationError as error:
         raise ConceptError(
             f"{path} has `{WEIGHTS_KEY}` in its header that this version cannot read: {first_mistake(error)}"

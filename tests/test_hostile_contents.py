@@ -167,7 +167,7 @@ def test_a_concept_that_is_cut_off_is_told_by_the_report(finished_row: Path, kee
     summary = summarise(load_params())
     (path,) = Path().rglob("concept.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=f"^{path} is damaged"):
+    with pytest.raises(DataError, match=f"^{path} is not a readable safetensors file .*`dvc repro`"):
         report_page(summary)
 
 
