@@ -55,7 +55,7 @@ def finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     base = BaseModelCard(name="toy", kind="clip", source="toy", revision=None, sha256="0" * 64)
     card = ConceptCard(
         concept="few", row="few-cones", task="classification", method=method, site="text_embeds", classes=["a", "b"],
-        names=HOSTILE[:2], templates=["{}"], base=base, preprocessing={}, shots=4, seed=0, split_hash="0",
+        names=HOSTILE[:2], templates=["{}"], base=base, preprocessing={}, shots=4, seed=0, split_hash="0" * 64,
         trained_parameters=1, val={}, versions={},
     )  # fmt: skip
     home = Path("searched/few/few-cones")

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import cones
-from cones.errors import BackboneError, ConesError, NotFetched, Unreachable
+from cones.errors import BackboneError, NotFetched, Unreachable
 from cones.files import folder_hash
 
 if TYPE_CHECKING:
@@ -58,20 +58,6 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
     if not REVISION.fullmatch(revision):
         raise BackboneError(f"the `revision` of {source} must be the 40 hex digits of a commit, got {revision[:60]!r}")
     return _fetch(source, revision) if fetch else _fetched(source, revision)
-
-
-def named_here(source: str, revision: str | None) -> bool:
-    """Whether the params.yaml of the folder you stand in names a hub model at that revision."""
-    from cones.config import load_params
-
-    if revision is None or not os.path.isfile("params.yaml"):
-        return False
-    try:
-        tables = load_params().backbones.values()
-    except (ConesError, OSError):
-        return False
-    models = [model for table in tables for model in (table, table.clip, table.judge) if model is not None]
-    return any((model.source, model.revision) == (source, revision) for model in models)
 
 
 def _is_base(folder: Path) -> bool:
