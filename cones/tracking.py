@@ -238,8 +238,6 @@ def cache_folder() -> Path:
 
 def _kept_weights(version: str, sha256: str) -> Path:
     """The folder in the cache that holds the weights of a version, fetched if they are not there or damaged."""
-    if not re.fullmatch("[0-9a-f]{64}", sha256):  # it is to be a folder's name
-        raise TrackingError(f"{version} names {shown(sha256)} as the hash of its weights, which is none; take another")
     home = cache_folder() / "weights" / sha256
     target = home / WEIGHTS_FILE
     try:

@@ -139,15 +139,6 @@ def test_a_server_of_files_cannot_write_elsewhere(
     assert not [*tmp_path.iterdir(), *Path("/tmp").glob("evil*")]
 
 
-@pytest.mark.parametrize("sha256", ["../../outside", "/tmp/outside", "", "0" * 63, "A" * 64, "0" * 64 + "\n", "a\x00b"])
-def test_a_hash_of_weights_is_no_path(sha256: str, registry: Registry, tmp_path: Path, monkeypatch) -> None:
-    from cones.tracking import _kept_weights
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    refused(lambda: _kept_weights("models:/few/1", sha256), "as the hash of its weights, which is none")
-    assert not [*tmp_path.iterdir()]
-
-
 OURS = {KEY_TAG: "k", ROW_TAG: "few-cones"}
 TAGS: dict[str, dict[str, str]] = {
     "no score": {}, "nan": {"val.accuracy": "nan"}, "infinite": {"val.accuracy": "inf"},

@@ -2,12 +2,12 @@
 
 import difflib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import cones
+from cones.card import Revision
 from cones.errors import BackboneError, NotFetched, Unreachable
 from cones.files import folder_hash
 
@@ -23,9 +23,6 @@ PARTS = (TEXT_ENCODER, "unet", "vae", "tokenizer", "scheduler")
 INDEXES = ("config.json", "model_index.json")
 """A base model's folder has one of them."""
 
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-REVISION = re.compile(r"[0-9a-f]{40}")
 
 BUILT_IN = PurePath("models/backbones")
 """Where `params.yaml` and the cards of Concepts say that the built-in base models are; a wheel has them inside."""
@@ -46,7 +43,7 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
     for folder in folders:
         if _is_base(folder):
             return folder
-    if not HUB_NAME.fullmatch(source) or source.startswith("models/") or re.search(r"\.\.|--|[.-](/|$)", source):
+    if not _is_hub_name(source):
         raise BackboneError(
             f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}){_nearest(path)}; give a "
             "folder, or a hub name such as openai/clip-vit-base-patch16 with its revision"
@@ -55,9 +52,30 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
         raise BackboneError(
             f"the hub model {source} needs a `revision`: the 40 hex digits of the commit to use{_nearest(path, 1.0)}"
         )
-    if not REVISION.fullmatch(revision):
+    if not _is_commit(revision):
         raise BackboneError(f"the `revision` of {source} must be the 40 hex digits of a commit, got {revision[:60]!r}")
     return _fetch(source, revision) if fetch else _fetched(source, revision)
+
+
+def _is_hub_name(source: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return "/" in source and not source.startswith("models/")
+
+
+def _is_commit(revision: str) -> bool:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(Revision).validate_python(revision, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_base(folder: Path) -> bool:
