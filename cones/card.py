@@ -6,13 +6,11 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from cones.config import METHOD_BACKBONES, MethodSettings
-from cones.config_rows import BACKBONE_TASKS, FINETUNES, FinetuneConfig, Revision
 from cones.errors import ConceptError
 
 CARD_KEY = "cones_concept"
@@ -26,8 +24,6 @@ DEEPEST, MOST_DIGITS, MOST_TEXT = 12, 20, 20_000
 """Of what a setting holds: levels of nesting, digits of a whole number, characters of a text."""
 TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 """Characters that turn the direction of text, and so can make a name look like another one."""
-SETTINGS = {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(MethodSettings)}
-"""What there is to set, by the name of a method."""
 
 
 def is_printable(text: str, also: str = "") -> bool:
@@ -81,6 +77,8 @@ def _refuse_wild(value: Any, deepest: int) -> None:
                 _refuse_wild(one, deepest - 1)
 
 
+Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+"""Of a hub model: its commit, in hex."""
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hex."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT), AfterValidator(_printable)]
@@ -147,29 +145,30 @@ class ConceptCard(Checked):
 
 
 def read_card(text: str, where: Path | str) -> ConceptCard:
-    """A card from its JSON; `where` is the file that it stands in. `ConceptError` for one that is not sound."""
+    """A card from its JSON, each field checked by itself; `where` is the file that it stands in.
+
+    `ConceptError` for one that is not sound.
+    """
     if len(text) > MOST_BYTES:
         raise ConceptError(f"{where} has a card of {len(text) >> 20} MB; a sound one has at most {MOST_BYTES >> 20}")
     try:
         card = ConceptCard.model_validate_json(text, strict=True)
         json.loads(text, object_pairs_hook=_unique)
     except ValidationError as error:
-        raise ConceptError(f"{where} has a card this version cannot read: {_mistake(error)}") from None
+        raise ConceptError(f"{where} has a card this version cannot read: {mistake_of(error)}") from None
     except ValueError as error:
         raise ConceptError(f"{where} has a card this version cannot read: {error}") from None
-    if mistake := _method_mistake(card) or _task_mistake(card) or _finetune_mistake(card):
-        raise ConceptError(f"{where} has a card that does not fit together: {mistake}; take the file from its maker")
     return card
 
 
-def _mistake(error: ValidationError) -> str:
+def mistake_of(error: ValidationError) -> str:
     """Where a card is first not as it should be, how, and what came; a newer format is told before all else."""
     mistakes = error.errors(include_url=False)
     first = next((e for e in mistakes if e["loc"] == ("format",)), mistakes[0])
     where, came = ".".join(map(str, first["loc"])), first["input"]
     if first["loc"] == ("format",) and isinstance(came, int) and came > 1:
-        return f"format: {_short(came)}, which a newer version of cones writes and this one does not: install that one"
-    got = "" if first["type"] in ("missing", "extra_forbidden", "json_invalid") else f", got {_short(came)}"
+        return f"format: {short(came)}, which a newer version of cones writes and this one does not: install that one"
+    got = "" if first["type"] in ("missing", "extra_forbidden", "json_invalid") else f", got {short(came)}"
     return f"{_shown(where)}: {first['msg']}{got}"
 
 
@@ -186,58 +185,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _method_mistake(card: ConceptCard) -> str | None:
-    name = card.method.get("name")
-    if name == JOIN:
-        origins = card.method.get("of")
-        well = isinstance(origins, list) and all(isinstance(o, dict) for o in origins) and card.task != "generation"
-        return None if well else "method: `join` has `of`, a list of cards, and is for other tasks than generation"
-    if not isinstance(name, str) or name not in METHOD_BACKBONES:
-        return f"method.name: must be one of {', '.join([*METHOD_BACKBONES, JOIN])}, got {_short(name)}"
-    if card.base.kind not in METHOD_BACKBONES[name]:
-        return f"method.name: `{name}` is not defined on a `{card.base.kind}` backbone"
-    try:  # settings that this version does not know are of another one
-        SETTINGS[name].model_validate({k: v for k, v in card.method.items() if k in SETTINGS[name].model_fields})
-    except ValidationError as error:
-        return f"method.{_mistake(error)}"
-    return None
-
-
-def _task_mistake(card: ConceptCard) -> str | None:
-    tasks, detects = BACKBONE_TASKS[card.base.kind], card.task in ("detection", "segmentation")
-    if card.task not in tasks:
-        return f"task: a `{card.base.kind}` backbone does {' and '.join(sorted(tasks))}, got {card.task}"
-    if len(card.names) != len(card.classes):
-        return f"names: must be one a class, got {len(card.names)} for {len(card.classes)} classes"
-    if not detects and (card.score_threshold, card.canvas) != (None, None):
-        return f"score_threshold and canvas are for detection and segmentation; the task is {card.task}"
-    if card.task == "generation":
-        if None in (card.guidance, card.sampling_steps):
-            return "guidance and sampling_steps must be given where the task is generation"
-        return None if len(card.classes) == 1 else f"classes: generation has one, got {len(card.classes)}"
-    if (card.guidance, card.sampling_steps) != (None, None):
-        return f"guidance and sampling_steps are for generation; the task is {card.task}"
-    return None
-
-
-def _finetune_mistake(card: ConceptCard) -> str | None:
-    if (card.finetune is None) != (card.weights_sha256 is None):
-        return "finetune and weights_sha256 go together; the card has one of them"
-    if card.finetune is None:
-        return None
-    kinds, kind = FINETUNES.get(card.base.kind, ()), card.finetune.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        there = f"one of {', '.join(kinds)}" if kinds else "left out"
-        return f"finetune.kind: on a `{card.base.kind}` backbone it must be {there}, got {_short(kind)}"
-    names = {field.alias or name for name, field in FinetuneConfig.model_fields.items()}
-    try:
-        FinetuneConfig.model_validate({k: v for k, v in card.finetune.items() if k in names})
-    except ValidationError as error:
-        return f"finetune.{_mistake(error)}"
-    return None
-
-
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 10**MOST_DIGITS:
         return f"a number of more than {MOST_DIGITS} digits"  # Python writes no number of many thousands
     return _shown(repr(value[:100] if isinstance(value, str | list) else value))

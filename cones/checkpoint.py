@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from cones.concept import tensors_hash
@@ -21,6 +20,7 @@ from cones.errors import SearchError
 from cones.files import content_hash, file_hash, folder_hash, fresh_file
 from cones.layout import CHECKPOINTS
 from cones.ranking import headline, rank
+from cones.tensors import read_safetensors
 
 KEY, HASH = "cones_checkpoint", "sha256"
 
@@ -144,13 +144,7 @@ def load_checkpoint(path: Path, method: nn.Module, optimiser: torch.optim.Optimi
 
     `SearchError` for one that is not what was written, before anything is changed.
     """
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            header, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise SearchError(f"the checkpoint {path} cannot be read ({error})") from None
+    header, tensors = read_safetensors(path, SearchError, "it is no checkpoint")
     about = header.get(KEY, "")
     if header.get(HASH) != content_hash([about, tensors_hash(tensors)]):
         raise SearchError(f"the checkpoint {path} is damaged: it is not what was written")

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from cones.card import CARD_KEY, ConceptCard, read_card
-from cones.concept_checks import WEIGHTS_KEY, check_fit, check_tensors, read_weights
+from cones.concept_checks import WEIGHTS_KEY, check_card, check_fit, check_tensors, is_named_here, read_weights
 from cones.errors import DAMAGED, ConceptError
 from cones.files import file_hash, fresh_file
 from cones.opened import Opened, opened
+from cones.tensors import read_safetensors
 from cones.types import TextEmbeds, with_rows
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Concept:
             tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
             card = self.card.model_copy(update={"tensors_sha256": tensors_hash(tensors)})
             header = card.model_dump_json()
-            read_card(header, path)
+            check_card(path, read_card(header, path))
             # As bytes, so that a full disk is Python's own error.
             temporary.write_bytes(save(tensors, metadata={CARD_KEY: header}))
 
@@ -197,10 +198,10 @@ class Concept:
         It is fetched where its folder was given by hand, where the params.yaml here names it, and with `fetch`: a file
         from elsewhere does not decide what is fetched. Raises `NotFetched` otherwise, if it is not here already.
         """
-        from cones.backbones import locate, named_here
+        from cones.backbones import locate
 
         base = self.card.base
-        may = self.fetch or self.base_folder is not None or named_here(base.source, base.revision)
+        may = self.fetch or self.base_folder is not None or is_named_here(base)
         return locate(str(self.base_folder or base.source), base.revision, fetch=may)
 
     def locate_base(self) -> Path:
@@ -222,6 +223,7 @@ class Concept:
 def _read(path: Path, base: Path | None, device: Any, fetch: bool) -> Concept:
     header, tensors = _content(path)
     card = read_card(header, path)
+    check_card(path, card)
     check_tensors(path, card, tensors)
     if card.tensors_sha256 is not None and card.tensors_sha256 != tensors_hash(tensors):
         raise ConceptError(f"{path} is damaged: its numbers are not those that were saved; {DAMAGED}")
@@ -231,25 +233,16 @@ def _read(path: Path, base: Path | None, device: Any, fetch: bool) -> Concept:
 
 def _content(path: Path) -> tuple[str, dict[str, Tensor]]:
     """A Concept file's card, as JSON, and its tensors, none of it looked at yet."""
-    from safetensors import SafetensorError, safe_open
-
     if not os.path.isfile(path):
         if os.path.lexists(path):
             raise ConceptError(f"{path} is no file; give a Concept file, such as concept.safetensors in a row's folder")
         raise ConceptError(f"there is no Concept file {path}; `cones lookup` shows what is registered")
-    try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise ConceptError(f"{path} has {size >> 20} MB; a Concept has kilobytes, at most {MOST_BYTES >> 20} MB")
-        with safe_open(path, "pt") as file:
-            header: Mapping[str, str] = file.metadata() or {}
-            if CARD_KEY not in header:
-                raise ConceptError(f"{path} is a safetensors file but not a Concept: its header has no `{CARD_KEY}`")
-            return header[CARD_KEY], {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ConceptError(
-            f"{path} is not a readable safetensors file ({why}); it may be cut off: copy it again"
-        ) from None
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ConceptError(f"{path} has {size >> 20} MB; a Concept has kilobytes, at most {MOST_BYTES >> 20} MB")
+    header, tensors = read_safetensors(path, ConceptError)
+    if CARD_KEY not in header:
+        raise ConceptError(f"{path} is a safetensors file but not a Concept: its header has no `{CARD_KEY}`")
+    return header[CARD_KEY], tensors
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -1,16 +1,20 @@
-"""What a Concept's tensors and weights must be, by its card and by its base model."""
+"""What a Concept must be: its card by the settings there are, its tensors and weights by card and base model."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from cones.card import ConceptCard
-from cones.errors import ConceptError
+from cones.card import JOIN, BaseModelCard, ConceptCard, mistake_of, short
+from cones.config import METHOD_BACKBONES, MethodSettings, load_params
+from cones.config_rows import BACKBONE_TASKS, FINETUNES, FinetuneConfig
+from cones.errors import ConceptError, ConesError
 from cones.messages import first_mistake
+from cones.tensors import read_safetensors
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -19,6 +23,77 @@ SENTENCES = {"sentences": 3, "places": 2, "unconditional": 3}
 AXES = {"text_embeds": 2, "owner": 1, "pooled": 2, **SENTENCES}
 SEARCHED = "searched."
 WEIGHTS_KEY = "cones_weights"
+SETTINGS = {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(MethodSettings)}
+"""What there is to set, by the name of a method."""
+
+
+def check_card(where: Path | str, card: ConceptCard) -> None:
+    """`ConceptError` for a card whose method, task or fine-tuning this version does not have, or not together."""
+    if mistake := _method_mistake(card) or _task_mistake(card) or _finetune_mistake(card):
+        raise ConceptError(f"{where} has a card that does not fit together: {mistake}; take the file from its maker")
+
+
+def _method_mistake(card: ConceptCard) -> str | None:
+    name = card.method.get("name")
+    if name == JOIN:
+        origins = card.method.get("of")
+        well = isinstance(origins, list) and all(isinstance(o, dict) for o in origins) and card.task != "generation"
+        return None if well else "method: `join` has `of`, a list of cards, and is for other tasks than generation"
+    if not isinstance(name, str) or name not in METHOD_BACKBONES:
+        return f"method.name: must be one of {', '.join([*METHOD_BACKBONES, JOIN])}, got {short(name)}"
+    if card.base.kind not in METHOD_BACKBONES[name]:
+        return f"method.name: `{name}` is not defined on a `{card.base.kind}` backbone"
+    try:  # settings that this version does not know are of another one
+        SETTINGS[name].model_validate({k: v for k, v in card.method.items() if k in SETTINGS[name].model_fields})
+    except ValidationError as error:
+        return f"method.{mistake_of(error)}"
+    return None
+
+
+def _task_mistake(card: ConceptCard) -> str | None:
+    tasks, detects = BACKBONE_TASKS[card.base.kind], card.task in ("detection", "segmentation")
+    if card.task not in tasks:
+        return f"task: a `{card.base.kind}` backbone does {' and '.join(sorted(tasks))}, got {card.task}"
+    if len(card.names) != len(card.classes):
+        return f"names: must be one a class, got {len(card.names)} for {len(card.classes)} classes"
+    if not detects and (card.score_threshold, card.canvas) != (None, None):
+        return f"score_threshold and canvas are for detection and segmentation; the task is {card.task}"
+    if card.task == "generation":
+        if None in (card.guidance, card.sampling_steps):
+            return "guidance and sampling_steps must be given where the task is generation"
+        return None if len(card.classes) == 1 else f"classes: generation has one, got {len(card.classes)}"
+    if (card.guidance, card.sampling_steps) != (None, None):
+        return f"guidance and sampling_steps are for generation; the task is {card.task}"
+    return None
+
+
+def _finetune_mistake(card: ConceptCard) -> str | None:
+    if (card.finetune is None) != (card.weights_sha256 is None):
+        return "finetune and weights_sha256 go together; the card has one of them"
+    if card.finetune is None:
+        return None
+    kinds, kind = FINETUNES.get(card.base.kind, ()), card.finetune.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        there = f"one of {', '.join(kinds)}" if kinds else "left out"
+        return f"finetune.kind: on a `{card.base.kind}` backbone it must be {there}, got {short(kind)}"
+    names = {field.alias or name for name, field in FinetuneConfig.model_fields.items()}
+    try:
+        FinetuneConfig.model_validate({k: v for k, v in card.finetune.items() if k in names})
+    except ValidationError as error:
+        return f"finetune.{mistake_of(error)}"
+    return None
+
+
+def is_named_here(base: BaseModelCard) -> bool:
+    """Whether the params.yaml of the folder you stand in names a hub model at its revision."""
+    if base.revision is None or not os.path.isfile("params.yaml"):
+        return False
+    try:
+        tables = load_params().backbones.values()
+    except (ConesError, OSError):
+        return False
+    models = [model for table in tables for model in (table, table.clip, table.judge) if model is not None]
+    return any((model.source, model.revision) == (base.source, base.revision) for model in models)
 
 
 def check_tensors(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
@@ -128,14 +203,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises `ConceptError` for a file that is not one of fine-tuned weights.
     """
-    from safetensors import SafetensorError, safe_open
-
+    header, tensors = read_safetensors(path, ConceptError)
     try:
-        with safe_open(path, "pt") as file:
-            about = WeightsAbout.model_validate_json((file.metadata() or {}).get(WEIGHTS_KEY, "missing"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ConceptError(f"{path} is not a readable safetensors file ({error}); copy it again") from None
+        about = WeightsAbout.model_validate_json(header.get(WEIGHTS_KEY, "missing"))
     except ValidationError as error:
         raise ConceptError(
             f"{path} has `{WEIGHTS_KEY}` in its header that this version cannot read: {first_mistake(error)}"

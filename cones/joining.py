@@ -46,11 +46,10 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
 
 
 def save_joined(joined: Concept, out: Path) -> None:
-    """Write a joined Concept to a new file, with the fine-tuned weights beside it where there are any.
+    """Write a joined Concept, with the fine-tuned weights beside it where there are any.
 
-    Raises `ConceptError` if something else stands there already.
+    Raises `ConceptError` if other weights stand there already.
     """
-    refuse_taken(out)
     if joined.card.weights_sha256 is not None and joined.weights_file is not None:
         joined.weights()  # refuses weights that are missing or damaged
         beside = out.with_name(WEIGHTS_FILE)

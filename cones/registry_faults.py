@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cones.config_rows import Name
+from cones.card import is_printable
 from cones.errors import TrackingAway, TrackingError
 from cones.layout import EVALUATED, SEARCHED
 from cones.redaction import redacted
@@ -16,6 +16,7 @@ MOST_PAGES = 10_000
 """Of a search, after which a server that never ends is taken for broken."""
 SHOWN = 160
 """Characters of another program's message that are shown."""
+LONGEST_NAME = 250
 
 LASTING = (
     (
@@ -150,11 +151,7 @@ def existing(get: Callable[[], Any]) -> Any | None:
 
 
 def is_name(name: object) -> bool:
-    """Whether a text from outside can be the name of a concept or of a row."""
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        TypeAdapter(Name).validate_python(name, strict=True)
-    except ValidationError:
+    """Whether a text from outside can be that of a registered model or of a row, of other versions of cones as well."""
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or name != name.strip():
         return False
-    return True
+    return is_printable(name) and name[0] != "." and not set(name) & set("/:@")

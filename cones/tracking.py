@@ -21,7 +21,7 @@ from cones.layout import SEARCHED
 from cones.messages import nearest
 from cones.ranking import RANKED_BY, headline, rank
 from cones.redaction import redacted
-from cones.registry_faults import every_page, existing, fault, is_name, refuse_address, shown
+from cones.registry_faults import LONGEST_NAME, every_page, existing, fault, is_name, refuse_address, shown
 from cones.registry_home import make_database, refuse_moved
 from cones.results import finished_metrics, summarise
 from cones.system_errors import FULL
@@ -160,7 +160,8 @@ def look_up(name: str) -> Registered:
     """The champion of a registered concept; `TrackingError` with the nearest name if there is none."""
     if not is_name(name):
         raise TrackingError(
-            f"{shown(name)} cannot be the name of a concept: letters, digits, `.`, `_` and `-`, at most 80"
+            f"{shown(name)} cannot be the name of a concept: at most {LONGEST_NAME} characters, without `/`, `:`, `@` "
+            "and control characters, and no `.` or blank first"
         )
     with mlflow_client() as client:
         version = _champion(client, name)
@@ -237,8 +238,6 @@ def cache_folder() -> Path:
 
 def _kept_weights(version: str, sha256: str) -> Path:
     """The folder in the cache that holds the weights of a version, fetched if they are not there or damaged."""
-    if not re.fullmatch("[0-9a-f]{64}", sha256):  # it is to be a folder's name
-        raise TrackingError(f"{version} names {shown(sha256)} as the hash of its weights, which is none; take another")
     home = cache_folder() / "weights" / sha256
     target = home / WEIGHTS_FILE
     try:

@@ -14,10 +14,12 @@ import torch
 from cards import CARDS, HASH, attempt, loaded, refused, tensors_of
 
 from cones.card import CARD_KEY, ConceptCard
+from cones.checkpoint import load_checkpoint
 from cones.concept import Concept, tensors_hash
+from cones.concept_checks import read_weights
 from cones.config import ClassificationConcept
 from cones.encoding import class_names
-from cones.errors import ConceptError, DataError
+from cones.errors import ConceptError, DataError, SearchError
 
 
 def leaves(value: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -242,14 +244,25 @@ FILES = {
     "an unknown type": header(text_embeds=entry(0, 64, [16], "OBJECT")),
     "metadata that is no text": header(__metadata__={CARD_KEY: {"format": 1}}),
     "a deep header": (400_000).to_bytes(8, "little") + b"[" * 400_000,
+    "nothing, beyond any number": header(text_embeds=entry(0, 64, [16]), y=entry(64, 64, [0, 1 << 63])),
+    "nothing, beyond any product": header(text_embeds=entry(0, 64, [16]), y=entry(64, 64, [0, 1 << 62, 1 << 62])),
+    "a hundred axes": header(text_embeds=entry(0, 64, [16]), y=entry(64, 64, [1] * 100 + [0])),
+}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "Concept": Concept.load,
+    "weights": read_weights,
+    "checkpoint": lambda path: load_checkpoint(path, torch.nn.Linear(2, 2), torch.optim.SGD([torch.zeros(1)], 0.1)),
 }
 
 
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_lies_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_file_that_lies_is_refused(name: str, reader: str, tmp_path: Path) -> None:
     (tmp_path / "c.safetensors").write_bytes(FILES[name])
-    with pytest.raises(ConceptError, match="is not a readable safetensors file"):
-        Concept.load(tmp_path / "c.safetensors")
+    kind = SearchError if reader == "checkpoint" else ConceptError
+    with pytest.raises(kind, match=r"c\.safetensors is not a readable safetensors file \(.+\); ") as error:
+        READERS[reader](tmp_path / "c.safetensors")
+    assert str(error.value).isprintable()
 
 
 NO_FILES: dict[str, Callable[[Path], Any]] = {

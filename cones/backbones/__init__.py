@@ -2,13 +2,13 @@
 
 import difflib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import cones
-from cones.errors import BackboneError, ConesError, NotFetched, Unreachable
+from cones.card import Revision
+from cones.errors import BackboneError, NotFetched, Unreachable
 from cones.files import folder_hash
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ PARTS = (TEXT_ENCODER, "unet", "vae", "tokenizer", "scheduler")
 INDEXES = ("config.json", "model_index.json")
 """A base model's folder has one of them."""
 
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-REVISION = re.compile(r"[0-9a-f]{40}")
 
 BUILT_IN = PurePath("models/backbones")
 """Where `params.yaml` and the cards of Concepts say that the built-in base models are; a wheel has them inside."""
@@ -46,7 +43,7 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
     for folder in folders:
         if _is_base(folder):
             return folder
-    if not HUB_NAME.fullmatch(source) or source.startswith("models/") or re.search(r"\.\.|--|[.-](/|$)", source):
+    if not _is_hub_name(source):
         raise BackboneError(
             f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}){_nearest(path)}; give a "
             "folder, or a hub name such as openai/clip-vit-base-patch16 with its revision"
@@ -55,23 +52,30 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
         raise BackboneError(
             f"the hub model {source} needs a `revision`: the 40 hex digits of the commit to use{_nearest(path, 1.0)}"
         )
-    if not REVISION.fullmatch(revision):
+    if not _is_commit(revision):
         raise BackboneError(f"the `revision` of {source} must be the 40 hex digits of a commit, got {revision[:60]!r}")
     return _fetch(source, revision) if fetch else _fetched(source, revision)
 
 
-def named_here(source: str, revision: str | None) -> bool:
-    """Whether the params.yaml of the folder you stand in names a hub model at that revision."""
-    from cones.config import load_params
+def _is_hub_name(source: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
-    if revision is None or not os.path.isfile("params.yaml"):
-        return False
     try:
-        tables = load_params().backbones.values()
-    except (ConesError, OSError):
+        validate_repo_id(source)
+    except HFValidationError:
         return False
-    models = [model for table in tables for model in (table, table.clip, table.judge) if model is not None]
-    return any((model.source, model.revision) == (source, revision) for model in models)
+    return "/" in source and not source.startswith("models/")
+
+
+def _is_commit(revision: str) -> bool:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(Revision).validate_python(revision, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _is_base(folder: Path) -> bool:

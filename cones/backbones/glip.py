@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cones.backbones.opening import opening, read_config
 from cones.backbones.tuned import with_tuned
 from cones.errors import BackboneError
+from cones.tensors import read_safetensors
 from cones.types import Features, Geometry, Instances, Predictions, Site, TextEmbeds, TextTokens
 
 if TYPE_CHECKING:
@@ -108,8 +109,6 @@ class Glip:
         return self._load("mask_head")["mask_head"]
 
     def _load(self, *parts: str) -> nn.ModuleDict:
-        from safetensors import safe_open
-
         from cones.backbones.glip_parts import empty_parts, load_strictly
 
         prefixes, weights = tuple(f"{name}." for name in parts), self.folder / "model.safetensors"
@@ -117,8 +116,7 @@ class Glip:
             raise BackboneError(f"the base model in {self.folder} lacks {weights.name}; copy the whole folder again")
         with opening(self.folder):
             module = empty_parts(parts, self.config, self.folder)
-            with safe_open(weights, "pt") as file:
-                state = {k: file.get_tensor(k) for k in file.keys() if k.startswith(prefixes)}
+            _, state = read_safetensors(weights, BackboneError, "copy the whole folder again", prefixes)
             floats = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             tuned = {k: v for k, v in self._tuned.items() if k.startswith(prefixes)}
             load_strictly(module, with_tuned(floats, tuned, self._lora_scale), self.folder)

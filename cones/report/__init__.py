@@ -16,6 +16,7 @@ from cones.report.classification import CLASSIFICATION
 from cones.report.detection import DETECTION, SEGMENTATION
 from cones.report.generation import GENERATION
 from cones.report.parts import Chart, Part, TaskReport, read_csv
+from cones.tensors import read_metadata
 
 TASKS: dict[str, TaskReport] = {
     "classification": CLASSIFICATION,
@@ -105,14 +106,10 @@ def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
 
 
 def _card(concept: str, row: str) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open
-
     path = SEARCHED / concept / row / "concept.safetensors"
-    try:
-        with reading(path), safe_open(path, "numpy") as file:
-            return ConceptCard.model_validate_json(file.metadata()[CARD_KEY]).model_dump(mode="json")
-    except SafetensorError as error:
-        raise DataError(f"{path} is damaged ({error}); {DAMAGED}") from None
+    with reading(path):
+        card = read_metadata(path, DataError, DAMAGED)[CARD_KEY]
+        return ConceptCard.model_validate_json(card).model_dump(mode="json")
 
 
 def _curve(path: Path, column: str) -> tuple[list[float], list[float]]:
