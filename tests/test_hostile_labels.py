@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import PARAMS
 from dvc.cli import main as dvc
-from hostile_text import HOSTILE
+from hostile import HOSTILE
 from PIL import Image
 from typer.testing import CliRunner
 

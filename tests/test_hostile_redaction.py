@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registries import SECRET
+from hostile import SECRET
 
 from cones.concept import Concept
 from cones.doctor import Finding, show
