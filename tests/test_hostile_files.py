@@ -250,17 +250,6 @@ def test_data_that_cannot_be_read_is_named(
     assert not Path("prepared").exists()
 
 
-@pytest.mark.parametrize("command", [["check"], ["register"], ["new", "x", "--source", "x"], ["clean"]], ids=" ".join)
-def test_params_that_are_a_folder_are_refused(
-    refusal: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("params.yaml").mkdir()
-    told = refusal(lambda: app(command))[1]
-    assert "params.yaml" in told
-    assert "it is a folder, and a file is wanted" in told
-
-
 def test_a_folder_takes_the_place_of_another_or_leaves_it(tmp_path: Path, refusal: Refusal, monkeypatch) -> None:
     target = tmp_path / "row"
     target.mkdir()

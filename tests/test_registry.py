@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from cards import card, tensors_of
+from cards import CARDS, card, tensors_of
 from conftest import PARAMS
 from filelock import FileLock
 from packaging.requirements import Requirement
@@ -53,7 +53,8 @@ class Workspace:
         val = {"accuracy": accuracy, "loss": 1.0}
         home = self.folder / "searched/few" / row
         tensors = tensors_of("clip") | {"text_embeds": torch.full((2, 3), accuracy)}
-        about = card("clip", concept="few", row=row, method=method, val=val)
+        base = CARDS["clip"]["base"] | {"name": "toy", "source": "models/backbones/toy", "revision": None}
+        about = card("clip", concept="few", row=row, base=base, method=method, val=val)
         Concept(about, tensors).save(home / "concept.safetensors")
         write_json(home / "metrics.json", {"val": val})
         write_json(home / "cost.json", {"steps": 1})
