@@ -246,6 +246,8 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=f"the folder {shut} cannot be looked into: permission denied; change its"):
+        pictures_in(class_folders)
+    with pytest.raises(PermissionError, match=shut):
         prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
 
 
