@@ -1,9 +1,12 @@
-"""What hostile tests share: one small data set of each layout, and what a call answers."""
+"""What hostile tests share: a small data set of each layout, what takes a file's place, text that does harm where it is
+shown, and what a refusal must be."""
 
+import copy
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ import cones.data.listing
 from cones.config import CoOpData, LabelMeData, PictureData, TableData, VocData, YoloData
 from cones.data import list_pictures
 from cones.data.listing import gather
-from cones.errors import DataError
+from cones.errors import ConesError, DataError
+
+SECRET = "s3cr3tpw"
 
 
 def answer(act: Callable[..., Any], *args: Any) -> Any:
@@ -24,6 +29,25 @@ def answer(act: Callable[..., Any], *args: Any) -> Any:
         return act(*args)
     except DataError as error:
         return error
+
+
+def said(error: ConesError, may_pass: bool = False) -> str:
+    """What is said to a person: one short line that can be printed, without a password, of an error that says whether
+    to try again."""
+    told = str(error)
+    assert error.may_pass is may_pass
+    assert told.isprintable()
+    assert len(told) < 600
+    assert SECRET not in told
+    return told
+
+
+def refused(act: Callable[[], Any], told: str, may_pass: bool = False) -> str:
+    """What is said by the `ConesError` that refuses a call, with `told` in it."""
+    with pytest.raises(ConesError) as caught:
+        act()
+    assert told in said(caught.value, may_pass)
+    return str(caught.value)
 
 
 def used(config: PictureData) -> Any:
@@ -141,6 +165,28 @@ def all_laid_out(folder: Path) -> Iterator[dict[str, PictureData]]:
         yield {layout: laid_out(folder / layout, layout) for layout in LAYOUTS}
 
 
+def leaves(content: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Where the values of a table are, its own parts too; of a list its first entry stands for all."""
+    yield path
+    parts = (
+        content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
+    )
+    for key, part in parts:
+        yield from leaves(part, (*path, key))
+
+
+def replaced(content: Any, path: tuple, value: Any) -> Any:
+    """A copy of a table with one value replaced."""
+    if not path:
+        return value
+    content = copy.deepcopy(content)
+    here = content
+    for step in path[:-1]:
+        here = here[step]
+    here[path[-1]] = value
+    return content
+
+
 def no_file(path: Path, kind: str) -> str:
     """Put something at a path that is no ordinary file; what is said of it."""
     path.unlink(missing_ok=True)
@@ -151,6 +197,10 @@ def no_file(path: Path, kind: str) -> str:
         case "pipe":
             os.mkfifo(path)
             return "is a pipe, and a file is needed there; put one in its place, or take it away"
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as server, chdir(path.parent):  # the path of one has 107 bytes at most
+                server.bind(path.name)
+            return "is a socket"
         case "sparse":
             path.touch()
             os.truncate(path, 2**40)
@@ -172,5 +222,19 @@ def no_file(path: Path, kind: str) -> str:
     return "is a device"
 
 
-LINKS = ("memory", "loop", "two links", "nowhere", "zero", "null", "urandom", "full")
-NO_FILES = ("folder", "pipe", "sparse", *LINKS)
+NO_FILES = (
+    "folder", "pipe", "socket", "sparse", "memory", "loop", "two links", "nowhere", "zero", "null", "urandom", "full",
+)  # fmt: skip
+
+PAIRS = list(zip("abcdefgh", "bcdefghi"))
+LAUGHS = "a: &a [x]\n" + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in PAIRS)
+"""YAML of 43 million values, by names of names; and the same by what is merged."""
+MERGED = "a: &a {k: 1}\n" + "".join(f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in PAIRS)
+
+HOSTILE = [
+    '</script><script>document.title="HOLE"</script>', "<img src=x onerror=alert(1)>", '=HYPERLINK("http://x","y")',
+    "+1+1", "-2+3", "@SUM(A1)", "\tx", "\rx", "\nx", "'quoted", "''twice", "-0.5", "a,b;c", 'say "no"', "&lt;b&gt;",
+    "\x1b[31mred\x1b[0m", "[red]x[/red]", "[/]", ":warning:", "\u202eevil", "<!--", "<DVC_METRIC_DATA>", "`x`|y", "",
+    "\udcff", "\x00", "a\u2028b", "x" * 5000,
+]  # fmt: skip
+"""Text that somebody may call a class, a file or a row to do harm where it is shown."""

@@ -21,15 +21,22 @@ def draw_picture(path: Path, number: int) -> None:
     Image.new("RGB", SIZE[::-1], (20 * number, 100, 50)).save(path)
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width: int, height: int, *more: tuple[bytes, bytes], pixels: bytes = bytes(100), **header: int) -> bytes:
+    """A PNG that says it has width x height pixels, and holds `pixels`; `more` are chunks before them, and `header` its
+    `depth` and colour `kind`."""
+    head = struct.pack(">IIBBBBB", width, height, header.get("depth", 8), header.get("kind", 0), 0, 0, 0)
+    parts = [(b"IHDR", head), *more, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
 def deep_png(path: Path, channels: int, kind: int) -> None:
     """A PNG of 16 bits a channel, which Pillow does not write in colour; `kind` is its colour type."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     rows = b"".join(b"\0" + bytes(range(4 * channels * 2)) for _ in range(4))
-    parts = {b"IHDR": struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0), b"IDAT": zlib.compress(rows), b"IEND": b""}
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()))
+    path.write_bytes(png(4, 4, pixels=rows, depth=16, kind=kind))
 
 
 def objects_of(target: Path, name: str) -> tuple[Object, ...]:

@@ -1,4 +1,4 @@
-"""A registry that a stranger can write to, a server that answers anything, and what an error about them must be."""
+"""A registry that a stranger can write to, and a server that answers anything."""
 
 import contextlib
 import http.server
@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from cards import card, tensors_of
+from hostile import SECRET
 
-from cones.card import BaseModelCard, ConceptCard
 from cones.concept import Concept
-from cones.errors import ConesError
-
-SECRET = "s3cr3tpw"
 
 
 @pytest.fixture
@@ -30,19 +27,6 @@ def no_other_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     yield
     mlflow.set_tracking_uri(None)
-
-
-def refused(act: Callable[[], Any], told: str, may_pass: bool = False) -> str:
-    """One line that a person can read, of a `ConesError` that says whether to try again."""
-    with pytest.raises(ConesError) as caught:
-        act()
-    said = str(caught.value)
-    assert told in said
-    assert caught.value.may_pass is may_pass
-    assert said.isprintable()
-    assert len(said) < 600
-    assert SECRET not in said
-    return said
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -105,13 +89,7 @@ class Registry:
         """The folder of a version's files, with a Concept of the name of its row or with something else."""
         path = self.folder / name / "artifacts/concept.safetensors"
         path.parent.mkdir(parents=True)
-        base = BaseModelCard(name="toy", kind="clip", source="models/toy", revision=None, sha256="0" * 64)
-        card = ConceptCard(
-            concept="few", row=name, task="classification", method={"name": "zero_shot", "names": {}},
-            site="text_embeds", classes=["a", "b"], names=["a", "b"], templates=["{}"], base=base, preprocessing={},
-            shots=4, seed=0, split_hash="0" * 64, trained_parameters=1, val={"accuracy": 0.5}, versions={},
-        )  # fmt: skip
-        Concept(card, {"text_embeds": torch.ones(2, 3), "owner": torch.arange(2)}).save(path)
+        Concept(card("clip", concept="few", row=name), tensors_of("clip")).save(path)
         if content is not None:
             path.write_bytes(content)
         return path.parent.parent

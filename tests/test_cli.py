@@ -152,7 +152,7 @@ def test_new_looks_for_the_files_of_a_table(here: Path, class_folders: Path) -> 
     told = run.invoke(app, ["new", "pets", "--source", "pictures", "--yes"])
     assert told.exit_code == 1
     assert isinstance(told.exception, DataError)
-    assert "2 of the 18 pictures that pictures lists do not exist, such as pictures/cat/gone.png" in str(told.exception)
+    assert "18 pictures that pictures lists do not exist as files, such as pictures/cat/gone.png" in str(told.exception)
     Path("pictures/list.csv").write_text("\n".join(["path,label,label", *(f"{line},x" for line in lines)]))
     with pytest.raises(DataError, match=r"list.csv has two columns `label`; keep the one that counts"):
         look_at(Path("pictures"))

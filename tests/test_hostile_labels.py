@@ -3,12 +3,11 @@
 import contextlib
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import PARAMS
 from dvc.cli import main as dvc
-from hostile_text import HOSTILE
+from hostile import HOSTILE
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -21,7 +20,6 @@ from cones.console import progress_bar
 from cones.doctor import Finding, show
 from cones.escaping import printable
 from cones.evaluation_files import _write_csv
-from cones.files import read_json
 from cones.prediction import Prediction
 from cones.recognising import Found
 from cones.report.parts import read_csv
@@ -103,27 +101,3 @@ def test_what_is_printed_moves_no_cursor_and_is_no_markup(
     for output in (told.output, cleaned.output, printed.out, printed.err):
         assert not set(output) & {"\x1b", "\x00", "\r", "\u202e", "\u2028"}
         output.encode()
-
-
-@pytest.mark.parametrize("name", ["é" * 120, "x" * 250, "\udcff\udcfe", "a\nb", "-rf", "[red]"], ids=ascii)
-def test_pictures_of_any_name_are_predicted_and_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (20, 20)).save(f"{name}.png")
-    card = SimpleNamespace(
-        concept="c", row="r", task="classification", base=SimpleNamespace(name="b", sha256="0"), classes=["a"]
-    )
-    found = [Prediction(HOSTILE[0], 0.5, {"a": 0.5})]
-    opened = SimpleNamespace(card=card, predict=lambda paths, threshold: found)
-    monkeypatch.setattr(cones.predicting, "open_concept", lambda *_: opened)
-    told = CliRunner().invoke(app, ["predict", "x.safetensors", f"./{name}.png", "--out", "found"])
-    assert told.exit_code == 0, told.output
-    (line,) = read_json(Path("found/predictions.json"))["predictions"]
-    assert line["path"] == f"{name}.png"
-    assert Image.open(f"found/{line['drawn']}").width > 100
-    monkeypatch.setattr(cones.predicting, "write_picture", lambda *_, **__: Path("/dev/full").write_bytes(b"x"))
-    shutil.rmtree("found")
-    with pytest.raises(OSError, match="No space left"):
-        cones.predicting.predict_files("x.safetensors", [Path(f"{name}.png")], Path("found"))
-    assert Path("found/predictions.json").is_file(), "what took long is there"

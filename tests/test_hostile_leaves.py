@@ -1,7 +1,6 @@
 """Every leaf of every annotation file in turn, replaced by what a hand, a tool or an enemy may write there: the file is
 refused by its name, or what is read of it is sound."""
 
-import copy
 import json
 import math
 import re
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import XML, all_laid_out, answer, kept, plain, used
+from hostile import all_laid_out, answer, kept, leaves, plain, replaced, used
 from ruamel.yaml import YAML
 
 from cones.config import PictureData
@@ -22,27 +21,6 @@ SHAPES: list[Any] = [None, True, -1, 0, 7, 1e308, math.nan, -math.inf, HUGE, "",
 SHAPES += ["/etc/passwd", "a\0b", "cat\x1b[2J\n", "\ud800", "\udce9", [], [[]], [[1e308, -1.5]], {}, {"a": [1]}]
 WORDS = ["", " ", "nan", "-inf", "1e999", "-1", "0", "1e-320", "9" * 5000, "0x10", "١٢", "1_0", "x" * 100_000]
 WORDS += ["../../etc/passwd", "/etc/passwd", "<!--", "&#27;[2J", "&lt;", "\u202e", "cat", "<deep/>", "]]>"]
-
-
-def leaves(content: Any, path: tuple = ()) -> Iterator[tuple]:
-    """Where the values of a table are, its own parts too; of a list its first entry stands for all."""
-    yield path
-    parts = (
-        content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
-    )
-    for key, part in parts:
-        yield from leaves(part, (*path, key))
-
-
-def replaced(content: Any, path: tuple, value: Any) -> Any:
-    if not path:
-        return value
-    content = copy.deepcopy(content)
-    here = content
-    for step in path[:-1]:
-        here = here[step]
-    here[path[-1]] = value
-    return content
 
 
 def dumped(content: Any) -> str:
@@ -59,61 +37,52 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Pict
         yield laid
 
 
-def attempt(config: PictureData, file: Path, text: str) -> None:
-    """Write a file otherwise, and read the data set."""
+def attempt(config: PictureData, file: Path, text: str, leaf: object) -> None:
+    """Write a file with another leaf, and read the data set."""
+    where = f"{file.name}: {leaf}"
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     told = answer(used, config)
     if isinstance(told, DataError):
-        assert plain(told), str(told)[:500]
-        assert re.search(rf"{file.name}|{file.stem}\.png|{re.escape(config.source)}", str(told)), str(told)
+        assert plain(told), f"{where}: {str(told)[:500]}"
+        assert re.search(rf"{file.name}|{file.stem}\.png|{re.escape(config.source)}", str(told)), f"{where}: {told}"
         return
     listing, splits, _ = told
-    assert all(Path(picture.path).is_relative_to(config.source) for picture in listing.pictures)
+    assert all(Path(picture.path).is_relative_to(config.source) for picture in listing.pictures), where
     for record, _ in (pair for of in splits.values() for pair in of):
-        assert all(0 <= label < len(listing.classes) for label in record.labels)
-        assert all(math.isfinite(v) for thing in record.objects or () for v in thing.box)
+        assert all(0 <= label < len(listing.classes) for label in record.labels), where
+        assert all(math.isfinite(v) for thing in record.objects or () for v in thing.box), where
+
+
+TABLES = (("coco", "all.json"), ("labelme", "0.json"), ("coop", "split_zhou_pets.json"), ("yolo", "data.yaml"))
 
 
 @pytest.mark.parametrize("shape", range(len(SHAPES)))
-@pytest.mark.parametrize(
-    ("layout", "file"), [("coco", "all.json"), ("labelme", "0.json"), ("coop", "split_zhou_pets.json")]
-)
-def test_any_leaf_of_a_json(sources: dict[str, PictureData], layout: str, file: str, shape: int) -> None:
-    path = Path(sources[layout].source) / file
-    content = json.loads(path.read_text())
+def test_any_leaf_of_a_table(sources: dict[str, PictureData], shape: int) -> None:
     value = HUGE_MARK if SHAPES[shape] is HUGE else SHAPES[shape]
-    with kept(path):
-        for leaf in leaves(content):
-            attempt(sources[layout], path, dumped(replaced(content, leaf, value)))
+    for layout, file in TABLES:
+        path = Path(sources[layout].source) / file
+        content = YAML(typ="safe").load(path.read_text())  # JSON is YAML
+        with kept(path):
+            for leaf in leaves(content):
+                attempt(sources[layout], path, dumped(replaced(content, leaf, value)), leaf)
 
 
-@pytest.mark.parametrize("shape", range(len(SHAPES)))
-def test_any_leaf_of_a_yaml(sources: dict[str, PictureData], shape: int) -> None:
-    path = Path(sources["yolo"].source) / "data.yaml"
-    content = YAML(typ="safe").load(path.read_text())
-    value = HUGE_MARK if SHAPES[shape] is HUGE else SHAPES[shape]
-    with kept(path):
-        for leaf in leaves(content):
-            attempt(sources["yolo"], path, dumped(replaced(content, leaf, value)))  # JSON is YAML
+WRITTEN = {
+    ("voc", "Annotations/0.xml"): r"(?<=>)(\w+)(?=</)",
+    **dict.fromkeys(
+        [("csv", "labels.csv"), ("yolo", "0.txt"), ("yolo", "lists/train.txt"), ("voc", "ImageSets/Main/train.txt")],
+        r"[^,\s]+",
+    ),
+}
+"""The words of a file."""
 
 
 @pytest.mark.parametrize("word", range(len(WORDS)))
-def test_any_leaf_of_an_xml(sources: dict[str, PictureData], word: int) -> None:
-    path = Path(sources["voc"].source) / "Annotations/0.xml"
-    text = XML.format(name="cat")
-    with kept(path):
-        for leaf in re.finditer(r"(?<=>)(\w+)(?=</)", text):
-            attempt(sources["voc"], path, text[: leaf.start()] + WORDS[word] + text[leaf.end() :])
-
-
-@pytest.mark.parametrize("word", range(len(WORDS)))
-@pytest.mark.parametrize(
-    ("layout", "file"),
-    [("csv", "labels.csv"), ("yolo", "0.txt"), ("yolo", "lists/train.txt"), ("voc", "ImageSets/Main/train.txt")],
-)
-def test_any_word_of_a_text(sources: dict[str, PictureData], layout: str, file: str, word: int) -> None:
-    path = Path(sources[layout].source) / file
-    text = path.read_text()
-    with kept(path):
-        for leaf in list(re.finditer(r"[^,\s]+", text))[:6]:
-            attempt(sources[layout], path, text[: leaf.start()] + WORDS[word] + text[leaf.end() :])
+def test_any_word_of_a_text(sources: dict[str, PictureData], word: int) -> None:
+    for (layout, file), words in WRITTEN.items():
+        path = Path(sources[layout].source) / file
+        text = path.read_text()
+        with kept(path):
+            for leaf in list(re.finditer(words, text))[:8]:
+                changed = text[: leaf.start()] + WORDS[word] + text[leaf.end() :]
+                attempt(sources[layout], path, changed, leaf[0])

@@ -5,7 +5,6 @@ import io
 import os
 import re
 import resource
-import socket
 import struct
 import warnings
 import zlib
@@ -13,9 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from hostile import NO_FILES, answer, no_file
+from layouts import png
 from PIL import EpsImagePlugin, Image
 
 from cones import predicting
@@ -44,28 +46,10 @@ def picture_bytes(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = 
     return buffer.getvalue()
 
 
-def chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def png(width: int, height: int, *more: tuple[bytes, bytes], depth: int = 8) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    parts = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
-
-
 def tiff(width: int, height: int) -> bytes:
     tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: width * height}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value & 0xFFFFFFFF) for tag, value in tags.items())
     return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
-
-
-def answer(act: Callable[..., Any], *args: Any) -> Any:
-    """What a call gives, or how it is refused; any other exception is one of the test."""
-    try:
-        return act(*args)
-    except DataError as error:
-        return error
 
 
 def no_warnings(act: Callable[[], Any]) -> Any:
@@ -226,70 +210,16 @@ def test_garbage_in_exif_turns_nothing(tmp_path: Path, exif: bytes) -> None:
     assert open_picture(tmp_path / "x.jpg").size == (8, 6)
 
 
-def no_file(path: Path, kind: str) -> str:
-    """Put something at a path that is no ordinary file; what is said of it."""
-    match kind:
-        case "folder":
-            path.mkdir()
-            return "is a folder, and a file is needed there"
-        case "pipe":
-            os.mkfifo(path)
-            return "is a pipe, and a file is needed there; put one in its place, or take it away"
-        case "socket":
-            with socket.socket(socket.AF_UNIX) as server:
-                server.bind(os.path.relpath(path))
-            return "is a socket"
-        case "sparse":
-            path.touch()
-            os.truncate(path, 2**40)
-            return "has 1099511627776 bytes; at most"
-        case "memory":
-            path.symlink_to("/proc/self/mem")
-            return "cannot be read"
-        case "loop":
-            path.symlink_to(path.name)
-            return "cannot be read: too many levels of symbolic links"
-        case "two links":
-            path.symlink_to(f"{path.name}.other")
-            path.with_name(f"{path.name}.other").symlink_to(path.name)
-            return "cannot be read: too many levels of symbolic links"
-        case "nowhere":
-            path.symlink_to("/no/such\x1b[2J")
-            return r"is a link to /no/such\x1b[2J, which does not exist"
-    path.symlink_to(f"/dev/{kind}")
-    return "is a device"
-
-
-NO_FILES = (
-    "folder",
-    "pipe",
-    "socket",
-    "sparse",
-    "memory",
-    "loop",
-    "two links",
-    "nowhere",
-    "zero",
-    "null",
-    "urandom",
-    "full",
-)
-
-
 @pytest.mark.parametrize("kind", NO_FILES)
 @pytest.mark.parametrize("door", DOORS)
-def test_what_is_no_file_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, door: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str, door: str) -> None:
     told = no_file(tmp_path / "x.png", kind)
     with pytest.raises(DataError) as refused:
         DOORS[door](tmp_path / "x.png")
     assert f"x.png {told}" in str(refused.value)
 
 
-def test_skipping_counts_all_that_cannot_be_read(class_folders: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_skipping_counts_all_that_cannot_be_read(class_folders: Path, tmp_path: Path) -> None:
     kinds = [kind for kind in NO_FILES if kind != "folder"]
     names = [f"bad-{i:02d}.png" for i in range(len(kinds))]
     told = {name: no_file(class_folders / "cat" / name, kind) for name, kind in zip(names, kinds)}
@@ -316,6 +246,8 @@ def test_a_folder_that_cannot_be_looked_into_is_not_passed_over(
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=f"the folder {shut} cannot be looked into: permission denied; change its"):
+        pictures_in(class_folders)
+    with pytest.raises(PermissionError, match=shut):
         prepare(FolderData(kind="folder", source=str(class_folders)), tmp_path / "p")
 
 
@@ -331,6 +263,8 @@ NAMES = {
     "percent": b"%s%n{0}.png",
     "dots": b"...png.png",
     "quotes": b"a\"b'c`d.png",
+    "option": b"-rf.png",
+    "markup": b"[red].png",
 }
 
 
@@ -372,25 +306,15 @@ def predicted(paths: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return out
 
 
-@pytest.mark.parametrize("kind", ["a file", "predictions.json is a folder", "too long", "a pipe"])
-def test_an_out_that_cannot_be_written_is_told_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+@pytest.mark.parametrize(
+    ("step", "error"), [("open_picture", DataError("it is gone")), ("write_picture", OSError(28, "No space left"))]
+)
+def test_what_was_predicted_stays_when_a_picture_cannot_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:
-    out = tmp_path / ("x" * 256 if kind == "too long" else "out")
-    if kind == "a file":
-        out.touch()
-    elif kind == "a pipe":
-        os.mkfifo(out)
-    elif kind != "too long":
-        (out / "predictions.json").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"nothing can be written to `.*; choose another with --out"):
-        predicted([tmp_path / "never opened.png"], out, monkeypatch)
-
-
-def test_what_was_predicted_stays_when_a_picture_cannot_be_drawn(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "x.png").write_bytes(picture_bytes())
-    monkeypatch.setattr(predicting, "open_picture", lambda path: (_ for _ in ()).throw(DataError("it is gone")))
-    with pytest.raises(DataError, match="it is gone"):
+    monkeypatch.setattr(predicting, step, Mock(side_effect=error))
+    with pytest.raises(type(error), match=r"it is gone|No space left"):
         predicted([tmp_path / "x.png"], tmp_path / "out", monkeypatch)
     assert len(read_json(tmp_path / "out/predictions.json")["predictions"]) == 1
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from registries import SECRET
+from hostile import SECRET
 
 from cones.concept import Concept
 from cones.doctor import Finding, show
@@ -40,11 +40,11 @@ URIS = {
 
 
 @pytest.mark.parametrize("case", URIS)
-@pytest.mark.parametrize("around", ["{}", "cannot reach '{}': refused", 'File "x.py", in y("{}", 1)', "<{}>"])
-def test_a_password_is_dropped_from_a_text(case: str, around: str) -> None:
-    shown = redacted(around.format(URIS[case]))
-    assert SECRET not in shown
-    assert "***" in shown
+def test_a_password_is_dropped_from_a_text(case: str) -> None:
+    for around in ("{}", "cannot reach '{}': refused", 'File "x.py", in y("{}", 1)', "<{}>"):
+        shown = redacted(around.format(URIS[case]))
+        assert SECRET not in shown, around
+        assert "***" in shown, around
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,11 @@ def test_what_holds_no_password_stays_as_it_is(text: str) -> None:
     ],
     ids=map(str, range(10)),
 )  # fmt: skip
-@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DATABASE"])
-def test_a_password_of_the_environment_is_known_wherever_it_stands(
-    name: str, given: str, told: str, monkeypatch
-) -> None:
-    monkeypatch.setenv(name, given)
-    assert SECRET not in redacted(f"it says {told} is wrong")
+def test_a_password_of_the_environment_is_known_wherever_it_stands(given: str, told: str, monkeypatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DATABASE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, given)
+            assert SECRET not in redacted(f"it says {told} is wrong"), name
 
 
 @pytest.mark.parametrize("name", [

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from registries import Registry, change, refused
+from hostile import refused
+from registries import Registry, change
 
 from cones.concept import Concept
 from cones.errors import Busy

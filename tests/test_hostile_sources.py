@@ -13,7 +13,8 @@ from unittest.mock import Mock
 import huggingface_hub
 import pytest
 import torch
-from cards import CARDS, HASH, REVISION, loaded, said, tensors_of
+from cards import CARDS, HASH, REVISION, loaded, tensors_of
+from hostile import said
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import save_file

@@ -6,7 +6,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from registries import SECRET, change, refused
+from hostile import SECRET, refused
+from registries import change
 
 from cones.registry_faults import refuse_address
 from cones.tracking import look_up

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from cards import CARDS, card, tensors_of
 from conftest import PARAMS
 from filelock import FileLock
 from packaging.requirements import Requirement
 from PIL import Image
 
 import cones
-from cones.card import BaseModelCard, ConceptCard
 from cones.claims import CLAIM_TAG, claim, is_held
 from cones.cli import lookup
 from cones.concept import Concept
@@ -50,16 +50,12 @@ class Workspace:
 
     def finish(self, row: str, accuracy: float) -> None:
         method = load_params(self.folder / "params.yaml").method_of(row).model_dump()
-        base = BaseModelCard(name="toy", kind="clip", source="models/backbones/toy", revision=None, sha256="0" * 64)
         val = {"accuracy": accuracy, "loss": 1.0}
-        card = ConceptCard(
-            concept="few", row=row, task="classification", method=method, site="text_embeds", classes=["a", "b"],
-            names=["a", "b"], templates=["{}"], base=base, preprocessing={}, shots=4, seed=0, split_hash="0" * 64,
-            trained_parameters=1, val=val, versions={},
-        )  # fmt: skip
         home = self.folder / "searched/few" / row
-        tensors = {"text_embeds": torch.full((2, 3), accuracy), "owner": torch.arange(2)}
-        Concept(card, tensors).save(home / "concept.safetensors")
+        tensors = tensors_of("clip") | {"text_embeds": torch.full((2, 3), accuracy)}
+        base = CARDS["clip"]["base"] | {"name": "toy", "source": "models/backbones/toy", "revision": None}
+        about = card("clip", concept="few", row=row, base=base, method=method, val=val)
+        Concept(about, tensors).save(home / "concept.safetensors")
         write_json(home / "metrics.json", {"val": val})
         write_json(home / "cost.json", {"steps": 1})
         (home / "curves.csv").write_text("epoch,step,train_loss,val_score\n1,1,1.0,0.5\n")
@@ -329,7 +325,7 @@ def test_a_mishap_with_a_local_file_is_told_as_that_and_not_tried_again(workspac
     (row / "curves.csv").write_bytes(curves)
     (row / "samples").mkdir()
     (row / "samples/1.jpg").write_bytes(b"no picture")
-    with pytest.raises(TrackingError, match=r"a local file cannot be used.*samples/1.jpg") as told:
+    with pytest.raises(DataError, match=r"samples/1.jpg cannot be read as a picture: it is no JPEG") as told:
         project.register()
     assert not told.value.may_pass
     Image.new("RGB", (8, 8)).save(row / "samples/1.jpg")
