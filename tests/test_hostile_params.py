@@ -243,7 +243,7 @@ def test_what_is_no_file_of_settings_is_not_waited_for(tmp_path: Path, kind: str
     }.get(kind, "and a file is needed there")
     with pytest.raises(ParamsError, match=rf"params.yaml .*{re.escape(mistake)}"):
         load_params(tmp_path / "params.yaml")
-    with pytest.raises(ParamsError, match="none.yaml does not exist; run this from the project's folder"):
+    with pytest.raises(ParamsError, match=r"none\.yaml does not exist; run this from the project's folder"):
         load_params(tmp_path / "none.yaml")
 
 
