@@ -329,7 +329,7 @@ def test_a_mishap_with_a_local_file_is_told_as_that_and_not_tried_again(workspac
     (row / "curves.csv").write_bytes(curves)
     (row / "samples").mkdir()
     (row / "samples/1.jpg").write_bytes(b"no picture")
-    with pytest.raises(TrackingError, match=r"a local file cannot be used.*samples/1.jpg") as told:
+    with pytest.raises(DataError, match=r"samples/1.jpg cannot be read as a picture") as told:
         project.register()
     assert not told.value.may_pass
     Image.new("RGB", (8, 8)).save(row / "samples/1.jpg")
