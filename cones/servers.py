@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 from cones.errors import ConesError
-from cones.system_errors import FULL
 
 PASSWORDS = Path(".env")
 """Where Prefect looks for settings in the folder that it starts in, and docker compose for its environment."""
@@ -49,10 +48,6 @@ def make_passwords() -> bool:
             return True
     except FileExistsError:
         pass  # another one was quicker
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        raise ConesError(f"{PASSWORDS} cannot be written here ({error.strerror})") from None
     check_passwords()
     return False
 
@@ -77,7 +72,7 @@ def check_passwords() -> None:
     _refuse_shared(PASSWORDS, about)
     try:
         lacking = [name for name in PREFECT_NAMES if not dotenv_values(PASSWORDS).get(name)]
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConesError(f"{PASSWORDS} cannot be read ({type(error).__name__}); move it away") from None
     if lacking:
         raise ConesError(

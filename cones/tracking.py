@@ -24,7 +24,6 @@ from cones.redaction import redacted
 from cones.registry_faults import LONGEST_NAME, every_page, existing, fault, is_name, refuse_address, shown
 from cones.registry_home import make_database, refuse_moved
 from cones.results import finished_metrics, summarise
-from cones.system_errors import FULL
 
 CHAMPION = "champion"
 KEY_TAG, ROW_TAG = "cones.key", "cones.row"
@@ -82,8 +81,8 @@ def tracking_uri() -> str:
 
 @contextmanager
 def mlflow_client() -> Iterator[Any]:
-    """An MLflow client. Its failures become `TrackingAway` where they may pass by themselves, else, as those of local
-    files, `TrackingError`; neither they nor what led to them hold a password."""
+    """An MLflow client. Its failures become `TrackingAway` where they may pass by themselves, else `TrackingError`;
+    neither they nor what led to them hold a password. Those of local files stay what they are."""
     uri = tracking_uri()
     refuse_address(uri)
     for name, value in QUIET.items():
@@ -103,11 +102,6 @@ def mlflow_client() -> Iterator[Any]:
         yield mlflow.MlflowClient()
     except (MlflowException, SQLAlchemyError, RequestException, NoMessage, ConnectionError, TimeoutError) as error:
         raise fault(error, uri) from None
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise TrackingError(f"a local file cannot be used ({what}); put that right and run this again") from None
 
 
 def content_key(folder: Path, metrics: dict[str, Any]) -> str:

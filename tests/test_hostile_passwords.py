@@ -211,7 +211,7 @@ def test_it_is_whole_or_not_there(project: Path, monkeypatch: pytest.MonkeyPatch
         raise error
 
     monkeypatch.setattr(os, "link", fails)
-    with pytest.raises((ConesError, KeyboardInterrupt), match=r"\.env cannot be written here \(Operation|^$"):
+    with pytest.raises(type(error)):
         make_passwords()
     assert entries() == set()
 
