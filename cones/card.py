@@ -2,8 +2,6 @@
 
 import json
 import math
-import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import PydanticCustomError
 
 from cones.errors import ConceptError
+from cones.escaping import is_plain
 
 CARD_KEY = "cones_concept"
 JOIN = "join"
@@ -22,25 +21,17 @@ MOST_SIDE = 4096
 """Pixels of a canvas's side; GLIP's published scale makes 1344."""
 DEEPEST, MOST_DIGITS, MOST_TEXT = 12, 20, 20_000
 """Of what a setting holds: levels of nesting, digits of a whole number, characters of a text."""
-TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Characters that turn the direction of text, and so can make a name look like another one."""
-
-
-def is_printable(text: str, also: str = "") -> bool:
-    """Whether a text has no control characters, but for those of `also`, and nothing that turns its direction."""
-    strange = (unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text if c not in also)
-    return not (any(strange) or TURNING.search(text))
 
 
 def _printable(text: str) -> str:
-    if not is_printable(text):
-        raise PydanticCustomError("printable", "must have no control characters")
+    if not is_plain(text):
+        raise PydanticCustomError("printable", "must have no control characters, nor what turns the direction of text")
     return text
 
 
 def _sayable(text: str) -> str:
-    if not is_printable(text, also="\n\t"):
-        raise PydanticCustomError("printable", "must have no control characters")
+    if not is_plain(text, also="\n\t"):
+        raise PydanticCustomError("printable", "must have no control characters, nor what turns the direction of text")
     return text
 
 
@@ -173,7 +164,7 @@ def mistake_of(error: ValidationError) -> str:
 
 
 def _shown(text: str) -> str:
-    return "".join(c if is_printable(c) else "?" for c in (text if len(text) <= 80 else f"{text[:77]}..."))
+    return "".join(c if is_plain(c) else "?" for c in (text if len(text) <= 80 else f"{text[:77]}..."))
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cones.doctor import Finding
 from cones.errors import DataError
-from cones.files import read_json, reading
+from cones.files import read_json
 from cones.intact import damaged_parts
 from cones.kept import KINDS, SEAL, damaged_entry
 
@@ -33,8 +33,7 @@ def damaged_encoded(folder: Path) -> Iterator[Finding]:
     bad: list[Path] = []
     for concept in concepts:
         try:
-            with reading(concept / "about.json"):
-                hashes = dict[str, str](read_json(concept / "about.json")["hashes"])
+            hashes = read_json(concept / "about.json", dict[str, str], at="hashes")
             bad += [concept / p for p in damaged_parts(concept, hashes, True)]
         except DataError:
             bad.append(concept / "about.json")

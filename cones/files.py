@@ -117,8 +117,9 @@ def reading(path: Path, way_out: str = DAMAGED) -> Iterator[None]:
         raise DataError(f"{path} is damaged ({one_line(what, 160)}); {way_out}") from error
 
 
-def read_json(path: Path, shape: Any = Any, way_out: str = DAMAGED) -> Any:
-    """What a JSON file holds, of a `shape` as pydantic has it; `DataError` for any other content, with the way out.
+def read_json(path: Path, shape: Any = Any, way_out: str = DAMAGED, at: str | None = None) -> Any:
+    """What a JSON file holds, or what stands `at` a name in it, of a `shape` as pydantic has it; `DataError` for any
+    other content, with the way out.
 
     What is given back is as it was written: no whole number becomes another kind of number.
     """
@@ -126,6 +127,7 @@ def read_json(path: Path, shape: Any = Any, way_out: str = DAMAGED) -> Any:
 
     with reading(path, way_out):
         content = json.loads(path.read_text(encoding="utf-8"))
+        content = content if at is None else content[at]
         TypeAdapter(shape).validate_python(content, strict=True)
     return content
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from filelock import FileLock
 
 from cones.errors import DataError
-from cones.files import content_hash, folder_hash, fresh_folder, read_json, reading, write_json
+from cones.files import content_hash, folder_hash, fresh_folder, read_json, write_json
 from cones.intact import damaged_parts, hash_parts
 
 Kind = Literal["test-features", "text-maps", "class-pictures"]
@@ -56,9 +56,7 @@ def kept(kind: Kind, facts: Sequence[Any], cache: Path, make: Callable[[Path], N
 def damaged_entry(folder: Path, thorough: bool = False) -> list[str]:
     """The parts of a kept folder that are not what was written; with `thorough` every byte is read."""
     try:
-        with reading(folder / SEAL):
-            hashes = dict[str, str](read_json(folder / SEAL)["parts"])
-        return damaged_parts(folder, hashes, thorough)
+        return damaged_parts(folder, read_json(folder / SEAL, dict[str, str], at="parts"), thorough)
     except (OSError, DataError):
         return [SEAL]
 

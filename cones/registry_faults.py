@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cones.card import is_printable
 from cones.errors import TrackingAway, TrackingError
+from cones.escaping import is_plain
 from cones.layout import EVALUATED, SEARCHED
 from cones.redaction import redacted
 
@@ -154,4 +154,4 @@ def is_name(name: object) -> bool:
     """Whether a text from outside can be that of a registered model or of a row, of other versions of cones as well."""
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or name != name.strip():
         return False
-    return is_printable(name) and name[0] != "." and not set(name) & set("/:@")
+    return all(map(is_plain, name)) and name[0] != "." and not set(name) & set("/:@")

@@ -19,7 +19,7 @@ from cones.concept import Concept
 from cones.config import CoOp, Denoised, PromptTuning, RunConfig, Searched, TextualInversion, ZeroShot
 from cones.encoded import Encoded
 from cones.errors import DataError
-from cones.files import read_json, reading, write_json
+from cones.files import read_json, write_json
 from cones.layout import CACHE
 from cones.messages import nearest
 from cones.methods import ImageStart, Start, build, class_means
@@ -135,8 +135,7 @@ def _start(encoded: Encoded, backbone: Backbone, names: Sequence[str]) -> Start:
 
 def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_calls: int) -> dict[str, float]:
     """What a row cost: seconds, steps, numbers trained, memory; the pictures are encoded once for all rows."""
-    with reading(encoded.folder / "cost.json"):
-        features = float(read_json(encoded.folder / "cost.json")["feature_seconds"])
+    features = read_json(encoded.folder / "cost.json", float, at="feature_seconds")
     return {
         "search_seconds": round(features + result.seconds, 3),
         "feature_seconds": features,
