@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cones.data.decoding import MOST_SCANS, scans_of, tile_of
 from cones.data.reading import open_file
 from cones.errors import DataError
 from cones.escaping import printable
@@ -70,7 +72,7 @@ def stored(
     """A picture as it is stored, but upright, and its format; the one place where files of pictures are opened.
 
     `refuse` sees it before it is decoded, and raises `DataError` for what is not to be. Raises `DataError` for what is
-    no ordinary file, is in none of `FORMATS`, is damaged, or has more than `MAX_PIXELS`.
+    no ordinary file, is in none of `FORMATS`, is damaged, has more than `MAX_PIXELS`, or is made to be slow to decode.
     """
     stream = BytesIO(source) if isinstance(source, bytes) else open_file(source, name, largest=MAX_BYTES)
     with stream, _decoding(source, name), warnings.catch_warnings():
@@ -80,6 +82,7 @@ def stored(
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             refuse(image, printable(name))
+            _refuse_costly(image, stream, printable(name))
             image.load()
             return ImageOps.exif_transpose(image), image.format
 
@@ -118,6 +121,23 @@ def refuse_size(image: Image.Image, name: str) -> None:
             f"{printable(name)} has {image.width} x {image.height} pixels; one side may be {MAX_RATIO} times as long "
             "as the other at most: cut it"
         )
+
+
+def _refuse_costly(image: Image.Image, stream: BinaryIO, name: str) -> None:
+    """Raise `DataError` for a small file that would take long to decode, or much memory for few pixels."""
+    at = stream.tell()
+    if isinstance(image, JpegImageFile):
+        stream.seek(0)
+        if scans_of(stream) > MOST_SCANS:
+            raise DataError(f"{name} is a JPEG of more than {MOST_SCANS} scans, which takes long to read; save it anew")
+    if isinstance(image, TiffImageFile):
+        width, height = tile_of(image, stream)
+        if width * height > MAX_PIXELS:
+            raise DataError(
+                f"{name} is a TIFF in tiles of {width} x {height} pixels, and {MAX_PIXELS // 10**6} million are the "
+                "most; save it anew with smaller ones"
+            )
+    stream.seek(at)
 
 
 def _refuse(image: Image.Image, name: str) -> None:
