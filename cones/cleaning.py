@@ -119,12 +119,13 @@ def _temporaries() -> Iterator[Stale]:
 
 
 def _left(params: Params) -> Iterator[tuple[Path, str]]:
-    """Folders of data, concepts and rows that the tables have no more."""
+    """Folders of data, concepts and rows that the tables have no more; a linked concept's rows are elsewhere."""
+    own = [name for name in params.concepts if not (SEARCHED / name).is_symlink()]
     tables: list[tuple[Path, Collection[str], str]] = [
         (PREPARED, params.data, "data"),
         (ENCODED, params.concepts, "concepts"),
         (SEARCHED, params.concepts, "concepts"),
-        *((SEARCHED / name, params.rows(name), "rows") for name in params.concepts),
+        *((SEARCHED / name, params.rows(name), "rows") for name in own),
         (EVALUATED, params.concepts, "concepts"),
     ]
     for place, names, table in tables:

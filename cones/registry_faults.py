@@ -154,4 +154,4 @@ def is_name(name: object) -> bool:
     """Whether a text from outside can be that of a registered model or of a row, of other versions of cones as well."""
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME or name != name.strip():
         return False
-    return all(map(is_plain, name)) and name[0] != "." and not set(name) & set("/:@")
+    return is_plain(name) and name[0] != "." and not set(name) & set("/:@")

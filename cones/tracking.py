@@ -217,12 +217,9 @@ def fetched_concept(uri: str) -> Iterator[Path]:
         if home is None:
             yield path
             return
-        beside = home / f"concept-{os.getpid()}.safetensors"
-        shutil.copyfile(path, beside)
-        try:
-            yield beside
-        finally:
-            beside.unlink(missing_ok=True)
+        with tempfile.NamedTemporaryFile(dir=home, prefix="concept-", suffix=".safetensors") as beside:
+            shutil.copyfile(path, beside.name)
+            yield Path(beside.name)
 
 
 def cache_folder() -> Path:

@@ -194,3 +194,12 @@ def test_hostile_names_of_folders_are_shown_as_they_are_and_links_are_not_follow
     assert "\x1b" not in done.output
     assert not any(Path(gone).exists() for gone in ("data/prepared/[red] \x1b[2J", "searched/few/gone"))
     assert mine.exists()
+
+
+def test_rows_of_a_concept_that_is_a_link_are_left(params: Params) -> None:
+    mine = write("elsewhere/old/picture.png")
+    Path("searched").mkdir()
+    Path("searched/few").symlink_to(Path("elsewhere").absolute())
+    assert stale(params, rows=True) == {}
+    assert remove_stale(params, 30, rows=True) == []
+    assert mine.exists()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cones.backbones import base_hash
 from cones.backbones.clip import Clip
@@ -129,6 +130,50 @@ def test_a_base_model_that_asks_for_more_than_its_weights_is_refused(name: str, 
         KINDS[kind][1](folder)
     assert re.search(message, str(error.value))
     assert len(str(error.value).splitlines()) == 1
+
+
+SHARDS = {
+    "clip, of any name": ("clip", "", "model.safetensors", "other.safetensors"),
+    "clip, pickled": ("clip", "", "pytorch_model.bin", "pytorch_model-00001-of-00001.bin"),
+    "sd, beside the whole": (
+        "sd", "unet", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-00001-of-00001.safetensors"),
+    "sd, text": ("sd", "text_encoder", "model.safetensors", "model-00001-of-00001.safetensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_weights_that_the_hash_is_not_over_are_not_read(name: str, tmp_path: Path) -> None:
+    """By an index of shards; something of the size of the weights is there for the hash."""
+    kind, part, whole, shard = SHARDS[name]
+    folder = copied(KINDS[kind][0], tmp_path)
+    weights = next((folder / part).glob("*.safetensors"))
+    tensors = load_file(weights)
+    if shard.endswith(".bin"):
+        torch.save(tensors, folder / part / shard)
+    else:
+        shutil.copyfile(weights, folder / part / shard)
+    changed(folder / part / f"{whole}.index.json", {"metadata": {}, "weight_map": dict.fromkeys(tensors, shard)})
+    if part != "unet":
+        weights.rename(weights.with_name("model-of-no-use.safetensors"))
+    before = base_hash(folder)
+    (folder / part / shard).open("ab").write(b"another")
+    assert base_hash(folder) == before
+    with pytest.raises(BackboneError, match=rf"index.json names '{shard}' for weights, and read are .*; save"):
+        _ = getattr(Diffusion(folder), part) if kind == "sd" else Clip(folder).model
+
+
+def test_shards_that_the_hash_is_over_are_read(tmp_path: Path) -> None:
+    """Also with an index of pickled ones beside, which a hub's folder may have."""
+    folder = copied("clip-tiny", tmp_path)
+    whole, shard = folder / "model.safetensors", "model-00001-of-00001.safetensors"
+    changed(folder / f"{whole.name}.index.json", {"metadata": {}, "weight_map": dict.fromkeys(load_file(whole), shard)})
+    changed(folder / "pytorch_model.bin.index.json", {"weight_map": {"x": "pytorch_model-00001-of-00001.bin"}})
+    whole.rename(folder / shard)
+    before = base_hash(folder)
+    sound = Clip(SHIPPED / "clip-tiny").model.state_dict()
+    assert all(torch.equal(sound[name], one) for name, one in Clip(folder).model.state_dict().items())
+    (folder / shard).unlink()
+    assert base_hash(folder) != before
 
 
 def test_libraries_and_classes_that_an_index_names_are_not_looked_at(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ import json
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -185,6 +186,24 @@ def test_the_cache_of_weights_makes_no_other_folder(hash: str, tmp_path: Path, m
     with pytest.raises(ConceptError, match=r"weights_sha256: String should match"):
         Concept.load("models:/x/1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
+
+
+def test_threads_that_fetch_equal_weights_have_files_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tracking, "mlflow_client", lambda: nullcontext())
+    monkeypatch.setattr(tracking, "_pinned", lambda client, uri: uri[0])
+    monkeypatch.setattr(tracking, "_kept_weights", lambda version, sha256: tmp_path)
+    card = CARDS["glip"] | {"weights_sha256": HASH}
+    for row in ("first", "second"):
+        save_file(tensors_of("glip"), tmp_path / row, {"cones_concept": json.dumps(card | {"row": row})})
+    monkeypatch.setattr(tracking.Concept, "load", lambda path: SimpleNamespace(card=SimpleNamespace(**card)))
+    rows = iter(("first", "second"))
+    fetch = lambda version, name, folder: Path(shutil.copy(tmp_path / next(rows), folder / name))  # noqa: E731
+    monkeypatch.setattr(tracking, "_download", fetch)
+    with tracking.fetched_concept("models:/x/1") as one, tracking.fetched_concept("models:/x/2") as other:
+        assert one.read_bytes() == (tmp_path / "first").read_bytes()
+        assert other.read_bytes() == (tmp_path / "second").read_bytes()
+        assert {path.parent for path in (one, other)} == {tmp_path}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "second"]
 
 
 WEIGHTS: dict[str, tuple[Any, dict[str, torch.Tensor], str]] = {

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ OUTSIDE = frozenset({
 """Settings by which transformers and diffusers run code, or read weights, that are not those of a plain model."""
 ADAPTER = "adapter_config.json"
 """A file by which transformers puts other weights over those of a folder."""
+ORDER = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 MOST_BYTES = 4 << 20
 """Of a configuration."""
 MOST = 1 << 20
@@ -98,7 +100,10 @@ def _strange(setting: str, value: Any) -> str | None:
 
 
 def refuse_larger(make: Callable[[], Any], folder: Path, weights: tuple[str, ...]) -> None:
-    """`BackboneError` for a model with more numbers than its weights have bytes; `make` builds it, without memory."""
+    """`BackboneError` for a model with more numbers than its weights have bytes; `make` builds it, without memory.
+
+    Also for an index by which others than `weights` would be read: the model's hash is over these.
+    """
     import torch
 
     if (folder / ADAPTER).exists():
@@ -107,6 +112,12 @@ def refuse_larger(make: Callable[[], Any], folder: Path, weights: tuple[str, ...
         parts = _read_object(index).get("weight_map", {})
         if not isinstance(parts, dict) or any(os.sep in str(part) for part in parts.values()):
             raise BackboneError(f"{index} names weights outside its folder; take it from where it was published")
+        unknown = [str(part) for part in parts.values() if not any(fnmatch(str(part), one) for one in weights)]
+        if unknown and _is_used(index):
+            raise BackboneError(
+                f"{index} names {unknown[0]!r:.100} for weights, and read are {', '.join(weights)}; save the model "
+                "anew as one of these, in safetensors, and take the index away"
+            )
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         numbers = sum(parameter.numel() for parameter in make().parameters())
     size = sum(path.stat().st_size for pattern in weights for path in folder.glob(pattern) if path.is_file())
@@ -115,6 +126,12 @@ def refuse_larger(make: Callable[[], Any], folder: Path, weights: tuple[str, ...
             f"the configuration in {folder} asks for {numbers} weights, and its files have {size} bytes: they do not "
             "belong together; copy the whole folder again"
         )
+
+
+def _is_used(index: Path) -> bool:
+    """Whether weights are read by this index: transformers takes the first of `ORDER`, diffusers an index if any."""
+    first = next((name for name in ORDER if (index.parent / name).is_file()), None)
+    return index.name in (first, "diffusion_pytorch_model.safetensors.index.json")
 
 
 def refuse_misfit(tokenizer: Any, rows: int, length: int, folder: Path) -> Any:

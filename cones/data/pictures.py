@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cones.data.decoding import MOST_SCANS, scans_of, tile_of
 from cones.errors import DataError
 from cones.escaping import one_line, printable
 from cones.reading import open_file
@@ -25,8 +27,8 @@ READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFi
 FORMATS = tuple(reader.format for reader in READERS)
 """What a file may hold, whatever it is called. Pillow would open dozens more, and start Ghostscript for one of them."""
 NAMED = "no JPEG, PNG, TIFF, BMP, WebP or GIF"
-MAX_PIXELS = 89_478_485
-"""Beyond as many Pillow warns of a small file that fills the memory."""
+MAX_PIXELS = 178_956_970
+"""Beyond as many Pillow takes a file for one that is to fill the memory."""
 MAX_BYTES = 2**30
 """No picture of `MAX_PIXELS` needs more."""
 MAX_RATIO = 100
@@ -70,16 +72,17 @@ def stored(
     """A picture as it is stored, but upright, and its format; the one place where files of pictures are opened.
 
     `refuse` sees it before it is decoded, and raises `DataError` for what is not to be. Raises `DataError` for what is
-    no ordinary file, is in none of `FORMATS`, is damaged, or has more than `MAX_PIXELS`.
+    no ordinary file, is in none of `FORMATS`, is damaged, has more than `MAX_PIXELS`, or is made to be slow to decode.
     """
     stream = BytesIO(source) if isinstance(source, bytes) else open_file(source, name, largest=MAX_BYTES)
     with stream, _decoding(source, name), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         warnings.simplefilter("ignore", UserWarning)  # of EXIF that is garbage, and of what then fails
         with Image.open(stream, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             refuse(image, printable(name))
+            _refuse_costly(image, stream, printable(name))
             image.load()
             return ImageOps.exif_transpose(image), image.format
 
@@ -94,7 +97,7 @@ def _decoding(source: Path | bytes, name: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise DataError(
             f"{printable(name)} has too many pixels: at most {MAX_PIXELS // 10**6} million are read; make it "
             "smaller, or cut it"
@@ -118,6 +121,23 @@ def refuse_size(image: Image.Image, name: str) -> None:
             f"{printable(name)} has {image.width} x {image.height} pixels; one side may be {MAX_RATIO} times as long "
             "as the other at most: cut it"
         )
+
+
+def _refuse_costly(image: Image.Image, stream: BinaryIO, name: str) -> None:
+    """Raise `DataError` for a small file that would take long to decode, or much memory for few pixels."""
+    at = stream.tell()
+    if isinstance(image, JpegImageFile):
+        stream.seek(0)
+        if scans_of(stream) > MOST_SCANS:
+            raise DataError(f"{name} is a JPEG of more than {MOST_SCANS} scans, which takes long to read; save it anew")
+    if isinstance(image, TiffImageFile):
+        width, height = tile_of(image, stream)
+        if width * height > MAX_PIXELS:
+            raise DataError(
+                f"{name} is a TIFF in tiles of {width} x {height} pixels, and {MAX_PIXELS // 10**6} million are the "
+                "most; save it anew with smaller ones"
+            )
+    stream.seek(at)
 
 
 def _refuse(image: Image.Image, name: str) -> None:
