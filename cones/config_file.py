@@ -17,8 +17,8 @@ from cones.reading import read_text
 MOST_BYTES = 1_000_000
 MOST_DEPTH = 20
 """Mappings and lists within each other; settings have six. Reading a few thousand ends Python's or C's stack."""
-MOST_NODES = 50_000
-"""Keys, values, mappings and lists, what an alias stands for counted each time; three thousand rows have fewer."""
+MOST_NODES = 200_000
+"""Keys, values, mappings and lists, what an alias stands for counted each time; ten thousand rows have fewer."""
 LARGEST = 2**64
 LIBRARY = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError)
 """What the library fails with, beside its own errors, on values that are not what their form says."""

@@ -143,7 +143,7 @@ def test_a_value_of_any_shape_is_right_where_it_is_or_refused_by_its_path(shape:
 
 
 TABLES = "data: {}\nbackbones: {}\nconcepts: {}\nruns: {}\n"
-DEEP, MANY = "it is nested deeper than 20", "it holds more than 50,000 keys and values"
+DEEP, MANY = "it is nested deeper than 20", "it holds more than 200,000 keys and values"
 NOT_YAML = "params.yaml cannot be read as YAML: "
 NOT_UTF8 = "params.yaml cannot be read as text in UTF-8: "
 TEXTS: dict[str, tuple[str | bytes, str]] = {
