@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import cones
-from cones import predicting, tracking
+from cones import fetching, predicting
 from cones.backbones import base_hash, locate
 from cones.cli import app
 from cones.concept import WEIGHTS_FILE, WEIGHTS_KEY, Concept
@@ -121,15 +121,16 @@ def test_a_person_at_a_terminal_is_asked(
     assert len(questions) == 1
 
 
+@pytest.mark.parametrize("command", [["predict", "c.safetensors", "x.png"], ["serve", "c.safetensors", "--port", "0"]])
 @pytest.mark.parametrize(("flags", "message", "asked"), [
     ([], "say --fetch", 0), (["--no-fetch"], "say --fetch", 0), (["--fetch"], "has embeddings 3 wide", 1),
 ])  # fmt: skip
 def test_commands_fetch_what_they_are_told_to(
-    flags: list[str], message: str, asked: int, hub: Hub, tmp_path: Path
+    command: list[str], flags: list[str], message: str, asked: int, hub: Hub, tmp_path: Path
 ) -> None:
     of_hub(tmp_path)
     Image.new("RGB", (8, 8)).save("x.png")
-    done = CliRunner().invoke(app, ["predict", "c.safetensors", "x.png", *flags])
+    done = CliRunner().invoke(app, [*command, *flags])
     assert message in str(done.exception)
     assert len(hub.asked) == asked
     assert not Path("predictions").exists()
@@ -177,10 +178,10 @@ def test_the_cache_of_weights_makes_no_other_folder(hash: str, tmp_path: Path, m
         yield None
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/cache"))
-    monkeypatch.setattr(tracking, "mlflow_client", client)
-    monkeypatch.setattr(tracking, "_pinned", lambda client, uri: uri)
+    monkeypatch.setattr(fetching, "mlflow_client", client)
+    monkeypatch.setattr(fetching, "_pinned", lambda client, uri: uri)
     file = tmp_path / "c.safetensors"
-    monkeypatch.setattr(tracking, "_download", lambda version, name, folder: Path(shutil.copy(file, folder)))
+    monkeypatch.setattr(fetching, "_download", lambda version, name, folder: Path(shutil.copy(file, folder)))
     with pytest.raises(ConceptError, match=r"weights_sha256: String should match"):
         Concept.load("models:/x/1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
