@@ -265,6 +265,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of that host; 0 takes a free one.")] = 5001,
     base: Annotated[Path | None, typer.Option(help="Folder of the base model, if it is not found by its name.")] = None,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
+    fetch: Annotated[bool | None, typer.Option("--fetch/--no-fetch", help=FETCH)] = None,
 ) -> None:
     """Answer over HTTP what pictures show, or make pictures, until Ctrl-C; unlike MLflow's own server it runs no code
     out of the registry.
@@ -277,7 +278,7 @@ def serve(
     """
     from cones.serving import serve as serve_concept
 
-    serve_concept(concept, host, port, device, base)
+    serve_concept(concept, host, port, device, base, fetch)
 
 
 @app.command()

@@ -86,7 +86,7 @@ class Concept:
         unpickled. Raises `ConceptError` for a file that is not a sound Concept.
         """
         if str(source).startswith("models:/"):
-            from cones.tracking import fetched_concept
+            from cones.fetching import fetched_concept
 
             with fetched_concept(str(source)) as path:
                 return _read(path, Path(base) if base else None, device, fetch)

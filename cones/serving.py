@@ -204,7 +204,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def serve(concept: str, host: str, port: int, device: str = "auto", base: Path | None = None) -> None:
+def serve(
+    concept: str, host: str, port: int, device: str = "auto", base: Path | None = None, fetch: bool | None = None
+) -> None:
     """Answer for a Concept until Ctrl-C; its base model is opened and checked first.
 
     Raises `ConesError` for an address that cannot be used, and for one that others reach where there is no token.
@@ -218,7 +220,7 @@ def serve(concept: str, host: str, port: int, device: str = "auto", base: Path |
     except (OSError, OverflowError, ValueError) as error:
         raise ConesError(f"{host} port {port} cannot be used ({error}); give another --port or --host") from None
     with listening:
-        opened = open_concept(concept, base, device)
+        opened = open_concept(concept, base, device, fetch)
         on = opened.backbone.device
         shown = f"[{host}]" if family == socket.AF_INET6 else host
         hosts = (*LOOPBACK, shown) if is_loopback(host) else ("*",)  # no page of another place has the token

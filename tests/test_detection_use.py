@@ -24,10 +24,10 @@ from cones.card import BaseModelCard, ConceptCard
 from cones.cli import app
 from cones.concept import WEIGHTS_FILE, WEIGHTS_KEY, Concept
 from cones.errors import ConceptError, TrackingError
+from cones.fetching import cache_folder
 from cones.files import file_hash, read_json, write_json
 from cones.joining import save_joined
 from cones.prediction import Detections
-from cones.tracking import cache_folder
 from cones.types import Features
 
 run = CliRunner()

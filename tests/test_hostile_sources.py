@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import cones
-from cones import predicting, tracking
+from cones import fetching, predicting
 from cones.backbones import base_hash, locate
 from cones.cli import app
 from cones.concept import WEIGHTS_FILE, WEIGHTS_KEY, Concept
@@ -123,15 +123,16 @@ def test_a_person_at_a_terminal_is_asked(
     assert len(questions) == 1
 
 
+@pytest.mark.parametrize("command", [["predict", "c.safetensors", "x.png"], ["serve", "c.safetensors", "--port", "0"]])
 @pytest.mark.parametrize(("flags", "message", "asked"), [
     ([], "say --fetch", 0), (["--no-fetch"], "say --fetch", 0), (["--fetch"], "has embeddings 3 wide", 1),
 ])  # fmt: skip
 def test_commands_fetch_what_they_are_told_to(
-    flags: list[str], message: str, asked: int, hub: Hub, tmp_path: Path
+    command: list[str], flags: list[str], message: str, asked: int, hub: Hub, tmp_path: Path
 ) -> None:
     of_hub(tmp_path)
     Image.new("RGB", (8, 8)).save("x.png")
-    done = CliRunner().invoke(app, ["predict", "c.safetensors", "x.png", *flags])
+    done = CliRunner().invoke(app, [*command, *flags])
     assert message in str(done.exception)
     assert len(hub.asked) == asked
     assert not Path("predictions").exists()
@@ -179,27 +180,27 @@ def test_the_cache_of_weights_makes_no_other_folder(hash: str, tmp_path: Path, m
         yield None
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/cache"))
-    monkeypatch.setattr(tracking, "mlflow_client", client)
-    monkeypatch.setattr(tracking, "_pinned", lambda client, uri: uri)
+    monkeypatch.setattr(fetching, "mlflow_client", client)
+    monkeypatch.setattr(fetching, "_pinned", lambda client, uri: uri)
     file = tmp_path / "c.safetensors"
-    monkeypatch.setattr(tracking, "_download", lambda version, name, folder: Path(shutil.copy(file, folder)))
+    monkeypatch.setattr(fetching, "_download", lambda version, name, folder: Path(shutil.copy(file, folder)))
     with pytest.raises(ConceptError, match=r"weights_sha256: String should match"):
         Concept.load("models:/x/1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
 
 
 def test_threads_that_fetch_equal_weights_have_files_of_their_own(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tracking, "mlflow_client", lambda: nullcontext())
-    monkeypatch.setattr(tracking, "_pinned", lambda client, uri: uri[0])
-    monkeypatch.setattr(tracking, "_kept_weights", lambda version, sha256: tmp_path)
+    monkeypatch.setattr(fetching, "mlflow_client", lambda: nullcontext())
+    monkeypatch.setattr(fetching, "_pinned", lambda client, uri: uri[0])
+    monkeypatch.setattr(fetching, "_kept_weights", lambda version, sha256: tmp_path)
     card = CARDS["glip"] | {"weights_sha256": HASH}
     for row in ("first", "second"):
         save_file(tensors_of("glip"), tmp_path / row, {"cones_concept": json.dumps(card | {"row": row})})
-    monkeypatch.setattr(tracking.Concept, "load", lambda path: SimpleNamespace(card=SimpleNamespace(**card)))
+    monkeypatch.setattr(fetching.Concept, "load", lambda path: SimpleNamespace(card=SimpleNamespace(**card)))
     rows = iter(("first", "second"))
     fetch = lambda version, name, folder: Path(shutil.copy(tmp_path / next(rows), folder / name))  # noqa: E731
-    monkeypatch.setattr(tracking, "_download", fetch)
-    with tracking.fetched_concept("models:/x/1") as one, tracking.fetched_concept("models:/x/2") as other:
+    monkeypatch.setattr(fetching, "_download", fetch)
+    with fetching.fetched_concept("models:/x/1") as one, fetching.fetched_concept("models:/x/2") as other:
         assert one.read_bytes() == (tmp_path / "first").read_bytes()
         assert other.read_bytes() == (tmp_path / "second").read_bytes()
         assert {path.parent for path in (one, other)} == {tmp_path}

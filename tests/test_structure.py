@@ -11,6 +11,7 @@ FENCES = {
     "prefect": {"flows/", "cones/doctor.py"},
     "mlflow": {
         "cones/tracking.py",
+        "cones/fetching.py",
         "cones/registering.py",
         "cones/registry_home.py",
         "cones/run_logging.py",
@@ -28,7 +29,17 @@ FENCES = {
 # They word, show and guard, but decide no result: a change in them need not run a stage again.
 PLUMBING = {"errors", "escaping", "messages", "console", "layout", "process"}
 # What a Concept offers its users; no stage calls it.
-FOR_USERS = {"tracking", "prediction", "predicting", "joining", "newrows", "doctor", "generating", "serving"}
+FOR_USERS = {
+    "tracking",
+    "fetching",
+    "prediction",
+    "predicting",
+    "joining",
+    "newrows",
+    "doctor",
+    "generating",
+    "serving",
+}
 DOORS = ("data", "backbones", "methods", "tasks")
 
 
