@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from cones.choices import REVISION
 from cones.errors import ConceptError
 from cones.escaping import is_plain
 
@@ -68,8 +69,6 @@ def _refuse_wild(value: Any, deepest: int) -> None:
                 _refuse_wild(one, deepest - 1)
 
 
-Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
-"""Of a hub model: its commit, in hex."""
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 in hex."""
 Text = Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT), AfterValidator(_printable)]
@@ -90,7 +89,7 @@ class BaseModelCard(Checked):
     name: Label
     kind: Literal["clip", "glip", "sd"]
     source: Annotated[Text, Field(max_length=4096)]
-    revision: Revision | None
+    revision: Annotated[str, StringConstraints(pattern=REVISION)] | None
     sha256: Hash
 
 

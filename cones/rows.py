@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from cones.card import ConceptCard
+from cones.card import ConceptCard, mistake_of
 from cones.concept import Concept
 from cones.config import CoOp, Denoised, PromptTuning, RunConfig, Searched, TextualInversion, ZeroShot
 from cones.encoded import Encoded
-from cones.errors import DataError
+from cones.errors import DataError, SearchError
 from cones.files import read_json, write_json
 from cones.layout import CACHE
 from cones.messages import nearest
@@ -62,6 +63,8 @@ def search_row(
     backbone: Any = encoded.backbone(device)
     method = build(run.method, backbone, _start(encoded, backbone, names)).to(device)
     trained = sum(p.numel() for p in method.parameters())
+    site = "text_tokens" if isinstance(run.method, CoOp | PromptTuning | TextualInversion) else "text_embeds"
+    card = make_card(name, run, encoded, names, site, trained)
     result = SearchResult()
     watch: Callable[[int], None] = watch_nothing
     if about["task"] == "generation" and isinstance(run.method, Denoised):
@@ -83,7 +86,6 @@ def search_row(
     found = predict_all(backbone, encoded.val.batches(task.batch), text, task, device)
     metrics = task.full(found, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
-    site = "text_tokens" if isinstance(run.method, CoOp | PromptTuning | TextualInversion) else "text_embeds"
     tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner}
     if about["task"] == "generation":
         tensors = sentence_tensors(text, encoded)
@@ -91,14 +93,28 @@ def search_row(
         tensors["pooled"] = text.pooled.detach().clone()
     if site == "text_tokens":
         tensors |= {f"searched.{n}": p.detach() for n, p in method.named_parameters()}
-    card = ConceptCard(
-        concept=about["concept"], row=name, task=about["task"], method=run.method.model_dump(),
-        site=site, classes=about["classes"], names=names, score_threshold=about.get("score_threshold"),
-        canvas=about.get("canvas"), guidance=about.get("guidance"), sampling_steps=about.get("sampling_steps"),
-        templates=about["templates"], base=encoded.base, preprocessing=about["preprocessing"], shots=about["shots"],
-        seed=seed, split_hash=about["split_hash"], trained_parameters=trained, val=metrics, versions=versions(),
-    )  # fmt: skip
+    finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
+    if headline(about["task"]) not in finite:
+        raise SearchError(f"`{name}` has no finite {headline(about['task'])} on validation: {metrics}")
+    card = card.model_copy(update={"val": finite})
     return FoundRow(Concept(card, tensors), result, metrics, cost)
+
+
+def make_card(
+    name: str, run: RunConfig, encoded: Encoded, names: Sequence[str], site: str, trained: int
+) -> ConceptCard:
+    """A row's card, but for its validation; `SearchError` for what no card can say, before anything is searched."""
+    about = encoded.about
+    kept = ("concept", "task", "classes", "templates", "preprocessing", "shots", "seed", "split_hash")
+    special = ("score_threshold", "canvas", "guidance", "sampling_steps")
+    facts = {key: about[key] for key in kept} | {key: about.get(key) for key in special}
+    facts |= {"row": name, "method": run.method.model_dump(), "base": encoded.base, "names": names, "site": site}
+    try:
+        return ConceptCard(**facts, trained_parameters=trained, val={}, versions=versions())
+    except ValidationError as error:
+        raise SearchError(
+            f"no Concept can be made of `{name}`: {mistake_of(error)}; correct params.yaml or the data"
+        ) from None
 
 
 def spoken_names(run: RunConfig, about: Mapping[str, Any]) -> list[str]:

@@ -1,10 +1,12 @@
 """Hostile Concept files: every field of the card, the tensors, the file itself. Each is refused when it is read, in one
 line that names what is wrong, or read as it stands. No base model is opened."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,13 +14,15 @@ import torch
 from cards import CARDS, HASH, attempt, loaded, refused, tensors_of
 from hostile import NO_FILES, leaves, no_file, replaced
 
-from cones.card import CARD_KEY, ConceptCard
+from cones import rows
+from cones.card import CARD_KEY, BaseModelCard, ConceptCard, read_card
 from cones.checkpoint import load_checkpoint
 from cones.concept import Concept, tensors_hash
 from cones.concept_checks import read_weights
-from cones.config import ClassificationConcept
+from cones.config import ClassificationConcept, RunConfig, parse_method
 from cones.encoding import class_names
 from cones.errors import ConceptError, DataError, SearchError
+from cones.rows import make_card
 
 SHAPES: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 10**30, float("nan"), float("inf"), "", "x", "../../../tmp/x", "/etc", "\x1b[2J",
@@ -286,3 +290,44 @@ def test_a_class_that_no_card_can_name_is_refused_before_anything_is_searched(la
     with pytest.raises(DataError, match="which no Concept can name; rename it in the data"):
         class_names(concept, ("cat", label))
     assert class_names(concept, ("cat", "été_2 🙂")) == ["cat", "été 2 🙂"]
+
+
+ROW = {
+    "concept": "c" * 80, "task": "classification", "classes": [f"{i:1000}" for i in range(1000)],
+    "templates": [f"{{}}{i:998}" for i in range(200)], "preprocessing": {}, "shots": None, "seed": 2**32 - 1,
+    "split_hash": HASH,
+}  # fmt: skip
+
+
+def encoded_as(**change: Any) -> Any:
+    return SimpleNamespace(about=ROW | change, base=BaseModelCard(**CARDS["clip"]["base"] | {"source": "s" * 1000}))
+
+
+def test_the_largest_settings_there_are_make_a_card() -> None:
+    run = RunConfig(concept="c" * 80, method=parse_method({"name": "zero_shot", "names": {"x" * 1000: "y" * 1000}}))
+    card = make_card("r" * 80, run, encoded_as(), ["n" * 1000] * 1000, "text_embeds", 10**9)
+    assert read_card(card.model_dump_json(), "x") == card
+
+
+def test_what_no_card_can_say_is_refused_before_the_search() -> None:
+    run = RunConfig(concept="c", method=parse_method({"name": "zero_shot"}))
+    with pytest.raises(SearchError, match=r"no Concept can be made of `r`: templates\.0: .*; correct params\.yaml"):
+        make_card("r", run, encoded_as(templates=["\u202e{}"]), ["n"] * 1000, "text_embeds", 0)
+
+
+def test_a_side_metric_that_is_no_number_stands_in_no_card_and_the_main_one_must(
+    encoded: Any, accelerator: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunConfig(concept="c", method=parse_method({"name": "zero_shot"}))
+    task = rows.TASKS["classification"]
+
+    def search(**metrics: float) -> rows.FoundRow:
+        known = dataclasses.replace(task, full=lambda *given: SimpleNamespace(metrics=metrics))
+        monkeypatch.setattr(rows, "TASKS", {"classification": known})
+        return rows.search_row("r", run, encoded, accelerator)
+
+    found = search(accuracy=0.5, loss=float("nan"))
+    assert found.concept.card.val == {"accuracy": 0.5}
+    assert list(found.metrics) == ["accuracy", "loss"]
+    with pytest.raises(SearchError, match="`r` has no finite accuracy on validation"):
+        search(accuracy=float("nan"), loss=1.0)

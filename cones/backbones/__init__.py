@@ -2,12 +2,13 @@
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import cones
-from cones.card import Revision
+from cones.choices import REVISION
 from cones.errors import BackboneError, NotFetched, Unreachable
 from cones.files import folder_hash
 
@@ -52,7 +53,7 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
         raise BackboneError(
             f"the hub model {source} needs a `revision`: the 40 hex digits of the commit to use{_nearest(path, 1.0)}"
         )
-    if not _is_commit(revision):
+    if not re.fullmatch(REVISION, revision):
         raise BackboneError(f"the `revision` of {source} must be the 40 hex digits of a commit, got {revision[:60]!r}")
     return _fetch(source, revision) if fetch else _fetched(source, revision)
 
@@ -66,16 +67,6 @@ def _is_hub_name(source: str) -> bool:
     except HFValidationError:
         return False
     return "/" in source and not source.startswith("models/")
-
-
-def _is_commit(revision: str) -> bool:
-    from pydantic import TypeAdapter, ValidationError
-
-    try:
-        TypeAdapter(Revision).validate_python(revision, strict=True)
-    except ValidationError:
-        return False
-    return True
 
 
 def _is_base(folder: Path) -> bool:
