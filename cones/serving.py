@@ -3,7 +3,8 @@
 `POST /predict` takes one picture as its body, with a content type of `image/...`, or several as JSON, `{"pictures":
 ["<base64>", ...]}`, and answers what `cones predict` writes into predictions.json, with the pictures' numbers as paths.
 `POST /generate` takes `{"prompt": "a photo of a {}", "n": 1, "seed": 0}` and answers `{"pictures": ["<PNG, base64>"]}`.
-`GET /` says what is served, `GET /health` that it is there. A mistake is answered by `{"error": "<one line>"}`.
+`GET /` says what is served, `GET /health` that it is there. A mistake is answered by `{"error": "<one line>"}`; only
+what is no HTTP, and what comes while too many connections are open, by a line of plain text.
 
 A web page in a browser of this machine can reach what listens here, so requests of pages, and for another host's name,
 are refused, and none of them names a file.
@@ -13,6 +14,7 @@ import asyncio
 import base64
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import sys
@@ -20,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Annotated, Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -28,7 +31,6 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -69,16 +71,20 @@ Asked = TypeVar("Asked", Pictures, Wanted)
 
 
 class Guard:
-    """Refuses requests that a web page of another place makes, and those without the token if there is one."""
+    """Refuses requests for another host's name, those that a web page of another place makes, and those without the
+    token if there is one."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self.app, self.token = app, token
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...], token: str | None) -> None:
+        self.app, self.hosts, self.token = app, [host.lower() for host in hosts], token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(Headers(scope=scope)) if scope["type"] == "http" else None
         await (refusal or self.app)(scope, receive, send)
 
     def _refusal(self, headers: Headers) -> JSONResponse | None:
+        name = re.sub(r":\d*$", "", headers.get("host", "")).lower()
+        if not {name, "*"} & set(self.hosts):
+            return JSONResponse({"error": f"this answers to no other name than {', '.join(self.hosts)}"}, 400)
         own = {f"{scheme}://{headers.get('host')}" for scheme in ("http", "https")}
         if not set(headers.getlist("origin")) <= own:
             return JSONResponse({"error": "this answers no web page of another place"}, 403)
@@ -90,8 +96,11 @@ class Guard:
 
 
 def app_of(concept: Concept, hosts: tuple[str, ...] = LOOPBACK, token: str | None = None) -> Starlette:
-    """The application that answers for a Concept, to requests for one of `hosts` ("*": any), with the token."""
-    card, one = concept.card, CapacityLimiter(1)
+    """The application that answers for a Concept, to requests for one of `hosts` ("*": any), with the token.
+
+    Its `state.working` is held by the thread that works on a request, also when nobody waits for it any more.
+    """
+    card, one, working = concept.card, CapacityLimiter(1), Lock()
 
     async def about(request: Request) -> JSONResponse:
         facts = ("concept", "row", "task", "classes", "templates", "score_threshold", "val")
@@ -109,8 +118,12 @@ def app_of(concept: Concept, hosts: tuple[str, ...] = LOOPBACK, token: str | Non
         return await in_turn(lambda: generated(concept, wanted))
 
     async def in_turn(work: Callable[[], dict[str, Any]]) -> JSONResponse:
+        def alone() -> dict[str, Any]:
+            with working:
+                return work()
+
         try:
-            return JSONResponse(await to_thread.run_sync(work, limiter=one, abandon_on_cancel=True))
+            return JSONResponse(await to_thread.run_sync(alone, limiter=one, abandon_on_cancel=True))
         except asyncio.CancelledError:
             return JSONResponse({"error": "this server is ending"}, 503)
 
@@ -122,11 +135,9 @@ def app_of(concept: Concept, hosts: tuple[str, ...] = LOOPBACK, token: str | Non
         HTTPException: lambda request, error: JSONResponse({"error": error.detail}, error.status_code, error.headers),
         Exception: lambda request, error: JSONResponse({"error": "this went wrong here; the log says how"}, 500),
     }
-    doors = [
-        Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
-        Middleware(Guard, token=token),
-    ]
-    return Starlette(routes=routes, middleware=doors, exception_handlers=handlers)
+    made = Starlette(routes=routes, middleware=[Middleware(Guard, hosts, token)], exception_handlers=handlers)
+    made.state.working = working
+    return made
 
 
 async def body_of(request: Request) -> bytes:
@@ -213,6 +224,8 @@ def serve(
     """
     import uvicorn
 
+    from cones.connections import Connection
+
     token = token_for(host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -224,8 +237,9 @@ def serve(
         on = opened.backbone.device
         shown = f"[{host}]" if family == socket.AF_INET6 else host
         hosts = (*LOOPBACK, shown) if is_loopback(host) else ("*",)  # no page of another place has the token
+        application = app_of(opened, hosts, token)
         settings = uvicorn.Config(
-            app_of(opened, hosts, token), log_level="warning", access_log=False, server_header=False,
+            application, http=Connection, log_level="warning", access_log=False, server_header=False,
             proxy_headers=False, limit_concurrency=AT_ONCE, timeout_graceful_shutdown=2, ws="none",
         )  # fmt: skip
         at = f"http://{shown}:{listening.getsockname()[1]}"
@@ -233,7 +247,7 @@ def serve(
         try:
             uvicorn.Server(settings).run(sockets=[listening])
         except KeyboardInterrupt:
-            if not opened.opened.lock.acquire(blocking=False):  # a thread is in the model, and cannot be stopped
+            if not application.state.working.acquire(blocking=False):  # its thread cannot be stopped
                 print("stopped within a request", file=sys.stderr, flush=True)
                 os._exit(STOPPED_CODE)
             raise
