@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -117,7 +118,7 @@ def tuned_concept(
         "finetune": {**settings.model_dump(by_alias=True), "trained_tensors": len(weights)},
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "trained_parameters": trained.count,
-        "val": metrics,
+        "val": {k: v for k, v in metrics.items() if math.isfinite(v)},
         "versions": versions() | {library: version(library) for library in libraries},
     }
     tensors = start.tensors
