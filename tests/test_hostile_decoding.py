@@ -96,7 +96,7 @@ def long(kind: int) -> list[tuple[int, int, int]]:
 
 
 HUGE = {
-    "one tile": (tiled(*sides_of(46_320)), "is a TIFF in tiles of 46320 x 46320 pixels, and 89 million are the most"),
+    "one tile": (tiled(*sides_of(46_320)), "is a TIFF in tiles of 46320 x 46320 pixels, and 178 million are the most"),
     "packed": (tiled(*sides_of(46_320), compression=32773), "is a TIFF in tiles of 46320 x 46320"),
     "as JPEG": (tiled(*sides_of(46_320), compression=7), "is a TIFF in tiles of 46320 x 46320"),
     "wide": (tiled((322, 4, 2**24), (323, 4, 112)), "is a TIFF in tiles of 16777216 x 112"),
