@@ -125,7 +125,7 @@ def test_what_is_found_does_not_depend_on_the_other_pictures(concept: Concept, p
 def test_a_canvas_is_the_cards_or_larger(toy: Path, pictures: list[Path]) -> None:
     """Padded as in the search: the result is that of GLIP on exactly that canvas."""
     picture, glip = Image.open(pictures[1]), Glip(toy)
-    for canvas, expected in (((128, 96), (128, 96)), ((32, 96), (64, 96)), (None, (64, 32))):
+    for canvas, expected in (((64, 64), (64, 64)), ((32, 64), (64, 64)), (None, (64, 32))):
         concept = concept_of(toy, "red ring", canvas=canvas)
         pixels, geometry = glip.view([picture], expected)
         features = Features(dict(glip.encode(pixels)), torch.zeros(1, dtype=torch.long), geometry=geometry)
@@ -312,13 +312,14 @@ def test_a_fine_tuned_row_goes_from_the_registry_to_boxes(
 
 
 def test_joined_concepts_find_the_classes_of_both(toy: Path, pictures: list[Path], tmp_path: Path) -> None:
-    ring, star = concept_of(toy, "red ring", canvas=(96, 64)), concept_of(toy, "blue star", score_threshold=0.01)
+    ring = concept_of(toy, "red ring", canvas=(64, 32))
+    star = concept_of(toy, "blue star", canvas=(32, 64), score_threshold=0.01)
     joined = ring.join(star)
     assert joined.card.classes == ["red ring", "blue star"]
     assert joined.tensors["owner"].tolist() == [
         *ring.tensors["owner"].tolist(), *(o + (o >= 0) for o in star.tensors["owner"].tolist())
     ]  # fmt: skip
-    assert (joined.card.canvas, joined.card.score_threshold) == ((96, 64), 0.0)
+    assert (joined.card.canvas, joined.card.score_threshold) == ((64, 64), 0.0)
     assert (joined.card.concept, joined.card.method["name"]) == ("red ring+blue star", "join")
     assert [o["row"] for o in joined.card.method["of"]] == ["red ring-zero", "blue star-zero"]
     for name, one in (("a", ring), ("b", star)):
