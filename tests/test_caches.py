@@ -207,7 +207,7 @@ def test_what_was_not_made_to_its_end_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_knows_all_the_code_that_makes_it() -> None:
-    """A module that a maker begins to import is listed, unless it only describes, stores, or reads settings."""
+    """A module that a maker begins to import is listed, unless it only describes, stores, reads bytes or settings."""
     package = ROOT / "cones"
     makers = ("picture_encoding.py", "warmstart.py", "class_pictures.py", "backbones/__init__.py")
     run = set().union(*(closure(package / maker) for maker in makers))
