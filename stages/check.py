@@ -1,4 +1,4 @@
-"""Check params.yaml before any stage of its names: DVC removes what a stage is to make before the stage runs."""
+"""Check params.yaml before any stage of its names, which DVC makes paths of."""
 
 from cones.config import load_params
 from cones.files import fresh_file
