@@ -250,8 +250,9 @@ def test_a_damaged_cache_entry_is_noticed_named_and_made_again(finished, tmp_pat
     entry.chmod(0o444)
     concept.unlink()
     restored = project.run("dvc", "repro")
-    assert restored.returncode == 0
     assert concept.read_bytes() == damaged, "DVC trusts its cache"
+    assert restored.returncode != 0
+    assert "searched/few/few-cones/concept.safetensors is damaged" in restored.stdout
 
     refused = project.cones("register")
     assert refused.returncode == 1

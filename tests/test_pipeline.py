@@ -20,7 +20,7 @@ from cones.files import file_hash, read_json
 ROWS = ("few-zero-shot", "few-coop", "few-cones")
 
 
-def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: Path) -> None:
+def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path) -> None:
     """dvc repro, again with nothing to do, one row edited, register twice, look up, predict: as a user goes."""
     project = finished.copy(tmp_path / "project")
     summary = json.loads((project.folder / "results/summary.json").read_text())
@@ -87,7 +87,7 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path, toy_clip: P
                             env={**os.environ, **store}, check=False)  # fmt: skip
     # The base model of this toy project is named by a path in it, which is not found from another folder.
     assert "there is no base model in models/backbones/toy" in loaded.stderr
-    code = code.replace("@champion')", f"@champion', base='{toy_clip}')")
+    code = code.replace("@champion')", f"@champion', base='{project.folder}/models/backbones/toy')")
     loaded = subprocess.run(["python", "-c", code], cwd=project.folder / "models", text=True, capture_output=True,
                             env={**os.environ, **store}, check=True)  # fmt: skip
     assert loaded.stdout.split() == [best["row"], answer[0]["label"]]
