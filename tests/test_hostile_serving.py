@@ -100,10 +100,19 @@ def test_a_body_in_drops_after_a_refusal_is_not_waited_for(server: tuple[str, in
     assert cut_off(one, b"x", 0.05)
 
 
-def test_answers_that_nobody_takes_are_not_kept(server: tuple[str, int]) -> None:
-    one = socket.create_connection(server, timeout=5)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    assert cut_off(one, ASKED * 100, 0)
+@pytest.mark.parametrize(
+    ("complete", "waiting", "ends"),
+    [(True, 0, True), (True, 9, True), (False, 9, True), (False, 0, False)],
+    ids=["nothing asked", "answer not taken", "part of an answer not taken", "work here"],
+)
+def test_a_connection_that_stays_as_it_was_is_ended_but_for_work(complete: bool, waiting: int, ends: bool) -> None:
+    told: list[str] = []
+    one = connections.Connection.__new__(connections.Connection)
+    one.cycle = SimpleNamespace(response_complete=complete)
+    one.transport = SimpleNamespace(get_write_buffer_size=lambda: waiting, abort=lambda: told.append("ended"))
+    one.loop = SimpleNamespace(call_later=lambda *arguments: told.append("looked at again"))
+    one._look(one._state())
+    assert told == ["ended" if ends else "looked at again"]
 
 
 def test_work_that_takes_long_is_answered(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
