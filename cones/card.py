@@ -25,13 +25,15 @@ DEEPEST, MOST_DIGITS, MOST_TEXT = 12, 20, 20_000
 
 
 def _printable(text: str) -> str:
-    if not is_plain(text):
-        raise PydanticCustomError("printable", "must have no control characters, nor what turns the direction of text")
-    return text
+    return _refuse_unplain(text)
 
 
 def _sayable(text: str) -> str:
-    if not is_plain(text, also="\n\t"):
+    return _refuse_unplain(text, also="\n\t")
+
+
+def _refuse_unplain(text: str, also: str = "") -> str:
+    if not is_plain(text, also):
         raise PydanticCustomError("printable", "must have no control characters, nor what turns the direction of text")
     return text
 

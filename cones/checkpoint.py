@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cones.concept import tensors_hash
 from cones.errors import SearchError
+from cones.escaping import one_line
 from cones.files import content_hash, file_hash, folder_hash, fresh_file
 from cones.layout import CHECKPOINTS
 from cones.ranking import headline, rank
@@ -160,9 +161,7 @@ def load_checkpoint(path: Path, method: nn.Module, optimiser: torch.optim.Optimi
         progress = json.loads(about)
         Told.model_validate(progress, strict=True)
     except (ValueError, LookupError, RecursionError) as error:
-        raise SearchError(
-            f"the checkpoint {path} holds something else ({' '.join(str(error).split())[:160]})"
-        ) from None
+        raise SearchError(f"the checkpoint {path} holds something else ({one_line(error, 160)})") from None
     _refuse_other_shapes(path, groups["method"], state, method, optimiser)
     method.load_state_dict(groups["method"])
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

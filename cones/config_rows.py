@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from cones.choices import REVISION
 from cones.config_data import Count, Seed, Source, Strict, Words
 from cones.config_methods import MethodConfig, Noise, Rate, Weight
 
@@ -41,7 +42,7 @@ KEEPS_FEATURES = {"head": True, "lora": True, "mask_head": True, "full": False, 
 """Whether the kept features of pictures hold after a kind of fine-tuning: not where it trains what encodes pictures."""
 
 
-Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Revision = Annotated[str, StringConstraints(pattern=REVISION)]
 
 
 class ModelSource(Strict):

@@ -220,8 +220,10 @@ def _measured(client: Any, name: str, tell: Callable[[str], None]) -> list[Any]:
     """The versions of `cones register` that are here and have the score of their task, the earliest first."""
     versions = every_page(client.search_model_versions, f"name = '{name}'")
     ours = [v for v in versions if KEY_TAG in v.tags and version_moved_from(client, v) is None]
+    measured = []
     for version in ours:
-        if champion_score(version, task_of(version)) is None:
+        if champion_score(version, task_of(version)) is not None:
+            measured.append(version)
+        else:
             tell(f"version {version.version} of `{name}` is out of the running: its tags lack a task or its score")
-    whole = (v for v in ours if champion_score(v, task_of(v)) is not None)
-    return sorted(whole, key=lambda v: int(v.version))
+    return sorted(measured, key=lambda v: int(v.version))

@@ -144,7 +144,7 @@ def existing(get: Callable[[], Any]) -> Any | None:
     """What MLflow has, or None where it says that it has no such thing."""
     try:
         return get()
-    except Exception as error:
+    except Exception as error:  # MLflow's own, whose class takes seconds to import; any other goes on its way
         if getattr(error, "error_code", None) not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None

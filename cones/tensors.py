@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cones.errors import ConesError
+from cones.escaping import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,5 +58,5 @@ def _as(kind: type[ConesError], path: Path, way_out: str) -> Iterator[None]:
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:
-        why = " ".join(str(error).split())[:200]
+        why = one_line(error, 200)
         raise kind(f"{path} is not a readable safetensors file ({why}); {way_out}") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cones.errors import BackboneError, ConesError
+from cones.escaping import one_line
 
 OUTSIDE = frozenset({
     "auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
@@ -43,7 +44,7 @@ def opening(folder: Path) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise
-        said = " ".join(str(error).split())[:200]
+        said = one_line(str(error), 200)
         raise BackboneError(
             f"the base model in {folder} cannot be opened ({type(error).__name__}: {said}); it is damaged or of "
             "another kind: take the whole folder from where it was published"
