@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from pathlib import Path
 
-from cones.data import open_picture
+from cones.data.pictures import open_picture
 
 MOST = 200
 MARGIN = 0.1

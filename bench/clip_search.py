@@ -15,17 +15,19 @@ import torch
 from accelerate import Accelerator
 from common import WORK, write_results
 
-from cones.backbones.clip import Clip
-from cones.config import BackboneConfig, ClassificationConcept, RunConfig, WorldData, parse_method
+from cones.backbones.clip.clip import Clip
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, ClassificationConcept, RunConfig
 from cones.data import prepare
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
-from cones.features import FeatureStore, write_features
-from cones.methods.concept import Cones
-from cones.methods.text import ContextTokens
-from cones.rows import peak_memory_mb, search_row
-from cones.search import optimiser_for, train_steps
-from cones.types import TextEmbeds
+from cones.data.settings import WorldData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.features.store import FeatureStore, write_features
+from cones.interfaces.protocols import TextEmbeds
+from cones.methods.cones.module import Cones
+from cones.methods.context import ContextTokens
+from cones.search.loop import optimiser_for, train_steps
+from cones.search.row import peak_memory_mb, search_row
 
 ROUNDS = 5
 

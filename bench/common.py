@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cones.files import content_hash, folder_hash, read_json, write_json
+from cones.common.files import content_hash, folder_hash, read_json, write_json
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

@@ -10,11 +10,13 @@ import time
 from accelerate import Accelerator
 from common import WORK, spread, write_results
 
-from cones.config import BackboneConfig, ClassificationConcept, FolderData, RunConfig, WorldData, parse_method
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, ClassificationConcept, RunConfig
 from cones.data import prepare
-from cones.encoding import draw, encode_concept
-from cones.evaluation import evaluate_rows
-from cones.rows import FoundRow, search_row
+from cones.data.settings import FolderData, WorldData
+from cones.features.encode import draw, encode_concept
+from cones.results.evaluate import evaluate_rows
+from cones.search.row import FoundRow, search_row
 
 SEEDS = (1, 2, 3)
 COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}

@@ -16,10 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one seed a core, side by side
 
 from common import WORK, spread, write_results
 
-from cones.config import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig, SceneData, VocData, parse_method
+from cones.common.files import content_hash, read_json, write_json
+from cones.common.process import cores
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig
 from cones.data import prepare
-from cones.files import content_hash, read_json, write_json
-from cones.process import cores
+from cones.data.settings import SceneData, VocData
 
 SEEDS = (1, 2, 3)
 BATCH = 16
@@ -51,10 +53,10 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
     """
     from accelerate import Accelerator
 
-    from cones.concept import Concept
-    from cones.encoding import draw, encode_concept
-    from cones.finetuning import finetune_row
-    from cones.rows import search_row
+    from cones.concept.file import Concept
+    from cones.features.encode import draw, encode_concept
+    from cones.finetuning.detector import finetune_row
+    from cones.search.row import search_row
 
     task = "segmentation" if name == "scenes" else "detection"
     work, accelerator = WORK / name / f"{shots}-{seed}", Accelerator()
@@ -103,10 +105,10 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
 
 def _line(task: str, found: list, out: Path, test: Path, cache: Path) -> dict[str, Any]:
     """Test and validation metrics of the row that validation chooses, its rate, its cost, and a fine-tuning's curve."""
-    from cones.concept import WEIGHTS_FILE
-    from cones.evaluation import evaluate_rows
-    from cones.finetuning import FinetunedRow
-    from cones.ranking import headline, rank
+    from cones.concept.file import WEIGHTS_FILE
+    from cones.finetuning.detector import FinetunedRow
+    from cones.results.evaluate import evaluate_rows
+    from cones.tasks.ranking import headline, rank
 
     row, rate = max(found, key=lambda f: rank(task, f[0].metrics))
     row.concept.save(out / CONCEPT_FILE)

@@ -18,20 +18,23 @@ from accelerate import Accelerator
 from common import WORK, write_results
 from torch import nn
 
-from cones.config import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig, SceneData, parse_method
-from cones.data import Split, prepare
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
-from cones.finetuning import finetune_row
-from cones.live import LivePictures
-from cones.methods.concept import Cones, LanguagePrompt
-from cones.methods.text import ContextTokens
-from cones.methods.weights import KIND_PARTS, Trained, parameters_of
-from cones.rows import peak_memory_mb, search_row
-from cones.search import optimiser_for, text_of, train_steps
-from cones.tuning import optimiser_for as finetuning_optimiser_for
-from cones.tuning import train_step
-from cones.types import Features, Prompts, TextEmbeds
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig
+from cones.data import prepare
+from cones.data.prepared import Split
+from cones.data.settings import SceneData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.features.live import LivePictures
+from cones.finetuning.detector import finetune_row
+from cones.interfaces.protocols import Features, Prompts, TextEmbeds
+from cones.methods.cones.module import Cones, LanguagePrompt
+from cones.methods.context import ContextTokens
+from cones.search.loop import optimiser_for, text_of, train_steps
+from cones.search.row import peak_memory_mb, search_row
+from cones.search.trained import KIND_PARTS, Trained, parameters_of
+from cones.search.tuning import optimiser_for as finetuning_optimiser_for
+from cones.search.tuning import train_step
 
 ROUNDS, STEPS, BATCH = 5, 8, 16
 SEARCHES = {

@@ -21,13 +21,13 @@ from common import write_results
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from cones.backbones.glip import Glip
-from cones.files import write_json
-from cones.methods.concept import Cones
-from cones.methods.text import ContextTokens
-from cones.rows import peak_memory_mb
-from cones.search import text_of
-from cones.types import Features, Geometry, Instances, TextEmbeds, TextTokens
+from cones.backbones.glip.glip import Glip
+from cones.common.files import write_json
+from cones.interfaces.protocols import Features, Geometry, Instances, TextEmbeds, TextTokens
+from cones.methods.cones.module import Cones
+from cones.methods.context import ContextTokens
+from cones.search.loop import text_of
+from cones.search.row import peak_memory_mb
 
 VARIANT = "glip_atss_swin-t_b_fpn_dyhead_pretrain_obj365"
 HEIGHT, WIDTH, TOKENS, CONTEXT = 800, 1333, 80, 4
@@ -46,8 +46,8 @@ def write_glip_t(folder: Path) -> None:
     """GLIP-T (b) with random weights, and a BERT-base whose vocabulary has ten words."""
     from transformers import BertConfig
 
-    from cones.backbones.glip_files import official_config, settings_of
-    from cones.backbones.glip_parts import PARTS, build_part
+    from cones.backbones.glip.convert import official_config, settings_of
+    from cones.backbones.glip.parts import PARTS, build_part
 
     settings = settings_of(official_config(VARIANT))
     BertConfig().save_pretrained(folder / "text_encoder")

@@ -27,7 +27,7 @@ import psutil
 from common import write_results
 from ruamel.yaml import YAML
 
-from cones.files import file_hash
+from cones.common.files import file_hash
 
 ROOT = Path(__file__).parent.parent
 PARAMS = """

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from cones.files import read_json
+from cones.common.files import read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench/results"

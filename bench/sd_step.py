@@ -19,8 +19,8 @@ import torch
 from common import write_results
 from torch import nn
 
-from cones.backbones.diffusion_text import GAP, Sentences, encode_sentences
-from cones.rows import peak_memory_mb
+from cones.backbones.sd.text import GAP, Sentences, encode_sentences
+from cones.search.row import peak_memory_mb
 
 KINDS = {
     "cones": "ConES on kept latents",

@@ -19,24 +19,18 @@ import torch
 from accelerate import Accelerator
 from common import WORK, best_rate, kept, key_of, spread, write_results
 
-from cones.concept import WEIGHTS_FILE, Concept
-from cones.config import (
-    BackboneConfig,
-    FinetuneConfig,
-    GenerationConcept,
-    ModelSource,
-    RunConfig,
-    SubjectWorldData,
-    parse_method,
-)
+from cones.common.errors import SearchError
+from cones.concept.file import WEIGHTS_FILE, Concept
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, FinetuneConfig, GenerationConcept, ModelSource, RunConfig
 from cones.data import prepare
-from cones.dreambooth import class_pictures, dreambooth_row
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
-from cones.errors import SearchError
-from cones.evaluation import evaluate_rows
-from cones.judging import Judges
-from cones.rows import FoundRow, search_row, write_row
+from cones.data.settings import SubjectWorldData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.finetuning.dreambooth import class_pictures, dreambooth_row
+from cones.results.evaluate import evaluate_rows
+from cones.search.row import FoundRow, search_row, write_row
+from cones.tasks.generation.judge import Judges
 
 TINY = Path("models/backbones")
 SEEDS = (0, 1, 2)

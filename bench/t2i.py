@@ -27,7 +27,7 @@ from t2i_pace import paces
 from t2i_rungs import LIBRARY_STEPS, PICTURES, PUBLISHED_PICTURES, WEIGHT_DECAY, Recipe, ladder
 from t2i_searches import SAMPLES, Bench, Look
 
-from cones.errors import SearchError
+from cones.common.errors import SearchError
 
 USUAL = {"textual_inversion": PUBLISHED_RATE * PUBLISHED_PICTURES, "cones": 0.005}
 """The lowest rates of the methods' grids."""

@@ -12,9 +12,9 @@ from PIL import Image, ImageOps
 from t2i_rungs import PUBLISHED_PICTURES, WEIGHT_DECAY
 from torch import nn
 
-from cones.backbones.diffusion_text import Sentences, encode_sentences
-from cones.encoded import Encoded
-from cones.types import Features, TextEmbeds
+from cones.backbones.sd.text import Sentences, encode_sentences
+from cones.features.encoded import Encoded
+from cones.interfaces.protocols import Features, TextEmbeds
 
 PUBLISHED_RATE = 5e-4
 """For one picture a step; its authors multiply it by the pictures of a step."""

@@ -15,8 +15,8 @@ from t2i_searches import WORD, Bench, Stopwatch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones.encoded import Encoded
-from cones.randomness import generator_for
+from cones.features.encoded import Encoded
+from cones.interfaces.randomness import generator_for
 
 RATE = 0.01
 IN_LOOP = ("+library_loop", "+one_batch", "cones_one_vector", "+two_vectors", "cones")

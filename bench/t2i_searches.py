@@ -14,17 +14,21 @@ from t2i_rungs import PICTURES, Recipe, settings_of
 from torch import Tensor
 
 from cones.backbones.judge import Judge
-from cones.config import BackboneConfig, Denoised, GenerationConcept, ModelSource, SubjectWorldData, parse_method
-from cones.data import Split, prepare
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, GenerationConcept, ModelSource
+from cones.data import prepare
+from cones.data.prepared import Split
+from cones.data.settings import SubjectWorldData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.interfaces.protocols import TextEmbeds
+from cones.interfaces.randomness import generator_for
 from cones.methods import build
-from cones.randomness import generator_for
-from cones.rows import _start
-from cones.search import search, text_of
-from cones.sentence_rows import set_up
-from cones.tasks import likeness
-from cones.types import TextEmbeds
+from cones.methods.searched import Denoised
+from cones.search.loop import search, text_of
+from cones.search.row import _start
+from cones.tasks.generation.measure import likeness
+from cones.tasks.generation.row import set_up
 
 TINY = Path("models/backbones")
 WORD = "flower"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cones.concept import Concept
+    from cones.concept.file import Concept
 
 __version__ = "0.1.0"
 
@@ -14,6 +14,6 @@ def load(source: str | Path, base: str | Path | None = None, device: Any = "auto
 
     It opens its base model once, when it is first used, on the GPU where there is one; see `Concept.load`.
     """
-    from cones.concept import Concept
+    from cones.concept.file import Concept
 
     return Concept.load(source, base, device, fetch)

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cones.errors import ConesError
-from cones.messages import nearest
+from cones.common.errors import ConesError
+from cones.common.messages import nearest
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,14 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from cones.config import Params, load_params
-from cones.errors import ConesError
-from cones.escaping import terminal_lines
-from cones.layout import FLOW_LOCK
-from cones.messages import nearest
-from cones.process import compute_threads, cores, lock, plain_errors
-from cones.redaction import guard_output
-from cones.system_errors import in_words
+from cones.common.errors import ConesError
+from cones.common.escaping import terminal_lines
+from cones.common.layout import FLOW_LOCK
+from cones.common.messages import nearest
+from cones.common.process import compute_threads, cores, lock, plain_errors
+from cones.common.redaction import guard_output
+from cones.common.system_errors import in_words
+from cones.config.params import Params, load_params
 from flows.gpus import gpus, one_gpu
 from flows.graph import Stage, stage_graph
 from flows.processes import Programs

@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cones.errors import MAY_PASS_CODE, ConesError
-from cones.process import STOPPED_CODE
-from cones.redaction import redacted
-from cones.servers import SERVERS_OWN
+from cones.cli.servers import SERVERS_OWN
+from cones.common.errors import MAY_PASS_CODE, ConesError
+from cones.common.process import STOPPED_CODE
+from cones.common.redaction import redacted
 
 FLOW_PID = "CONES_FLOW_PID"
 """Names the flow's process to the stages it starts, which end with it."""

@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from prefect.artifacts import create_table_artifact
 
-from cones.config import Params
-from cones.escaping import printable
-from cones.layout import RESULTS
-from cones.redaction import address
-from cones.results import summarise
+from cones.common.escaping import printable
+from cones.common.layout import RESULTS
+from cones.common.redaction import address
+from cones.config.params import Params
+from cones.results.summary import summarise
 
 MARKS = re.compile(r"[\\`*_{}\[\]()#!|<>~&]")
 """What Markdown gives a meaning."""

@@ -1,9 +1,9 @@
 """Check params.yaml before any stage of its names, which DVC makes paths of."""
 
-from cones.config import load_params
-from cones.files import fresh_file
-from cones.layout import CHECKED
-from cones.process import run_stage
+from cones.common.files import fresh_file
+from cones.common.layout import CHECKED
+from cones.common.process import run_stage
+from cones.config.params import load_params
 
 
 def main() -> None:

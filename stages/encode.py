@@ -1,9 +1,9 @@
 """Encode a concept: its shots and validation pictures through the image encoder, its names through the text encoder."""
 
-from cones.config import load_params
-from cones.console import progress_bar
-from cones.layout import ENCODED, PREPARED, stage_lock
-from cones.process import STAGE_WAIT, lock, run_stage
+from cones.common.console import progress_bar
+from cones.common.layout import ENCODED, PREPARED, stage_lock
+from cones.common.process import STAGE_WAIT, lock, run_stage
+from cones.config.params import load_params
 
 
 def main(name: str) -> None:
@@ -13,7 +13,7 @@ def main(name: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.encoding import draw, encode_concept
+    from cones.features.encode import draw, encode_concept
 
     drawn = draw(concept, PREPARED / concept.data)
     device = Accelerator().device

@@ -1,11 +1,12 @@
 """Evaluate a concept: every row's Concept on the test split, which no other stage opens."""
 
-from cones.config import DetectionConcept, GenerationConcept, Params, load_params
-from cones.errors import ConesError
-from cones.files import file_hash, fresh_folder, write_json
-from cones.layout import CACHE, EVALUATED, PREPARED, SEARCHED, stage_lock
-from cones.process import STAGE_WAIT, lock, run_stage
-from cones.ranking import headline, rank
+from cones.common.errors import ConesError
+from cones.common.files import file_hash, fresh_folder, write_json
+from cones.common.layout import CACHE, EVALUATED, PREPARED, SEARCHED, stage_lock
+from cones.common.process import STAGE_WAIT, lock, run_stage
+from cones.config.params import Params, load_params
+from cones.config.tables import DetectionConcept, GenerationConcept
+from cones.tasks.ranking import headline, rank
 
 
 def main(name: str) -> None:
@@ -29,12 +30,12 @@ def evaluate(params: Params, name: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.concept import Concept
-    from cones.data import Split
-    from cones.evaluation import evaluate_rows
-    from cones.evaluation_files import write_evaluation
-    from cones.judging import Judges
-    from cones.results import refuse_other_settings, validation_metrics
+    from cones.concept.file import Concept
+    from cones.data.prepared import Split
+    from cones.results.evaluate import evaluate_rows
+    from cones.results.files import write_evaluation
+    from cones.results.summary import refuse_other_settings, validation_metrics
+    from cones.tasks.generation.judge import Judges
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
     split = Split.open(PREPARED / concept.data / "test")

@@ -3,12 +3,12 @@
 import shutil
 from contextlib import suppress
 
-from cones.config import load_params
-from cones.console import progress_bar, row_progress
-from cones.files import fresh_folder
-from cones.layout import ENCODED, PREPARED, SEARCHED, lock_of
-from cones.process import lock, run_stage
-from cones.ranking import headline
+from cones.common.console import progress_bar, row_progress
+from cones.common.files import fresh_folder
+from cones.common.layout import ENCODED, PREPARED, SEARCHED, lock_of
+from cones.common.process import lock, run_stage
+from cones.config.params import load_params
+from cones.tasks.ranking import headline
 
 
 def main(row: str) -> None:
@@ -17,12 +17,12 @@ def main(row: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.checkpoint import row_checkpoint
-    from cones.concept import WEIGHTS_FILE, Concept
-    from cones.dreambooth import class_pictures, dreambooth_row, prior_count
-    from cones.encoded import Encoded
-    from cones.finetuning import finetune_row, judged_as
-    from cones.rows import write_row
+    from cones.concept.file import WEIGHTS_FILE, Concept
+    from cones.features.encoded import Encoded
+    from cones.finetuning.detector import finetune_row, judged_as
+    from cones.finetuning.dreambooth import class_pictures, dreambooth_row, prior_count
+    from cones.search.checkpoint import row_checkpoint
+    from cones.search.row import write_row
 
     encoded = Encoded.open(ENCODED / settings.concept)
     first = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"

@@ -1,9 +1,9 @@
 """Prepare a data set: its pictures by split, a manifest with hashes, a report of what was left out."""
 
-from cones.config import load_params
+from cones.common.layout import PREPARED, stage_lock
+from cones.common.process import STAGE_WAIT, lock, run_stage
+from cones.config.params import load_params
 from cones.data import prepare
-from cones.layout import PREPARED, stage_lock
-from cones.process import STAGE_WAIT, lock, run_stage
 
 LEFT_OUT = (
     "unreadable",

@@ -1,12 +1,12 @@
 """Bring the results of all concepts together: `results/summary.json`, and `results/report.html` for people."""
 
-from cones.config import load_params
-from cones.errors import ConesError
-from cones.files import fresh_file, write_json
-from cones.layout import RESULTS
-from cones.process import run_stage
-from cones.report import report_page
-from cones.results import summarise
+from cones.common.errors import ConesError
+from cones.common.files import fresh_file, write_json
+from cones.common.layout import RESULTS
+from cones.common.process import run_stage
+from cones.config.params import load_params
+from cones.results.page import report_page
+from cones.results.summary import summarise
 
 
 def main() -> None:

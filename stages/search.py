@@ -3,12 +3,13 @@
 import shutil
 from contextlib import suppress
 
-from cones.config import Searched, load_params
-from cones.console import progress_bar, row_progress
-from cones.files import fresh_folder
-from cones.layout import ENCODED, SEARCHED, lock_of
-from cones.process import lock, run_stage
-from cones.ranking import headline
+from cones.common.console import progress_bar, row_progress
+from cones.common.files import fresh_folder
+from cones.common.layout import ENCODED, SEARCHED, lock_of
+from cones.common.process import lock, run_stage
+from cones.config.params import load_params
+from cones.methods.searched import Searched
+from cones.tasks.ranking import headline
 
 
 def main(row: str) -> None:
@@ -17,9 +18,9 @@ def main(row: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.checkpoint import row_checkpoint
-    from cones.encoded import Encoded
-    from cones.rows import search_row, write_row
+    from cones.features.encoded import Encoded
+    from cones.search.checkpoint import row_checkpoint
+    from cones.search.row import search_row, write_row
 
     encoded = Encoded.open(ENCODED / run.concept)
     head = headline(encoded.about["task"])

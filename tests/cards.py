@@ -8,9 +8,9 @@ import torch
 from hostile import said
 from safetensors.torch import save
 
-from cones.card import CARD_KEY, ConceptCard
-from cones.concept import Concept
-from cones.errors import ConceptError
+from cones.common.errors import ConceptError
+from cones.concept.card import CARD_KEY, ConceptCard
+from cones.concept.file import Concept
 
 HASH, REVISION = "0123456789abcdef" * 4, "0123456789" * 4
 NOISE: dict[str, Any] = {"optimiser": "adamw", "lr": 0.1, "epochs": 3, "batch_size": 4, "patience": None}

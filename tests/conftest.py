@@ -32,13 +32,16 @@ from filelock import FileLock
 from PIL import Image
 from running import run_here
 
-from cones.backbones import tiny
-from cones.backbones.clip import Clip
-from cones.cli import main as command_line
-from cones.config import BackboneConfig, ClassificationConcept, WorldData
-from cones.data import Split, prepare, synthetic
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
+from cones.backbones.clip.clip import Clip
+from cones.cli.main import main as command_line
+from cones.config.tables import BackboneConfig, ClassificationConcept
+from cones.data import prepare
+from cones.data.prepared import Split
+from cones.data.settings import WorldData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.pretrain import clip_model as tiny
+from cones.synthetic import world as synthetic
 
 pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what tests start inherits it

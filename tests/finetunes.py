@@ -11,15 +11,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toys import toy_glip_config, write_toy_glip
 
-from cones.backbones.glip import Glip
-from cones.concept import WEIGHTS_FILE, Concept
-from cones.config import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig, SceneData, parse_method
-from cones.data import Split, prepare
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
-from cones.finetuning import FinetunedRow, finetune_row
-from cones.live import LivePictures
-from cones.rows import search_row
+from cones.backbones.glip.glip import Glip
+from cones.concept.file import WEIGHTS_FILE, Concept
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig
+from cones.data import prepare
+from cones.data.prepared import Split
+from cones.data.settings import SceneData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.features.live import LivePictures
+from cones.finetuning.detector import FinetunedRow, finetune_row
+from cones.search.row import search_row
 from cones.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent

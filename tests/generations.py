@@ -9,22 +9,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from cones.concept import WEIGHTS_FILE, Concept
-from cones.config import (
-    BackboneConfig,
-    FinetuneConfig,
-    GenerationConcept,
-    ModelSource,
-    RunConfig,
-    SubjectWorldData,
-    parse_method,
-)
+from cones.concept.file import WEIGHTS_FILE, Concept
+from cones.config.params import parse_method
+from cones.config.tables import BackboneConfig, FinetuneConfig, GenerationConcept, ModelSource, RunConfig
 from cones.data import prepare
-from cones.dreambooth import class_pictures, dreambooth_row
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
-from cones.finetuning import FinetunedRow
-from cones.rows import FoundRow, search_row, write_row
+from cones.data.settings import SubjectWorldData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.finetuning.detector import FinetunedRow
+from cones.finetuning.dreambooth import class_pictures, dreambooth_row
+from cones.search.row import FoundRow, search_row, write_row
 
 PROMPTS = ["a red {}", "a {} on a blue background"]
 CONES: dict[str, Any] = {"name": "cones", "lr": 0.01, "epochs": 4, "batch_size": 2, "checkpoint_seconds": 0}
@@ -91,7 +85,7 @@ def toy_sd(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from cones.backbones.judge_tiny import judge_model, write_judge
+    from cones.pretrain.judge_model import judge_model, write_judge
 
     folder = tmp_path_factory.mktemp("toy-judge")
     torch.manual_seed(0)

@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from torch import nn
 
-from cones.backbones import glip_tiny
-from cones.backbones.glip import Glip
-from cones.backbones.glip_parts import PARTS, build_part
-from cones.files import write_json
-from cones.types import Features, Geometry, Instances
+from cones.backbones.glip.glip import Glip
+from cones.backbones.glip.parts import PARTS, build_part
+from cones.common.files import write_json
+from cones.interfaces.protocols import Features, Geometry, Instances
+from cones.pretrain import glip_model as glip_tiny
 
 NAMES = ["red circle", "ring", "tiny grainy star"]
 TEXT_LAYER = {

@@ -15,10 +15,10 @@ import pytest
 from layouts import SPLIT_OF, coco, draw_picture
 
 import cones.data.listing
-from cones.config import CoOpData, LabelMeData, PictureData, TableData, VocData, YoloData
+from cones.common.errors import ConesError, DataError
 from cones.data import list_pictures
 from cones.data.listing import gather
-from cones.errors import ConesError, DataError
+from cones.data.settings import CoOpData, LabelMeData, PictureData, TableData, VocData, YoloData
 
 SECRET = "s3cr3tpw"
 

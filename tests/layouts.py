@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from cones.config import CocoData
-from cones.data import Object, Split
+from cones.data.prepared import Object, Split
+from cones.data.settings import CocoData
 
 SIZE = (30, 40)
 SPLIT_OF = dict(zip(range(8), ["train"] * 4 + ["val"] * 2 + ["test"] * 2))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cones.backbones.mmcv_ops import install
+from cones.backbones.glip.mmcv_ops import install
 
 ROOT = Path(__file__).parent.parent
 EXACT = {"atol": 1e-11, "rtol": 1e-9}

@@ -12,9 +12,9 @@ def openings(monkeypatch: pytest.MonkeyPatch) -> "Counter[str]":
     from transformers import CLIPModel
 
     from cones import backbones
-    from cones.backbones.clip import Clip
-    from cones.backbones.diffusion import Diffusion
-    from cones.backbones.glip import Glip
+    from cones.backbones.clip.clip import Clip
+    from cones.backbones.glip.glip import Glip
+    from cones.backbones.sd.sd import Diffusion
 
     counted: Counter[str] = Counter()
 

@@ -13,7 +13,7 @@ import pytest
 from cards import card, tensors_of
 from hostile import SECRET
 
-from cones.concept import Concept
+from cones.concept.file import Concept
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from common import best_rate, kept
 from pydantic import BaseModel
 from t2i_rungs import Recipe, Rung, changed, ladder, settings_of
 
-from cones.config import FolderData, parse_method
+from cones.config.params import parse_method
 from cones.data import prepare
+from cones.data.settings import FolderData
 
 ROOT = Path(__file__).parent.parent
 

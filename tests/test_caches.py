@@ -12,21 +12,29 @@ import pytest
 import torch
 from test_structure import ROOT, closure, file_of, imports
 
+import cones.common.kept
 import cones.data
-import cones.kept
-from cones.config import BackboneConfig, ClassificationConcept, FinetuneConfig, RunConfig, WorldData, parse_method
-from cones.config_rows import FINETUNES, KEEPS_FEATURES
-from cones.damage import damaged_encoded, damaged_kept
+from cones.cli.damage import damaged_encoded, damaged_kept
+from cones.common.errors import DataError
+from cones.common.files import file_hash
+from cones.common.kept import CODE, SEAL, kept
+from cones.config.params import parse_method
+from cones.config.tables import (
+    FINETUNES,
+    KEEPS_FEATURES,
+    BackboneConfig,
+    ClassificationConcept,
+    FinetuneConfig,
+    RunConfig,
+)
 from cones.data import prepare
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
-from cones.errors import DataError
-from cones.evaluation import evaluate_rows
-from cones.features import write_features
-from cones.files import file_hash
-from cones.kept import CODE, SEAL, kept
-from cones.methods.weights import KIND_PARTS
-from cones.rows import search_row
+from cones.data.settings import WorldData
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.features.store import write_features
+from cones.results.evaluate import evaluate_rows
+from cones.search.row import search_row
+from cones.search.trained import KIND_PARTS
 
 GLYPHS = WorldData(kind="world", vocabulary="novel", size=32, train=4, val=3, test=3)
 

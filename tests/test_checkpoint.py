@@ -12,12 +12,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from cones.checkpoint import KEY, Keeper, Progress, resume, save_checkpoint
-from cones.config import parse_method
-from cones.encoded import Encoded
-from cones.methods.concept import Cones
-from cones.methods.text import ContextTokens
-from cones.search import SearchResult, search
+from cones.config.params import parse_method
+from cones.features.encoded import Encoded
+from cones.methods.cones.module import Cones
+from cones.methods.context import ContextTokens
+from cones.search.checkpoint import KEY, Keeper, Progress, resume, save_checkpoint
+from cones.search.loop import SearchResult, search
 
 RARELY = {"epochs": 6, "batch_size": 8, "validate_every": 6, "patience": None, "checkpoint_seconds": 0}
 STEPS_AN_EPOCH = 4

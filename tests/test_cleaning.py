@@ -13,13 +13,13 @@ from conftest import PARAMS
 from filelock import FileLock
 from typer.testing import CliRunner
 
-from cones.checkpoint import row_checkpoint
-from cones.cleaning import find_stale, remove_stale
-from cones.cli import app
-from cones.config import Params, load_params
-from cones.errors import Busy
-from cones.layout import FLOW_LOCK, REGISTER_LOCK, lock_of, stage_lock
-from cones.process import lock
+from cones.cli.clean import find_stale, remove_stale
+from cones.cli.main import app
+from cones.common.errors import Busy
+from cones.common.layout import FLOW_LOCK, REGISTER_LOCK, lock_of, stage_lock
+from cones.common.process import lock
+from cones.config.params import Params, load_params
+from cones.search.checkpoint import row_checkpoint
 
 ABOUT = {"concept": "few", "task": "classification", "seed": 0}
 GONE = 2**22 + 1

@@ -15,14 +15,14 @@ from PIL import Image
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from cones.cli import app
-from cones.config import load_params
-from cones.damage import damaged_entries
-from cones.errors import Busy, ConesError, DataError, ParamsError
-from cones.layout import CHECKPOINTS
-from cones.newrows import write_rows
-from cones.process import lock
-from cones.recognising import look_at
+from cones.cli.damage import damaged_entries
+from cones.cli.main import app
+from cones.cli.new import write_rows
+from cones.cli.recognise import look_at
+from cones.common.errors import Busy, ConesError, DataError, ParamsError
+from cones.common.layout import CHECKPOINTS
+from cones.common.process import lock
+from cones.config.params import load_params
 
 ROOT = Path(__file__).parent.parent
 run = CliRunner()

@@ -10,10 +10,10 @@ from PIL import Image
 
 import cones
 from cones.backbones import base_hash, locate, open_backbone
-from cones.backbones.clip import Clip
-from cones.errors import BackboneError
-from cones.files import read_json, write_json
-from cones.types import Backbone, Features, TextEmbeds, TextTokens
+from cones.backbones.clip.clip import Clip
+from cones.common.errors import BackboneError
+from cones.common.files import read_json, write_json
+from cones.interfaces.protocols import Backbone, Features, TextEmbeds, TextTokens
 
 NAMES = ["star", "a very grainy zorb", "heart"]
 
@@ -197,7 +197,7 @@ def test_weights_in_several_files_are_those_of_one(toy_clip: Path, tmp_path: Pat
 
 
 def test_built_in_clip_knows_its_base_classes() -> None:
-    from cones.data import synthetic
+    from cones.synthetic import world as synthetic
 
     clip = open_backbone("clip", locate("models/backbones/clip-tiny"))
     shapes = synthetic.SHAPES

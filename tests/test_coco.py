@@ -10,11 +10,12 @@ import pytest
 from layouts import SIZE, SPLIT_OF, coco, draw_picture, objects_of
 from PIL import Image
 
-from cones.config import CocoData, PictureData, YoloData
-from cones.data import Object, Split, prepare
+from cones.common.errors import DataError
+from cones.common.files import read_json
+from cones.data import prepare
 from cones.data.masks import encode_mask
-from cones.errors import DataError
-from cones.files import read_json
+from cones.data.prepared import Object, Split
+from cones.data.settings import CocoData, PictureData, YoloData
 
 
 def test_coco_in_one_file_is_divided_by_pictures(tmp_path: Path) -> None:

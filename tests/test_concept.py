@@ -15,12 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import cones
-from cones.card import CARD_KEY
-from cones.concept import Concept
-from cones.config import RunConfig, parse_method
-from cones.encoded import Encoded
-from cones.errors import BackboneError, ConceptError
-from cones.rows import search_row
+from cones.common.errors import BackboneError, ConceptError
+from cones.concept.card import CARD_KEY
+from cones.concept.file import Concept
+from cones.config.params import parse_method
+from cones.config.tables import RunConfig
+from cones.features.encoded import Encoded
+from cones.search.row import search_row
 
 
 @pytest.fixture(scope="module")

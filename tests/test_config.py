@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from cones.config import METHOD_BACKBONES, MethodConfig, load_params, parse_method, undefined_pair
-from cones.errors import ParamsError
+from cones.common.errors import ParamsError
+from cones.config.params import load_params, parse_method
+from cones.config.rules import undefined_pair
+from cones.methods.searched import METHOD_BACKBONES, MethodConfig
 
 ROOT = Path(__file__).parent.parent
 SOUND = """

@@ -10,11 +10,15 @@ import pytest
 from layouts import deep_png
 from PIL import Image
 
-from cones.config import BackboneConfig, ClassificationConcept, CoOpData, FolderData, TableData, WorldData
-from cones.data import Split, draw_shots, open_picture, prepare, random_view
-from cones.data.synthetic import CAPTIONS, NOVEL, SHAPES, picture, scene
-from cones.encoding import draw, encode_concept
-from cones.errors import DataError
+from cones.common.errors import DataError
+from cones.config.tables import BackboneConfig, ClassificationConcept
+from cones.data import prepare
+from cones.data.pictures import open_picture, random_view
+from cones.data.prepared import Split
+from cones.data.settings import CoOpData, FolderData, TableData, WorldData
+from cones.data.splits import draw_shots
+from cones.features.encode import draw, encode_concept
+from cones.synthetic.world import CAPTIONS, NOVEL, SHAPES, picture, scene
 
 
 def test_a_scene_is_the_same_from_the_same_seed_and_true_to_its_labels() -> None:

@@ -8,14 +8,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cones.backbones import glip_tiny
-from cones.cli import app
-from cones.config import YoloData, load_params
-from cones.doctor import _backbone
-from cones.errors import DataError, ParamsError
-from cones.files import read_json, write_json
-from cones.newrows import write_rows
-from cones.recognising import look_at, surely_trained
+from cones.cli.doctor import _backbone
+from cones.cli.main import app
+from cones.cli.new import write_rows
+from cones.cli.recognise import look_at, surely_trained
+from cones.common.errors import DataError, ParamsError
+from cones.common.files import read_json, write_json
+from cones.config.params import load_params
+from cones.data.settings import YoloData
+from cones.pretrain import glip_model as glip_tiny
 
 run = CliRunner()
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import Project
 from safetensors import safe_open
 
-from cones.report import report_page
+from cones.results.page import report_page
 
 PARAMS = """
 backbones:

@@ -14,11 +14,9 @@ from PIL import Image, ImageChops
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cones.errors import DataError
-from cones.report import charts
-from cones.report.detection import DETECTION, LONGEST, SEGMENTATION
-from cones.report.parts import Chart, Gallery, Table
-from cones.tasks.detection import (
+from cones.common.errors import DataError
+from cones.interfaces.protocols import Instances
+from cones.tasks.detection.measure import (
     ALL_CLASSES,
     AREAS,
     bitmap,
@@ -28,8 +26,10 @@ from cones.tasks.detection import (
     evaluate_detection,
     quick_detection_metrics,
 )
-from cones.tasks.drawing import COLOURS, LEAST, beside, draw_instances
-from cones.types import Instances
+from cones.tasks.detection.report import DETECTION, LONGEST, SEGMENTATION
+from cones.visuals import charts
+from cones.visuals.objects import COLOURS, LEAST, beside, draw_instances
+from cones.visuals.parts import Chart, Gallery, Table
 
 ROOT = Path(__file__).parent.parent
 SIDE = 160

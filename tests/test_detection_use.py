@@ -18,17 +18,18 @@ from typer.testing import CliRunner
 
 import cones
 from cones.backbones import base_hash
-from cones.backbones.clip import Clip
-from cones.backbones.glip import Glip
-from cones.card import BaseModelCard, ConceptCard
-from cones.cli import app
-from cones.concept import WEIGHTS_FILE, WEIGHTS_KEY, Concept
-from cones.errors import ConceptError, TrackingError
-from cones.fetching import cache_folder
-from cones.files import file_hash, read_json, write_json
-from cones.joining import save_joined
-from cones.prediction import Detections
-from cones.types import Features
+from cones.backbones.clip.clip import Clip
+from cones.backbones.glip.glip import Glip
+from cones.cli.main import app
+from cones.common.errors import ConceptError, TrackingError
+from cones.common.files import file_hash, read_json, write_json
+from cones.concept.card import BaseModelCard, ConceptCard
+from cones.concept.checks import WEIGHTS_KEY
+from cones.concept.file import WEIGHTS_FILE, Concept
+from cones.inference.join import save_joined
+from cones.interfaces.protocols import Features
+from cones.registry.fetch import cache_folder
+from cones.tasks.detection.infer import Detections
 
 run = CliRunner()
 SIZES = {"landscape.png": (100, 60), "portrait.png": (40, 90), "square.png": (64, 64), "tiny.png": (24, 20)}

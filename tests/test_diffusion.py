@@ -12,14 +12,14 @@ from t2i_inversion import Inversion
 from torch import Tensor
 from toys import write_toy_sd
 
-from cones.backbones.diffusion import HELD_TIMES, Diffusion, Noising
-from cones.config import parse_method
-from cones.encoded import Encoded
-from cones.errors import BackboneError, ParamsError
-from cones.features import write_features
-from cones.files import read_json, write_json
-from cones.randomness import generator_for
-from cones.types import Features, TextTokens
+from cones.backbones.sd.sd import HELD_TIMES, Diffusion, Noising
+from cones.common.errors import BackboneError, ParamsError
+from cones.common.files import read_json, write_json
+from cones.config.params import parse_method
+from cones.features.encoded import Encoded
+from cones.features.store import write_features
+from cones.interfaces.protocols import Features, TextTokens
+from cones.interfaces.randomness import generator_for
 
 TEMPLATES = ("a photo of a {}", "{} on sand", "nothing at all")
 

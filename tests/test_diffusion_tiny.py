@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cones.backbones import diffusion_tiny as tiny
+from cones.pretrain import sd_model as tiny
 
 ROOT = Path(__file__).parent.parent
 

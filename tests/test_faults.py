@@ -20,11 +20,11 @@ from mlflow import MlflowClient
 from test_registry import Workspace
 from typer.testing import CliRunner
 
-from cones.checkpoint import Progress, load_checkpoint, save_checkpoint
-from cones.cli import app
-from cones.process import plain_errors
-from cones.registering import _experiment, _promote
-from cones.tracking import CHAMPION, KEY_TAG
+from cones.cli.main import app
+from cones.common.process import plain_errors
+from cones.registry.register import _experiment, _promote
+from cones.registry.versions import CHAMPION, KEY_TAG
+from cones.search.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 LONG = PARAMS.replace("n_ctx: 2, epochs: 2", "n_ctx: 2, epochs: 300, checkpoint_seconds: 0.2")
 FLOW = ("python", "-m", "flows.pipeline")

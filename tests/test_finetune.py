@@ -11,10 +11,10 @@ from finetunes import BUFFERS, KINDS, RANK, TEXT_WIDTH, TRAINS, Bench, moved, st
 from safetensors.torch import load
 from torch import Tensor
 
-from cones.backbones.glip import Glip
-from cones.concept import WEIGHTS_FILE
-from cones.errors import BackboneError, ConceptError, DataError
-from cones.files import file_hash, read_json
+from cones.backbones.glip.glip import Glip
+from cones.common.errors import BackboneError, ConceptError, DataError
+from cones.common.files import file_hash, read_json
+from cones.concept.file import WEIGHTS_FILE
 
 
 @pytest.mark.parametrize("kind", ["head", "full", "mask_head"])

@@ -16,14 +16,15 @@ from finetunes import KINDS, ROOT, Bench, moved
 from PIL import Image
 from torch import Tensor
 
-from cones.concept import Concept
-from cones.config import SceneData
-from cones.data import Split, prepare
-from cones.errors import ConceptError, DataError, SearchError
-from cones.evaluation import evaluate_rows
-from cones.files import read_json
-from cones.picture_encoding import encode_objects
-from cones.tuning import rate_share
+from cones.common.errors import ConceptError, DataError, SearchError
+from cones.common.files import read_json
+from cones.concept.file import Concept
+from cones.data import prepare
+from cones.data.prepared import Split
+from cones.data.settings import SceneData
+from cones.features.views import encode_objects
+from cones.results.evaluate import evaluate_rows
+from cones.search.tuning import rate_share
 
 
 class Stopped(Exception):

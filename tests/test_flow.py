@@ -13,8 +13,8 @@ import pytest
 from conftest import PARAMS, ROOT
 from ruamel.yaml import YAML
 
-from cones.config import load_params
-from cones.errors import ConesError
+from cones.common.errors import ConesError
+from cones.config.params import load_params
 from flows import gpus as lending
 from flows.gpus import gpus, lock_folder, one_gpu
 from flows.graph import stage_graph

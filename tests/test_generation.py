@@ -10,20 +10,21 @@ from generations import CONES, INVERSION, NOISE, Studio
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cones.backbones.diffusion import Diffusion
-from cones.config import Searched, parse_method
-from cones.dreambooth import _drawn
-from cones.encoded import Encoded
-from cones.encoding import draw, encode_concept
+from cones.backbones.sd.sd import Diffusion
+from cones.config.params import parse_method
+from cones.features.encode import draw, encode_concept
+from cones.features.encoded import Encoded
+from cones.finetuning.dreambooth import _drawn
+from cones.interfaces.protocols import Features, Prompts, TextEmbeds
+from cones.interfaces.randomness import generator_for
 from cones.methods import build
-from cones.methods.concept import Cones, LanguagePrompt
-from cones.methods.generation import FixedSentences, SentenceCones, places_of
-from cones.methods.text import ZeroShot
-from cones.randomness import generator_for
-from cones.rows import _start
-from cones.search import learning_rate, search, train_steps
-from cones.types import Features, Prompts, TextEmbeds
-from cones.warmstart import fit_map, pictured_rows, random_phrases
+from cones.methods.cones.module import Cones, LanguagePrompt
+from cones.methods.context import ZeroShot
+from cones.methods.searched import Searched
+from cones.methods.sentences import FixedSentences, SentenceCones, places_of
+from cones.methods.warmstart import fit_map, pictured_rows, random_phrases
+from cones.search.loop import learning_rate, search, train_steps
+from cones.search.row import _start
 
 TOKENS = 2
 """Of the class word "red flower"."""
@@ -277,7 +278,7 @@ def test_only_what_the_mask_shows_counts(studio: Studio) -> None:
 
 def test_the_loop_sees_no_test_picture(studio: Studio, tmp_path: Path) -> None:
     """The encoded concept, which is all that a search is given, holds none of them."""
-    from cones.data import Split
+    from cones.data.prepared import Split
 
     test = {r.id for r in Split.open(studio.folder / "prepared/test").records}
     assert not test & {*studio.encoded.train.ids, *studio.encoded.val.ids}

@@ -12,7 +12,7 @@ import pytest
 from conftest import Project
 from PIL import Image
 
-from cones.report import report_page
+from cones.results.page import report_page
 
 PARAMS = """
 backbones:

@@ -21,20 +21,20 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from cones.backbones import base_hash
-from cones.backbones.diffusion import Diffusion
+from cones.backbones.sd.sd import Diffusion
 from cones.backbones.tuned import with_tuned
-from cones.card import BaseModelCard
-from cones.cli import app
-from cones.concept import Concept
-from cones.data import Split
-from cones.errors import ConceptError
-from cones.evaluation import evaluate_rows
-from cones.evaluation_files import write_evaluation
-from cones.generating import export_embeds
-from cones.judging import Judges
-from cones.methods.weights import attention_layers
-from cones.prompting import prompt_embeds
-from cones.tasks import diversity, likeness, obedience
+from cones.cli.main import app
+from cones.common.errors import ConceptError
+from cones.concept.card import BaseModelCard
+from cones.concept.file import Concept
+from cones.data.prepared import Split
+from cones.results.evaluate import evaluate_rows
+from cones.results.files import write_evaluation
+from cones.search.trained import attention_layers
+from cones.tasks.generation.infer import export_embeds
+from cones.tasks.generation.judge import Judges
+from cones.tasks.generation.measure import diversity, likeness, obedience
+from cones.tasks.generation.prompt import prompt_embeds
 
 ROOT = Path(__file__).parent.parent
 
@@ -124,7 +124,7 @@ def test_many_pictures_open_one_base_model(studio: Studio, toy_sd: Path, tmp_pat
 def test_a_served_request_opens_one_base_model(studio: Studio, toy_sd: Path, tmp_path: Path, openings) -> None:
     import pandas as pd
 
-    from cones.pyfunc import ConceptModel
+    from cones.registry.pyfunc import ConceptModel
 
     studio.concept_of(**CONES).save(tmp_path / "concept.safetensors")
     base = shutil.copytree(toy_sd, tmp_path / "sd")
@@ -175,7 +175,7 @@ def test_embeddings_go_to_plain_diffusers(studio: Studio, toy_sd: Path, tmp_path
     pipeline = StableDiffusionPipeline.from_pretrained(toy_sd, text_encoder=None, tokenizer=None)
     embeds = load_file(tmp_path / "zorb.safetensors")
     sampler = {"num_inference_steps": 2, "guidance_scale": 7.5, "height": 64, "width": 64}
-    from cones.randomness import generator_for
+    from cones.interfaces.randomness import generator_for
 
     pipeline.to(torch.float32)
     picture = pipeline(**embeds, **sampler, generator=[generator_for(0, 0)]).images[0]

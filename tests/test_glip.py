@@ -10,11 +10,11 @@ from glips import NAMES, OBJECTS, PICTURES, TEXT_LAYER, features_of, names_of, w
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from cones.backbones.glip import Glip
-from cones.backbones.glip_fusion import FusedTextLayer
-from cones.errors import BackboneError
-from cones.files import read_json, write_json
-from cones.types import Backbone, Features, Instances, TextEmbeds, TextTokens
+from cones.backbones.glip.fusion import FusedTextLayer
+from cones.backbones.glip.glip import Glip
+from cones.common.errors import BackboneError
+from cones.common.files import read_json, write_json
+from cones.interfaces.protocols import Backbone, Features, Instances, TextEmbeds, TextTokens
 
 
 @pytest.fixture(scope="session")
@@ -179,10 +179,12 @@ def test_too_much_text_is_refused(glip: Glip) -> None:
 def test_a_search_on_cached_pyramids_loads_no_encoder(
     toy_glip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Any
 ) -> None:
-    from cones.config import BackboneConfig, DetectionConcept, RunConfig, SceneData, parse_method
+    from cones.config.params import parse_method
+    from cones.config.tables import BackboneConfig, DetectionConcept, RunConfig
     from cones.data import prepare
-    from cones.encoding import draw, encode_concept
-    from cones.rows import search_row
+    from cones.data.settings import SceneData
+    from cones.features.encode import draw, encode_concept
+    from cones.search.row import search_row
 
     prepare(SceneData(kind="scenes", vocabulary="novel", size=64, train=12, val=10, test=10), tmp_path / "prepared")
     concept = DetectionConcept(task="segmentation", backbone="toy", data="d", shots=1, seed=0)

@@ -19,12 +19,13 @@ from glips import NAMES, OBJECTS, PICTURES, TEXT_LAYER, features_of, full_size, 
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cones.backbones import glip_files, glip_tiny
-from cones.backbones.glip import Glip
-from cones.backbones.glip_files import BERT, UNUSED, convert_glip, official_config, settings_of
-from cones.backbones.glip_parts import LOSS, PARTS, empty_parts
-from cones.errors import BackboneError
-from cones.files import read_json, write_json
+from cones.backbones.glip import convert as glip_files
+from cones.backbones.glip.convert import BERT, UNUSED, convert_glip, official_config, settings_of
+from cones.backbones.glip.glip import Glip
+from cones.backbones.glip.parts import LOSS, PARTS, empty_parts
+from cones.common.errors import BackboneError
+from cones.common.files import read_json, write_json
+from cones.pretrain import glip_model as glip_tiny
 
 VARIANT_A = "glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365"
 VARIANT_B = "glip_atss_swin-t_b_fpn_dyhead_pretrain_obj365"

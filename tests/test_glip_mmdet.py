@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cones.backbones.glip import Glip
-from cones.backbones.glip_files import BERT
-from cones.backbones.glip_parts import LOSS
-from cones.files import read_json
-from cones.types import Instances, TextEmbeds
+from cones.backbones.glip.convert import BERT
+from cones.backbones.glip.glip import Glip
+from cones.backbones.glip.parts import LOSS
+from cones.common.files import read_json
+from cones.interfaces.protocols import Instances, TextEmbeds
 
 
 def mmdet_glip(folder: Path, scratch: Path) -> Any:

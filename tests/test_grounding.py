@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from toys import toy_glip_config
 
-from cones.backbones import glip_tiny
-from cones.backbones.glip_parts import PARTS, build_part
-from cones.data.grounding import GENERIC, VALUES, grounded
-from cones.data.synthetic import SHAPES, scenes_picture
+from cones.backbones.glip.parts import PARTS, build_part
+from cones.pretrain import glip_model as glip_tiny
+from cones.pretrain.grounding import GENERIC, VALUES, grounded
+from cones.synthetic.world import SHAPES, scenes_picture
 
 SIZE = glip_tiny.SIDE
 

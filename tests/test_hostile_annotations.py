@@ -29,14 +29,15 @@ from hostile import (
 from layouts import draw_picture
 from pydantic import TypeAdapter
 
-from cones.card import Label
-from cones.config import ClassificationConcept, CocoData, FolderData, PictureData
+from cones.cli.recognise import look_at
+from cones.common.errors import DataError
+from cones.common.escaping import printable
+from cones.concept.card import Label
+from cones.config.tables import ClassificationConcept
 from cones.data import list_pictures, prepare
 from cones.data.masks import Runs, mask_area, outline_mask
-from cones.encoding import class_names
-from cones.errors import DataError
-from cones.escaping import printable
-from cones.recognising import look_at
+from cones.data.settings import CocoData, FolderData, PictureData
+from cones.features.encode import class_names
 
 pytestmark = pytest.mark.timeout(30)
 EACH = [(layout, file) for layout, files in FILES.items() for file in files]
@@ -428,7 +429,7 @@ def test_many_categories_are_told_apart_in_time(tmp_path: Path) -> None:
 
 
 def test_a_codec_of_each_encoding_is_known() -> None:
-    from cones.data.voc import ENCODINGS
+    from cones.readers.voc import ENCODINGS
 
     for name in ("gbk", "gb2312", "big5", "shift_jis", "cp932", "euc_jp", "latin-1", "ascii", "utf-8", "utf-16-le"):
         assert codecs.lookup(name).name.startswith(ENCODINGS)

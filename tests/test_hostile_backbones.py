@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from cones.backbones import base_hash
-from cones.backbones.clip import Clip
-from cones.backbones.diffusion import Diffusion
-from cones.backbones.glip import Glip
-from cones.errors import BackboneError, ConesError
+from cones.backbones.clip.clip import Clip
+from cones.backbones.glip.glip import Glip
+from cones.backbones.sd.sd import Diffusion
+from cones.common.errors import BackboneError, ConesError
 
 SHIPPED = Path(__file__).parent.parent / "models/backbones"
 

@@ -15,21 +15,21 @@ from hostile import HOSTILE
 from PIL import Image
 from safetensors.torch import save
 
-from cones.checkpoint import HASH, KEY, Progress, load_checkpoint, resume, save_checkpoint
-from cones.cleaning import find_stale
-from cones.concept import Concept, tensors_hash
-from cones.config import load_params
-from cones.data import Split
-from cones.encoded import Encoded
-from cones.errors import DataError, SearchError
-from cones.evaluation_files import _write_csv
-from cones.features import FeatureStore
-from cones.files import content_hash, file_hash, read_json, write_json
-from cones.report import report_page
-from cones.results import finished_metrics, summarise
-from cones.rows import cost_of
-from cones.search import SearchResult
-from cones.targets import Targets
+from cones.cli.clean import find_stale
+from cones.common.errors import DataError, SearchError
+from cones.common.files import content_hash, file_hash, read_json, write_json
+from cones.concept.file import Concept, tensors_hash
+from cones.config.params import load_params
+from cones.data.prepared import Split
+from cones.features.encoded import Encoded
+from cones.features.store import FeatureStore
+from cones.features.targets import Targets
+from cones.results.files import _write_csv
+from cones.results.page import report_page
+from cones.results.summary import finished_metrics, summarise
+from cones.search.checkpoint import HASH, KEY, Progress, load_checkpoint, resume, save_checkpoint
+from cones.search.loop import SearchResult
+from cones.search.row import cost_of
 
 NO_JSON = {
     "empty": b"",

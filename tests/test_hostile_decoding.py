@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cones.data import open_picture
-from cones.errors import DataError
+from cones.common.errors import DataError
+from cones.data.pictures import open_picture
 
 pytestmark = pytest.mark.timeout(60)
 SIDE = 1500

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter
 
-import cones.predicting
-from cones.cli import app
-from cones.config import DataConfig
+import cones.inference.files
+from cones.cli.main import app
+from cones.common.files import fresh_folder, write_json, write_picture
+from cones.common.mapped import mapped_array
+from cones.common.process import plain_errors
+from cones.common.system_errors import AWAY, FULL, REFUSED
 from cones.data import prepare
-from cones.files import fresh_folder, write_json, write_picture
-from cones.mapped import mapped_array
-from cones.process import plain_errors
-from cones.system_errors import AWAY, FULL, REFUSED
+from cones.data.settings import DataConfig
 
 Refusal = Callable[[Callable[[], object]], tuple[int, str]]
 

@@ -11,20 +11,19 @@ from hostile import HOSTILE
 from PIL import Image
 from typer.testing import CliRunner
 
-import cones.cleaning
-import cones.predicting
-from cones.cells import csv_cell, csv_text, plot_text
-from cones.cleaning import Stale
-from cones.cli import _show, app
-from cones.console import progress_bar
-from cones.doctor import Finding, show
-from cones.escaping import printable
-from cones.evaluation_files import _write_csv
-from cones.prediction import Prediction
-from cones.recognising import Found
-from cones.report.parts import read_csv
-from cones.tasks import captioned, contact_sheet
-from cones.tasks.pictures import drawn_text
+import cones.cli.clean
+import cones.inference.files
+from cones.cli.clean import Stale
+from cones.cli.doctor import Finding, show
+from cones.cli.main import _show, app
+from cones.cli.recognise import Found
+from cones.common.cells import csv_cell, csv_text, plot_text
+from cones.common.console import progress_bar
+from cones.common.escaping import printable
+from cones.results.files import _write_csv
+from cones.tasks.detection.infer import Prediction
+from cones.visuals.parts import read_csv
+from cones.visuals.sheets import captioned, contact_sheet, drawn_text
 from flows.results import markdown_text
 
 ROOT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ import pytest
 from hostile import all_laid_out, answer, kept, leaves, plain, replaced, used
 from ruamel.yaml import YAML
 
-from cones.config import PictureData
-from cones.errors import DataError
+from cones.common.errors import DataError
+from cones.data.settings import PictureData
 
 pytestmark = pytest.mark.timeout(30)
 HUGE = 10**5000

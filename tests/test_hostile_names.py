@@ -12,10 +12,10 @@ from conftest import PARAMS, Project
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from cones.cli import app
-from cones.config import parse_params
-from cones.errors import ParamsError
-from cones.process import run_stage
+from cones.cli.main import app
+from cones.common.errors import ParamsError
+from cones.common.process import run_stage
+from cones.config.params import parse_params
 
 ROOT = Path(__file__).parent.parent
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]

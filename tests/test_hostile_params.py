@@ -15,9 +15,9 @@ import pytest
 from hostile import LAUGHS, MERGED, NO_FILES, leaves, no_file, replaced
 from ruamel.yaml import YAML
 
-from cones.config import load_params, parse_params
-from cones.config_file import MOST_BYTES
-from cones.errors import ParamsError
+from cones.common.errors import ParamsError
+from cones.common.yaml_file import MOST_BYTES
+from cones.config.params import load_params, parse_params
 
 SOUND = """
 backbones:

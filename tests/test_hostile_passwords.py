@@ -21,10 +21,10 @@ from prefect.settings import (
 )
 from typer.testing import CliRunner
 
-from cones.cli import app
-from cones.errors import ConesError
-from cones.redaction import address
-from cones.servers import PASSWORDS, SERVERS_OWN, make_passwords
+from cones.cli.main import app
+from cones.cli.servers import PASSWORDS, SERVERS_OWN, make_passwords
+from cones.common.errors import ConesError
+from cones.common.redaction import address
 from flows import results
 from flows.pipeline import own_server
 from flows.processes import Programs

@@ -20,14 +20,16 @@ from hostile import NO_FILES, answer, no_file
 from layouts import png
 from PIL import EpsImagePlugin, Image
 
-from cones import predicting
-from cones.config import FolderData, MaskData
-from cones.data import open_mask, open_picture, pictures_in, prepare
+from cones.common.errors import DataError
+from cones.common.files import read_json
+from cones.data import prepare
+from cones.data.folders import pictures_in
 from cones.data.masks import encode_mask, encode_part
-from cones.data.pictures import MAX_PIXELS, open_masked
-from cones.errors import DataError
-from cones.files import read_json
-from cones.prediction import Prediction, _opened
+from cones.data.pictures import MAX_PIXELS, open_masked, open_picture
+from cones.data.settings import FolderData, MaskData
+from cones.inference import files as predicting
+from cones.readers.masks import open_mask
+from cones.tasks.detection.infer import Prediction, _opened
 
 pytestmark = pytest.mark.timeout(20)
 

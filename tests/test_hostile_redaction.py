@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from hostile import SECRET
 
-from cones.concept import Concept
-from cones.doctor import Finding, show
-from cones.errors import ConesError
-from cones.process import plain_errors
-from cones.redaction import guard_output, redacted
-from cones.tracking import look_up
+from cones.cli.doctor import Finding, show
+from cones.common.errors import ConesError
+from cones.common.process import plain_errors
+from cones.common.redaction import guard_output, redacted
+from cones.concept.file import Concept
+from cones.registry.versions import look_up
 
 pytestmark = pytest.mark.usefixtures("no_other_registry")
 

@@ -11,12 +11,12 @@ import pytest
 from hostile import refused
 from registries import Registry, change
 
-from cones.concept import Concept
-from cones.errors import Busy
-from cones.fetching import fetched_concept
-from cones.registering import _promote
-from cones.registry_faults import every_page
-from cones.tracking import CHAMPION, KEY_TAG, ROW_TAG, look_up
+from cones.common.errors import Busy
+from cones.concept.file import Concept
+from cones.registry.faults import every_page
+from cones.registry.fetch import fetched_concept
+from cones.registry.register import _promote
+from cones.registry.versions import CHAMPION, KEY_TAG, ROW_TAG, look_up
 
 pytestmark = pytest.mark.usefixtures("no_other_registry")
 

@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from cones import doctor
-from cones.servers import make_passwords
+from cones.cli import doctor
+from cones.cli.servers import make_passwords
 
 COMPOSE = YAML(typ="safe").load(ROOT / "docker-compose.yml")["services"]
 README = (ROOT / "README.md").read_text()

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import uvicorn
 
-from cones import connections, serving
-from cones.process import STOPPED_CODE
-from cones.serving import AT_ONCE, serve
+from cones.common.process import STOPPED_CODE
+from cones.inference import connections
+from cones.inference import serve as serving
+from cones.inference.serve import AT_ONCE, serve
 
 pytestmark = pytest.mark.timeout(60)
 REQUEST = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\ncontent-length: 9\r\n"

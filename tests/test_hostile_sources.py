@@ -22,12 +22,14 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import cones
-from cones import fetching, predicting
 from cones.backbones import base_hash, locate
-from cones.cli import app
-from cones.concept import WEIGHTS_FILE, WEIGHTS_KEY, Concept
-from cones.errors import BackboneError, ConceptError
-from cones.files import file_hash
+from cones.cli.main import app
+from cones.common.errors import BackboneError, ConceptError
+from cones.common.files import file_hash
+from cones.concept.checks import WEIGHTS_KEY
+from cones.concept.file import WEIGHTS_FILE, Concept
+from cones.inference import files as predicting
+from cones.registry import fetch as fetching
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models/backbones"

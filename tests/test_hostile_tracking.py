@@ -9,8 +9,8 @@ import pytest
 from hostile import SECRET, refused
 from registries import change
 
-from cones.registry_faults import refuse_address
-from cones.tracking import look_up
+from cones.registry.faults import refuse_address
+from cones.registry.versions import look_up
 
 pytestmark = pytest.mark.usefixtures("no_other_registry")
 
@@ -103,7 +103,7 @@ def test_a_broken_database_is_no_fault_that_may_pass(
 def test_a_locked_database_may_be_free_later_and_a_read_only_one_not(
     mlflow_store: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    from cones.tracking import mlflow_client
+    from cones.registry.versions import mlflow_client
 
     path = shutil.copy(mlflow_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}?timeout=0.01")

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from cones.backbones.judge import Judge
-from cones.backbones.judge_tiny import PROCESSOR, judge_model, normalised, train_judge, write_judge
-from cones.errors import BackboneError
-from cones.files import write_json
+from cones.common.errors import BackboneError
+from cones.common.files import write_json
+from cones.pretrain.judge_model import PROCESSOR, judge_model, normalised, train_judge, write_judge
 
 VALUES = {"shape": ("square", "bar"), "colour": ("red", "blue", "green")}
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from layouts import draw_picture, objects_of
 
-from cones.config import LabelMeData
-from cones.data import object_mask, prepare
-from cones.errors import DataError
-from cones.files import read_json, write_json
-from cones.recognising import look_at
+from cones.cli.recognise import look_at
+from cones.common.errors import DataError
+from cones.common.files import read_json, write_json
+from cones.data import prepare
+from cones.data.masks import object_mask
+from cones.data.settings import LabelMeData
 
 SIZE = (30, 40)
 SHAPES: dict[str, dict[str, Any]] = {

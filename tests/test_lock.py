@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from cones.config import load_params
+from cones.config.params import load_params
 from cones.data import prepare
 
 ROOT = Path(__file__).parent.parent

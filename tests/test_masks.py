@@ -8,10 +8,12 @@ from layouts import deep_png, objects_of
 from masked import BOXES, HEIGHT, WIDTH, draw, folders, mask
 from PIL import Image
 
-from cones.config import MaskData
-from cones.data import list_pictures, object_mask, pair_masks, prepare
-from cones.errors import DataError
-from cones.recognising import look_at
+from cones.cli.recognise import look_at
+from cones.common.errors import DataError
+from cones.data import list_pictures, prepare
+from cones.data.masks import object_mask
+from cones.data.settings import MaskData
+from cones.readers.masks import pair_masks
 
 NUCLEI = Path(__file__).parents[2] / "shared/data/nuclei_dsb2018/stage1_train"
 

@@ -6,10 +6,11 @@ import pytest
 from layouts import objects_of
 from masked import BOXES, draw, folders, mask
 
-from cones.config import FolderData, MaskData, SubjectData
-from cones.data import masks_beside, prepare
-from cones.errors import DataError
-from cones.recognising import look_at
+from cones.cli.recognise import look_at
+from cones.common.errors import DataError
+from cones.data import prepare
+from cones.data.settings import FolderData, MaskData, SubjectData
+from cones.readers.masknames import masks_beside
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from mmcvs import EXACT, bilinear, random_boxes
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from cones.backbones.mmcv_ops import modulated_deform_conv2d, nms, roi_align, sigmoid_focal_loss
+from cones.backbones.glip.mmcv_ops import modulated_deform_conv2d, nms, roi_align, sigmoid_focal_loss
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from mmcvs import EXACT, bilinear, random_boxes, run
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from cones.backbones.mmcv_ops import install, modulated_deform_conv2d, nms, roi_align, sigmoid_focal_loss
-from cones.errors import BackboneError
+from cones.backbones.glip.mmcv_ops import install, modulated_deform_conv2d, nms, roi_align, sigmoid_focal_loss
+from cones.common.errors import BackboneError
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 from conftest import PARAMS, ROOT, Server
 from PIL import Image
 
-from cones.errors import ConceptError, ConesError, DataError
-from cones.files import file_hash, read_json
+from cones.common.errors import ConceptError, ConesError, DataError
+from cones.common.files import file_hash, read_json
 
 ROWS = ("few-zero-shot", "few-coop", "few-cones")
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 import cones.data
 import cones.data.listing
-from cones.config import FolderData
+from cones.common.errors import Changed, DataError
+from cones.common.files import fresh_folder
 from cones.data import prepare
-from cones.errors import Changed, DataError
-from cones.files import fresh_folder
+from cones.data.settings import FolderData
 
 ROOT = Path(__file__).parent.parent
 ENTRY = "data:\n  pets: {kind: folder, source: pictures, seed: 3}\nbackbones: {}\nconcepts: {}\nruns: {}\n"

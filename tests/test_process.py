@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cones.process import compute_threads, plain_errors
+from cones.common.process import compute_threads, plain_errors
 
 Start = Callable[[str], subprocess.Popen]
 

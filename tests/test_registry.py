@@ -21,15 +21,15 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 import cones
-from cones.claims import CLAIM_TAG, claim, is_held
-from cones.cli import lookup
-from cones.concept import Concept
-from cones.config import load_params
-from cones.errors import Busy, ConceptError, DataError, TrackingError
-from cones.files import file_hash, write_json
-from cones.project_wheel import requirements, write_wheel
-from cones.registering import _promote, register
-from cones.tracking import CHAMPION, KEY_TAG, beside_report, content_key, look_up
+from cones.cli.main import lookup
+from cones.common.errors import Busy, ConceptError, DataError, TrackingError
+from cones.common.files import file_hash, write_json
+from cones.concept.file import Concept
+from cones.config.params import load_params
+from cones.registry.claims import CLAIM_TAG, claim, is_held
+from cones.registry.register import _promote, register
+from cones.registry.versions import CHAMPION, KEY_TAG, beside_report, content_key, look_up
+from cones.registry.wheel import requirements, write_wheel
 
 SCORES = {"few-zero-shot": 0.4, "few-cones": 0.6}
 
@@ -176,7 +176,7 @@ def test_a_machine_is_known_by_more_than_its_name(monkeypatch: pytest.MonkeyPatc
 
 def test_whoever_meets_another_at_the_same_moment_takes_its_run_back(workspace, another: int, monkeypatch) -> None:
     """Both have looked, both have seen nothing, both begin."""
-    from cones import registering
+    from cones.registry import register as registering
 
     project, look, rivals = workspace(scores={"few-cones": 0.6}), registering._known_version, []
 
@@ -197,7 +197,7 @@ def test_whoever_meets_another_at_the_same_moment_takes_its_run_back(workspace, 
 @pytest.mark.parametrize("glance", range(2))
 def test_a_registration_that_ends_between_two_looks_is_not_done_again(workspace, monkeypatch, glance: int) -> None:
     """Just after one of the looks at runs or at versions the other one registers, and its run ends."""
-    from cones import registering
+    from cones.registry import register as registering
 
     project, looks = workspace(scores={"few-cones": 0.6}), []
     watched = {name: getattr(registering, name) for name in ("_known_version", "_runs_of")}
@@ -221,7 +221,7 @@ def test_a_registration_that_ends_between_two_looks_is_not_done_again(workspace,
 
 
 def test_what_is_searched_again_meanwhile_is_not_registered_as_what_it_was(workspace, monkeypatch) -> None:
-    from cones import registering
+    from cones.registry import register as registering
 
     project, log = workspace(), registering.log_model
     told: list[str] = []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cones.report import report_page
-from cones.report.charts import line_chart
-from cones.report.classification import CLASSIFICATION
+from cones.results.page import report_page
+from cones.tasks.classification.report import CLASSIFICATION
+from cones.visuals.charts import line_chart
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

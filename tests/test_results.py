@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from conftest import PARAMS
 
-from cones.card import BaseModelCard, ConceptCard
-from cones.config import Params, load_params
-from cones.errors import ConceptError
-from cones.files import file_hash, write_json
-from cones.results import finished_metrics, refuse_other_settings
+from cones.common.errors import ConceptError
+from cones.common.files import file_hash, write_json
+from cones.concept.card import BaseModelCard, ConceptCard
+from cones.config.params import Params, load_params
+from cones.results.summary import finished_metrics, refuse_other_settings
 
 VAL = {"box_ap": 0.5}
 TUNED = "finetunes:\n  few-tuned: {concept: few, from: few-cones, kind: head, steps: 30}\n"

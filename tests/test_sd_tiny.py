@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cones.backbones.diffusion import Diffusion
 from cones.backbones.judge import Judge
-from cones.data.synthetic import COLOURS, SHAPES, with_article
+from cones.backbones.sd.sd import Diffusion
+from cones.synthetic.world import COLOURS, SHAPES, with_article
 
 BACKBONES = Path(__file__).parent.parent / "models/backbones"
 

@@ -12,18 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from cones.checkpoint import Progress, load_checkpoint
-from cones.config import RunConfig, Searched, parse_method
-from cones.encoded import Encoded
-from cones.errors import BackboneError, SearchError
-from cones.methods.concept import BLENDS, Cones, class_means, start_embeddings
-from cones.methods.text import ContextTokens
-from cones.randomness import generator_for
-from cones.ranking import rank
-from cones.rows import search_row
-from cones.search import learning_rate, search, text_of
+from cones.common.errors import BackboneError, SearchError
+from cones.config.params import parse_method
+from cones.config.tables import RunConfig
+from cones.features.encoded import Encoded
+from cones.interfaces.protocols import Prompts, TextEmbeds
+from cones.interfaces.randomness import generator_for
+from cones.methods.cones.module import BLENDS, Cones, class_means, start_embeddings
+from cones.methods.context import ContextTokens
+from cones.methods.searched import Searched
+from cones.search.checkpoint import Progress, load_checkpoint
+from cones.search.loop import learning_rate, search, text_of
+from cones.search.row import search_row
 from cones.tasks import TASKS
-from cones.types import Prompts, TextEmbeds
+from cones.tasks.ranking import rank
 
 CONES = {"name": "cones", "lr": 0.01, "epochs": 6, "batch_size": 8, "patience": None, "checkpoint_seconds": 0}
 
@@ -185,7 +187,7 @@ def test_a_stopped_search_resumes_to_the_same_bits(encoded: Encoded, accelerator
 
     def method():
         from cones.methods import build
-        from cones.rows import _start
+        from cones.search.row import _start
 
         return build(parsed, backbone, _start(encoded, backbone, names))
 

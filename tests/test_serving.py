@@ -25,12 +25,12 @@ from starlette.testclient import TestClient
 from test_detection_use import concept_of
 from typer.testing import CliRunner
 
-from cones import serving
 from cones.backbones import base_hash, open_backbone
-from cones.cli import app
-from cones.concept import Concept
-from cones.errors import ConesError
-from cones.serving import SHORTEST, TOKEN, app_of, serve, token_for
+from cones.cli.main import app
+from cones.common.errors import ConesError
+from cones.concept.file import Concept
+from cones.inference import serve as serving
+from cones.inference.serve import SHORTEST, TOKEN, app_of, serve, token_for
 
 TOKEN_VALUE = "a-token-of-24-characters"
 

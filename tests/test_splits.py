@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from cones.config import CoOpData, FolderData, TableData
-from cones.data import Split, list_pictures, prepare
-from cones.data.prepared import SPLITS
-from cones.errors import DataError
+from cones.common.errors import DataError
+from cones.data import list_pictures, prepare
+from cones.data.prepared import SPLITS, Split
+from cones.data.settings import CoOpData, FolderData, TableData
 
 ANIMALS = ("cat", "dog")
 KEEP = {"train": 6, "val": 2, "test": 2}

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cones.config import SubjectData, SubjectWorldData
-from cones.data import Split, prepare
-from cones.encoding import encode_split
-from cones.errors import DataError
+from cones.common.errors import DataError
+from cones.data import prepare
+from cones.data.prepared import Split
+from cones.data.settings import SubjectData, SubjectWorldData
+from cones.features.views import encode_split
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_transparency_can_be_the_mask(photos: Path, tmp_path: Path) -> None:
 
 def test_masks_are_cut_as_their_pictures(photos: Path, tmp_path: Path, toy_sd: Path) -> None:
     """A picture that is white where its mask is and black elsewhere: both stay so in every view."""
-    from cones.backbones.diffusion import Diffusion
+    from cones.backbones.sd.sd import Diffusion
 
     (tmp_path / "three/masks").mkdir(parents=True)
     for i in range(3):

@@ -14,7 +14,7 @@ import pytest
 import typer
 from packaging.requirements import Requirement
 
-from cones.cli import app
+from cones.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements-build.txt", "requirements.txt", "requirements-cpu.txt", "requirements-cuda.txt")

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from layouts import SPLIT_OF, draw_picture, objects_of
 
-from cones.config import VocData
-from cones.data import Object, Split, draw_pictures, prepare
-from cones.errors import DataError
+from cones.common.errors import DataError
+from cones.data import prepare
+from cones.data.prepared import Object, Split
+from cones.data.settings import VocData
+from cones.data.splits import draw_pictures
 
 BCCD = Path(__file__).parents[2] / "shared/data/bccd/BCCD"
 

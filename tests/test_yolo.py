@@ -8,10 +8,11 @@ import pytest
 from layouts import SIZE, SPLIT_OF, draw_picture, objects_of
 from ruamel.yaml import YAML
 
-from cones.config import YoloData
-from cones.data import Object, prepare
+from cones.common.errors import DataError
+from cones.data import prepare
 from cones.data.masks import encode_mask
-from cones.errors import DataError
+from cones.data.prepared import Object
+from cones.data.settings import YoloData
 
 
 def yolo(source: Path, yaml: dict | None = None, **settings: Any) -> YoloData:

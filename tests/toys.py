@@ -13,7 +13,7 @@ WIDTH = 32
 
 def toy_glip_config(**changes: dict[str, Any]) -> dict[str, Any]:
     """The configuration of `glip-tiny` for 64-pixel pictures, `WIDTH` channels wide; `changes` go into its parts."""
-    from cones.backbones import glip_tiny
+    from cones.pretrain import glip_model as glip_tiny
 
     config = copy.deepcopy(glip_tiny.CONFIG)
     toy: dict[str, dict[str, Any]] = {
@@ -31,8 +31,8 @@ def toy_glip_config(**changes: dict[str, Any]) -> dict[str, Any]:
 
 def write_toy_glip(folder: Path, config: dict[str, Any]) -> Path:
     """A GLIP with random weights, which sees objects everywhere; without `mask_head` in `config` it has no masks."""
-    from cones.backbones import glip_tiny
-    from cones.backbones.glip_parts import PARTS, build_part
+    from cones.backbones.glip.parts import PARTS, build_part
+    from cones.pretrain import glip_model as glip_tiny
 
     folder.mkdir(parents=True)
     glip_tiny.write_text_encoder(["red ring", "blue star"], folder / "text_encoder")
@@ -47,7 +47,7 @@ def write_toy_sd(folder: Path, clip: Path, **unet: Any) -> Path:
     of its UNet's configuration."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 
-    from cones.backbones import diffusion_tiny as tiny
+    from cones.pretrain import sd_model as tiny
 
     text, tokenizer = tiny.text_parts(clip)
     narrow: dict[str, Any] = {"block_out_channels": [8, 16], "norm_num_groups": 4, "attention_head_dim": 2}

@@ -8,9 +8,9 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import cones
-from cones.choices import REVISION
-from cones.errors import BackboneError, NotFetched, Unreachable
-from cones.files import folder_hash
+from cones.common.choices import REVISION
+from cones.common.errors import BackboneError, NotFetched, Unreachable
+from cones.common.files import folder_hash
 
 if TYPE_CHECKING:
     import torch
@@ -154,15 +154,15 @@ def open_backbone(kind: str, folder: Path, device: Any = "cpu", task: str | None
     """
     match kind:
         case "clip":
-            from cones.backbones.clip import Clip
+            from cones.backbones.clip.clip import Clip
 
             return Clip(folder, device, **known)
         case "glip":
-            from cones.backbones.glip import Glip
+            from cones.backbones.glip.glip import Glip
 
             return Glip(folder, device, draws_masks=task != "detection", **known)
         case "sd":
-            from cones.backbones.diffusion import Diffusion
+            from cones.backbones.sd.sd import Diffusion
 
             return Diffusion(folder, device)
         case _:

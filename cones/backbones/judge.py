@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from cones.backbones import WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger
-from cones.errors import BackboneError
+from cones.common.errors import BackboneError
 
 BATCH = 64
 

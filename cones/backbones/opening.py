@@ -11,8 +11,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from cones.errors import BackboneError, ConesError
-from cones.escaping import one_line
+from cones.common.errors import BackboneError, ConesError
+from cones.common.escaping import one_line
 
 OUTSIDE = frozenset({
     "auto_map", "attn_implementation", "_attn_implementation", "_attn_implementation_internal",

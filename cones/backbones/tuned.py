@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from cones.errors import BackboneError
+from cones.common.errors import BackboneError
 
 SIDES = ("lora_A", "lora_B")
 """What LoRA's two matrices are called after the name of the weight that their product is added to."""

@@ -6,7 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cones.config import (
+from cones.common.errors import DataError
+from cones.common.files import fresh_folder, write_json
+from cones.data.changes import unchanged
+from cones.data.folders import files_in, is_hidden, pictures_in, subfolders
+from cones.data.listing import Listing, gather, refuse_class_names
+from cones.data.masks import object_mask
+from cones.data.pictures import SUFFIXES, open_picture, random_view, rgb
+from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
+from cones.data.settings import (
     CocoData,
     CoOpData,
     DataConfig,
@@ -22,25 +30,17 @@ from cones.config import (
     WorldData,
     YoloData,
 )
-from cones.data.changes import unchanged
-from cones.data.coco import list_coco
-from cones.data.files import class_folders, copy_pictures, list_folder, split_folders
-from cones.data.folders import files_in, is_hidden, pictures_in, subfolders
-from cones.data.labelme import list_labelme
-from cones.data.listing import Listing, gather, refuse_class_names
-from cones.data.maskfiles import Masked, list_masks, open_mask, pair_masks, values_in
-from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_below, masks_beside, pictures_and_masks
-from cones.data.masks import object_mask
-from cones.data.pictures import SUFFIXES, open_picture, random_view, rgb
-from cones.data.prepared import SPLITS, Object, Record, Split, records_hash, write_split
 from cones.data.splits import SPLIT_NAMES, draw_pictures, draw_shots, refuse_overlap
-from cones.data.subjects import FEWEST, copy_subject
-from cones.data.tables import list_coop, list_table
-from cones.data.voc import list_voc
-from cones.data.worlds import generate_pictures, generate_scenes, generate_subject
-from cones.data.yolo import list_yolo, yolo_yaml
-from cones.errors import DataError
-from cones.files import fresh_folder, write_json
+from cones.readers.coco import list_coco
+from cones.readers.csv import list_coop, list_table
+from cones.readers.folder import class_folders, copy_pictures, list_folder, split_folders
+from cones.readers.labelme import list_labelme
+from cones.readers.masknames import ending_of, is_of_masks, mask_folders, masks_below, masks_beside, pictures_and_masks
+from cones.readers.masks import Masked, list_masks, open_mask, pair_masks, values_in
+from cones.readers.subject import FEWEST, copy_subject
+from cones.readers.voc import list_voc
+from cones.readers.world import generate_pictures, generate_scenes, generate_subject
+from cones.readers.yolo import list_yolo, yolo_yaml
 
 __all__ = [
     "FEWEST",

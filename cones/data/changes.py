@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cones.errors import Changed, DataError
-from cones.escaping import printable
+from cones.common.errors import Changed, DataError
+from cones.common.escaping import printable
 
 Files = dict[str, tuple[int, int]]
 """Size in bytes and time of change in nanoseconds, by the path."""

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from cones.config import PictureData
+from cones.common.errors import DataError
 from cones.data.prepared import Record
+from cones.data.settings import PictureData
 from cones.data.splits import refuse_overlap
-from cones.errors import DataError
 
 Kept = tuple[Record, Path]
 """A picture and its file."""

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
+from cones.common.errors import DataError
+from cones.common.escaping import printable
+from cones.common.reading import reason
 from cones.data.pictures import SUFFIXES
-from cones.errors import DataError
-from cones.escaping import printable
-from cones.reading import reason
 
 
 def is_hidden(path: Path) -> bool:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cones.config import ObjectData, PictureData
+from cones.common.errors import DataError
+from cones.common.escaping import is_blank, is_plain, printable, quoted, shortened
+from cones.common.files import file_hash
 from cones.data.duplicates import Kept, Splits, distinct
 from cones.data.objects import Findings, Mark, settle
 from cones.data.pictures import open_picture
 from cones.data.prepared import SPLITS, Record
+from cones.data.settings import ObjectData, PictureData
 from cones.data.splits import divide
-from cones.errors import DataError
-from cones.escaping import is_blank, is_plain, printable, quoted, shortened
-from cones.files import file_hash
 
 LONGEST_CLASS = 250
 """Characters of a class's name; no text encoder reads as many."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cones.common.errors import DataError
+from cones.common.escaping import shortened
 from cones.data.prepared import Object
-from cones.errors import DataError
-from cones.escaping import shortened
 
 LONGEST_RUN = 65
 """Bits of a run length, in the fives that a character holds."""

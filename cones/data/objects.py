@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from cones.common.errors import DataError
+from cones.common.escaping import printable, quoted
+from cones.common.messages import nearest
 from cones.data.masks import Polygons, Runs, Size, mask_area, outline_mask
 from cones.data.prepared import Object, Record
-from cones.errors import DataError
-from cones.escaping import printable, quoted
-from cones.messages import nearest
 
 ROUNDING = 0.1
 """Pixels that a box may stick out before it is listed."""

@@ -17,10 +17,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from cones.common.errors import DataError
+from cones.common.escaping import one_line, printable
+from cones.common.reading import open_file
 from cones.data.decoding import MOST_SCANS, scans_of, tile_of
-from cones.errors import DataError
-from cones.escaping import one_line, printable
-from cones.reading import open_file
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFile, GifImageFile)

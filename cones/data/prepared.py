@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cones.common.errors import DAMAGED, DataError
+from cones.common.files import content_hash, read_json, reading, write_json
+from cones.common.reading import read_file
 from cones.data.pictures import open_picture
-from cones.errors import DAMAGED, DataError
-from cones.files import content_hash, read_json, reading, write_json
-from cones.reading import read_file
 
 SPLITS = ("train", "val", "test")
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from cones.common.errors import DataError
 from cones.data.prepared import SPLITS, Record, Split
-from cones.errors import DataError
 
 SPLIT_NAMES = {
     "train": "train",

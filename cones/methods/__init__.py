@@ -7,24 +7,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cones.config import Cones as ConesSettings
-from cones.config import CoOp as CoOpSettings
-from cones.config import LanguagePrompt as LanguagePromptSettings
-from cones.config import MethodSettings
-from cones.config import PromptTuning as PromptTuningSettings
-from cones.config import TextualInversion as TextualInversionSettings
-from cones.config import ZeroShot as ZeroShotSettings
-from cones.methods.concept import (
-    Cones,
-    LanguagePrompt,
-    class_means,
-    random_tokens,
-    start_embeddings,
-    with_tokens,
-)
-from cones.methods.generation import FixedSentences, SentenceCones, TextualInversion, apart, fitted, places_of
-from cones.methods.text import ContextTokens, ZeroShot, random_context
-from cones.types import Backbone, Slot, TextEmbeds, TextTokens
+from cones.interfaces.protocols import Backbone, Slot, TextEmbeds, TextTokens
+from cones.methods.cones.module import Cones, LanguagePrompt, class_means, random_tokens, start_embeddings, with_tokens
+from cones.methods.context import ContextTokens, ZeroShot, random_context
+from cones.methods.searched import Cones as ConesSettings
+from cones.methods.searched import CoOp as CoOpSettings
+from cones.methods.searched import LanguagePrompt as LanguagePromptSettings
+from cones.methods.searched import MethodSettings
+from cones.methods.searched import PromptTuning as PromptTuningSettings
+from cones.methods.searched import TextualInversion as TextualInversionSettings
+from cones.methods.searched import ZeroShot as ZeroShotSettings
+from cones.methods.sentences import FixedSentences, SentenceCones, TextualInversion, apart, fitted, places_of
 
 __all__ = ["ImageStart", "Start", "build", "class_means"]
 

@@ -7,8 +7,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from cones.tasks.classification import classification_metrics, mean_loss, quick_metrics
-from cones.tasks.detection import (
+from cones.interfaces.protocols import Instances, Predictions
+from cones.tasks.classification.measure import classification_metrics, mean_loss, quick_metrics
+from cones.tasks.detection.measure import (
     Evaluated,
     coco_results,
     coco_truth,
@@ -16,10 +17,9 @@ from cones.tasks.detection import (
     evaluate_detection,
     quick_detection_metrics,
 )
-from cones.tasks.drawing import beside, draw_instances
-from cones.tasks.generation import denoising_metrics, diversity, likeness, obedience
-from cones.tasks.pictures import captioned, contact_sheet, picture_rows
-from cones.types import Instances, Predictions
+from cones.tasks.generation.measure import denoising_metrics, diversity, likeness, obedience
+from cones.visuals.objects import beside, draw_instances
+from cones.visuals.sheets import captioned, contact_sheet, picture_rows
 
 __all__ = [
     "TASKS",

@@ -1,0 +1,1 @@
+"""GLIP, through mmdet."""

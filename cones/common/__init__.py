@@ -1,0 +1,1 @@
+"""Words, guards and paths; it decides no result."""

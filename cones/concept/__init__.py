@@ -1,0 +1,1 @@
+"""The Concept file: a file format and nothing else."""

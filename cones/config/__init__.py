@@ -1,0 +1,1 @@
+"""`params.yaml`: the only room that knows all."""

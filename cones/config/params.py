@@ -1,0 +1,167 @@
+"""`params.yaml`, typed. An unknown key is an error, and all mistakes are reported at once with their paths."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from cones.common.errors import ParamsError
+from cones.common.escaping import one_line, quoted, shortened
+from cones.common.messages import nearest, pydantic_mistakes
+from cones.common.yaml_file import read_yaml
+from cones.config.rules import cross_mistakes, undefined_pair
+from cones.config.tables import (
+    BACKBONE_TASKS,
+    BackboneConfig,
+    ClassificationConcept,
+    ConceptConfig,
+    DetectionConcept,
+    FinetuneConfig,
+    GenerationConcept,
+    ModelSource,
+    Name,
+    RunConfig,
+)
+from cones.data.settings import (
+    CocoData,
+    CoOpData,
+    DataConfig,
+    FolderData,
+    LabelMeData,
+    MaskData,
+    ObjectData,
+    PictureData,
+    SceneData,
+    Strict,
+    SubjectData,
+    SubjectWorldData,
+    TableData,
+    VocData,
+    WorldData,
+    YoloData,
+)
+from cones.methods.searched import (
+    METHOD_BACKBONES,
+    Cones,
+    CoOp,
+    Denoised,
+    LanguagePrompt,
+    MethodConfig,
+    MethodSettings,
+    Noise,
+    PromptTuning,
+    Searched,
+    TextualInversion,
+    ZeroShot,
+    method_summaries,
+)
+
+__all__ = [
+    "BACKBONE_TASKS",
+    "METHOD_BACKBONES",
+    "BackboneConfig",
+    "ClassificationConcept",
+    "CoOp",
+    "CoOpData",
+    "CocoData",
+    "ConceptConfig",
+    "Cones",
+    "DataConfig",
+    "Denoised",
+    "DetectionConcept",
+    "FinetuneConfig",
+    "FolderData",
+    "GenerationConcept",
+    "LabelMeData",
+    "LanguagePrompt",
+    "MaskData",
+    "MethodConfig",
+    "MethodSettings",
+    "ModelSource",
+    "Name",
+    "Noise",
+    "ObjectData",
+    "Params",
+    "PictureData",
+    "PromptTuning",
+    "RunConfig",
+    "SceneData",
+    "Searched",
+    "SubjectData",
+    "SubjectWorldData",
+    "TableData",
+    "TextualInversion",
+    "VocData",
+    "WorldData",
+    "YoloData",
+    "ZeroShot",
+    "load_params",
+    "method_summaries",
+    "parse_method",
+    "undefined_pair",
+]
+
+MOST_TOLD = 50
+"""Of the mistakes in a file; who has more of them begins with these."""
+
+
+class Params(Strict):
+    """The whole of `params.yaml`."""
+
+    data: dict[Name, DataConfig]
+    backbones: dict[Name, BackboneConfig]
+    concepts: dict[Name, ConceptConfig]
+    runs: dict[Name, RunConfig]
+    finetunes: dict[Name, FinetuneConfig] = {}
+
+    def rows(self, concept: str | None = None) -> dict[str, RunConfig | FinetuneConfig]:
+        """The rows of one concept, or of all: searches first, then fine-tunings, in the tables' order."""
+        every: dict[str, RunConfig | FinetuneConfig] = {**self.runs, **self.finetunes}
+        return {name: row for name, row in every.items() if concept in (None, row.concept)}
+
+    def method_of(self, row: str) -> MethodSettings:
+        """The method that a row searched with, or that its fine-tuning started from."""
+        finetune = self.finetunes.get(row)
+        return self.runs[row if finetune is None else finetune.from_].method
+
+    def entry(self, table: Literal["data", "backbones", "concepts", "runs", "finetunes"], name: str) -> Any:
+        """One entry of a table; `ParamsError` with the nearest name if there is none."""
+        entries = getattr(self, table)
+        if name not in entries:
+            raise ParamsError(f"{quoted(name)} is not in the table `{table}` of params.yaml{nearest(name, entries)}")
+        return entries[name]
+
+
+def load_params(path: Path | str = "params.yaml") -> Params:
+    """Read and check `params.yaml`; raise `ParamsError` with every mistake in it, or the first `MOST_TOLD`."""
+    return parse_params(read_yaml(Path(path), f"{path} does not exist; run this from the project's folder"), path)
+
+
+def parse_params(raw: Any, path: Path | str = "params.yaml") -> Params:
+    """What `load_params` makes of the values that it reads."""
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path} must hold the tables {', '.join(Params.model_fields)}; it holds {shortened(raw)}")
+    mistakes: list[str] = []
+    params = None
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        mistakes += islice(pydantic_mistakes(error, Params), MOST_TOLD + 1)
+    mistakes += islice(cross_mistakes(raw), MOST_TOLD + 1)
+    if mistakes or params is None:
+        count = f"{len(mistakes)} mistake{'s' * (len(mistakes) > 1)}"
+        if len(mistakes) > MOST_TOLD:
+            count = f"more than {MOST_TOLD} mistakes; the first"
+        lines = "\n".join(f"  - {one_line(m)}" for m in mistakes[:MOST_TOLD])
+        raise ParamsError(f"{path} has {count}:\n{lines}")
+    return params
+
+
+def parse_method(settings: dict[str, Any]) -> MethodSettings:
+    """Method settings from a plain mapping, as in a row's `method`."""
+    try:
+        return TypeAdapter(MethodConfig).validate_python(settings)
+    except ValidationError as error:
+        mistakes = pydantic_mistakes(error, RunConfig, under=("method",))
+        raise ParamsError("; ".join(mistakes)) from None

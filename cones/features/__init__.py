@@ -1,0 +1,1 @@
+"""Pictures through a frozen encoder, kept or live."""

@@ -1,0 +1,94 @@
+"""A concept made ready for searching: features, names as the text encoder says them, what they came from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from cones.backbones import locate, open_backbone
+from cones.common.errors import DAMAGED, DataError
+from cones.common.files import read_json
+from cones.common.intact import damaged_parts
+from cones.concept.card import BaseModelCard
+from cones.features.store import FeatureStore
+from cones.interfaces.protocols import Backbone, TextEmbeds
+
+
+class Parts(BaseModel):
+    """SHA-256 of what belongs to an encoded concept, by the names of files and folders."""
+
+    train: str
+    val: str
+    text: str = Field(alias="text.safetensors")
+
+
+class About(BaseModel):
+    """What `about.json` holds in any case; what a task or a base model is told beside it stands there, too."""
+
+    concept: str
+    task: Literal["classification", "detection", "segmentation", "generation"]
+    classes: list[str]
+    names: list[str]
+    templates: list[str]
+    base: BaseModelCard
+    preprocessing: dict[str, Any]
+    shots: int | None
+    seed: int
+    split_hash: str
+    val_hash: str
+    hashes: Parts
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the `encode` stage left of a concept. `text` is what the text encoder says of its names: for CLIP the
+    template ensemble of each class, for GLIP the tokens of a caption of all names, for Stable Diffusion each template
+    with the class word. In generation there are `unconditional` (1, T, d), what it says of no text, and `seen` (d,),
+    the mean feature of the training pictures to the concept's CLIP."""
+
+    folder: Path
+    about: dict[str, Any]
+    train: FeatureStore
+    val: FeatureStore
+    text: TextEmbeds
+    unconditional: Tensor | None = None
+    seen: Tensor | None = None
+
+    @staticmethod
+    def open(folder: Path) -> "Encoded":
+        """Read it all but the large arrays; `DataError` if it is missing or damaged.
+
+        Arrays that were found sound are not read again to see whether they are, as long as no file of theirs changes.
+        """
+        from safetensors.torch import load_file
+
+        if not (folder / "about.json").exists():
+            raise DataError(f"{folder} is not encoded; run `dvc repro` to encode it")
+        about = read_json(folder / "about.json", About)
+        for part in damaged_parts(folder, about["hashes"]):
+            raise DataError(f"{folder / part} is damaged: it is not what was written; {DAMAGED}")
+        tensors = load_file(folder / "text.safetensors")
+        embeds = tensors["text"] if tensors["text"].ndim == 3 else tensors["text"][None]
+        text = TextEmbeds(
+            embeds, torch.ones(embeds.shape[:2], dtype=torch.bool), tensors["owner"], tensors.get("pooled")
+        )
+        stores = FeatureStore(folder / "train"), FeatureStore(folder / "val")
+        return Encoded(folder, about, *stores, text, tensors.get("unconditional"), tensors.get("seen"))
+
+    @property
+    def base(self) -> BaseModelCard:
+        return BaseModelCard.model_validate(self.about["base"])
+
+    def clip(self, device: Any = "cpu") -> Any:
+        """The CLIP of a concept of generation."""
+        about = self.about["clip"]
+        return open_backbone("clip", locate(about["source"], about["revision"]), device)
+
+    def backbone(self, device: Any = "cpu", task: str | None = None) -> Backbone:
+        """The base model for a task, if none is given the concept's; its encoders load only when they are used."""
+        folder = locate(self.base.source, self.base.revision)
+        known = {"logit_scale": self.about["logit_scale"]} if "logit_scale" in self.about else {}
+        return open_backbone(self.base.kind, folder, device, task or self.about["task"], **known)

@@ -1,0 +1,1 @@
+"""Concepts in use, with their base model open."""

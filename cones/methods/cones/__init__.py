@@ -1,0 +1,1 @@
+"""Concept Embedding Search (ConES)."""

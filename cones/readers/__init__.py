@@ -1,0 +1,1 @@
+"""What kinds of data there are: one file each."""

@@ -1,0 +1,129 @@
+"""COCO's JSON of objects: boxes, masks as polygons or run lengths, and crowds."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cones.common.errors import DataError
+from cones.common.escaping import quoted, shortened
+from cones.common.messages import first_mistake
+from cones.common.reading import read_json_text
+from cones.data.listing import Listed, Listing, inside, refuse_repeats
+from cones.data.masks import Polygons, Runs
+from cones.data.objects import Mark, label_of, labels_of
+from cones.data.settings import CocoData
+
+Identity = int | str
+
+
+class Part(BaseModel):
+    """What is read of COCO's JSON; it may hold more."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class Picture(Part):
+    id: Identity
+    file_name: str
+    height: int | None = None
+    width: int | None = None
+
+
+class Category(Part):
+    id: Identity
+    name: str
+
+
+class Annotation(Part):
+    id: Identity | None = None
+    image_id: Identity
+    category_id: Identity
+    bbox: tuple[float, float, float, float]
+    """x, y, width and height in pixels."""
+    segmentation: Polygons | Runs | None = None
+    iscrowd: Annotated[bool, Field(strict=False)] = False
+    """COCO writes it as 0 or 1, which a strict bool is not."""
+
+
+class Table(Part):
+    images: list[Picture]
+    annotations: list[Annotation]
+    categories: list[Category]
+
+
+def list_coco(config: CocoData) -> Listing:
+    """The classes, in the order of `categories`, and the pictures of one COCO file or of one a split.
+
+    A category is known by its name, so the files of several splits may number them differently. An empty
+    `segmentation` is none. `DataError` for an annotation whose picture or category its file does not list, and for
+    what is listed twice.
+    """
+    source = Path(config.source)
+    files = config.annotations if isinstance(config.annotations, dict) else {"": config.annotations}
+    folders = config.pictures if isinstance(config.pictures, dict) else dict.fromkeys(files, config.pictures)
+    tables = {split: _read(inside(source, name, "`annotations`")) for split, name in files.items()}
+    classes = config.classes or list(dict.fromkeys(c.name for t in tables.values() for c in t.categories))
+    listed: list[Listed] = []
+    for split, table in tables.items():
+        folder = inside(source, folders[split], "`pictures`")
+        listed += _pictures(table, folder, files[split], split, labels_of(classes))
+    refuse_repeats(listed, config.source)
+    return Listing(classes, listed, {}, tuple(split for split in files if split))
+
+
+def _read(path: Path) -> Table:
+    missing = f"there is no file {path}; `annotations` names COCO's JSON in the folder `source`"
+    try:
+        return Table.model_validate_json(read_json_text(path, missing))
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is not a COCO file of objects, {{images, annotations, categories}}: {first_mistake(error)}"
+        ) from None
+
+
+def _pictures(table: Table, folder: Path, file: str, split: str, labels: Mapping[str, int]) -> Iterator[Listed]:
+    names = _by_id([(c.id, c.name) for c in table.categories], f"the category of {file}")
+    if len(set(names.values())) < len(names):
+        twice = next(name for name, count in Counter(names.values()).items() if count > 1)
+        raise DataError(f"{file} lists the category {quoted(twice)} under several ids; give it one")
+    marks: dict[Identity, list[Mark]] = {
+        i: [] for i in _by_id([(p.id, p) for p in table.images], f"the picture of {file}")
+    }
+    for number, annotation in enumerate(table.annotations):
+        called = shortened(annotation.id).strip("'") if annotation.id is not None else f"at index {number}"
+        where = f"annotation {called} of {file}"
+        if annotation.image_id not in marks:
+            raise DataError(
+                f"{where} is for the picture {shortened(annotation.image_id)}, which is not among its `images`"
+            )
+        if annotation.category_id not in names:
+            raise DataError(
+                f"{where} has category_id {shortened(annotation.category_id)}, which is not among its `categories`"
+            )
+        name = names[annotation.category_id]
+        x, y, width, height = annotation.bbox
+        marks[annotation.image_id].append(
+            Mark(
+                f"annotation {called} ({name})",
+                label_of(name, labels, where),
+                (x, y, x + width, y + height),
+                annotation.segmentation or None,
+                annotation.iscrowd,
+            )
+        )
+    for picture in table.images:
+        size = (picture.height, picture.width) if picture.height and picture.width else None
+        path = inside(folder, picture.file_name, file)
+        yield Listed(picture.file_name, path, -1, split, tuple(marks[picture.id]), size)
+
+
+def _by_id(entries: Sequence[tuple[Identity, Any]], what: str) -> dict[Identity, Any]:
+    """What is listed, by its id; `DataError` for an id that stands for two."""
+    found = dict(entries)
+    if len(found) < len(entries):
+        twice = next(i for i, count in Counter(i for i, _ in entries).items() if count > 1)
+        raise DataError(f"{what} with the id {shortened(twice)} is listed more than once; give each an id of its own")
+    return found

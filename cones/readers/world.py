@@ -1,0 +1,88 @@
+"""Data sets of the generated world: one object a picture for classification, scenes of several for detection, and
+pictures of one thing for generation."""
+
+import hashlib
+from collections.abc import Callable
+from itertools import count as count_from
+from pathlib import Path
+
+import numpy as np
+
+from cones.common.errors import DataError
+from cones.common.mapped import mapped_array
+from cones.common.messages import nearest
+from cones.data.masks import encode_mask
+from cones.data.objects import Findings
+from cones.data.prepared import SPLITS, Object, Record
+from cones.data.settings import SceneData, SubjectWorldData, WorldData
+from cones.synthetic import world as synthetic
+
+Generated = tuple[tuple[str, ...], dict[str, list[Record]], dict]
+
+
+def generate_pictures(config: WorldData, folder: Path) -> Generated:
+    """Draw the pictures of each class into one array a split; the classes, the records by split and the report."""
+    classes = synthetic.classes(config.vocabulary)
+    splits: dict[str, list[Record]] = {}
+    for split, per_class in zip(SPLITS, (config.train, config.val, config.test)):
+
+        def draw(index: int, split: str = split) -> tuple[np.ndarray, dict]:
+            label = index % len(classes)
+            return synthetic.picture(config.seed, split, index, config.size, classes[label]).image, {"label": label}
+
+        splits[split] = _write(folder / split, per_class * len(classes), config.size, draw)
+    return classes, splits, {}
+
+
+def generate_scenes(config: SceneData, folder: Path) -> Generated:
+    """Draw scenes with their boxes and masks, likewise; `DataError` for a split too small to show each class."""
+    classes = synthetic.classes(config.vocabulary)
+    splits: dict[str, list[Record]] = {}
+    for split, count in zip(SPLITS, (config.train, config.val, config.test)):
+        if count < len(classes):
+            raise DataError(f"`{split}` must be at least {len(classes)}, a scene for each class, got {count}")
+
+        def draw(index: int, split: str = split) -> tuple[np.ndarray, dict]:
+            scene = synthetic.scenes_picture(config.seed, split, index, config.size, classes, config.objects)
+            objects = tuple(Object(classes.index(t.name), t.box, encode_mask(t.mask)) for t in scene.things)
+            return scene.image, {"label": -1, "objects": objects, "size": (config.size, config.size)}
+
+        splits[split] = _write(folder / split, count, config.size, draw)
+    return classes, splits, {"objects": Findings().report(splits, classes)}
+
+
+def generate_subject(config: SubjectWorldData, folder: Path) -> Generated:
+    """Draw pictures of one thing in one colour, likewise; without `val` the training pictures again.
+
+    Raises `DataError` for a thing or a colour that there is none of.
+    """
+    things = (*synthetic.SHAPES, *synthetic.NOVEL)
+    for value, known in ((config.thing, things), (config.colour, synthetic.COLOURS)):
+        if value not in known:
+            raise DataError(f"`{value}` is nothing that the generated world has{nearest(value, known)}")
+    splits: dict[str, list[Record]] = {}
+    for split, count in zip(SPLITS, (config.train, config.val or config.train, config.test)):
+        stands_for = "train" if split == "val" and not config.val else split
+
+        def draw(index: int, split: str = stands_for) -> tuple[np.ndarray, dict]:
+            for stream in count_from(index * synthetic.MOST_DRAWS):
+                scene = synthetic.picture(config.seed, split, stream, config.size, config.thing)
+                if scene.things[0].colour == config.colour:
+                    return scene.image, {"label": 0}
+            raise AssertionError("the streams never end")
+
+        splits[split] = _write(folder / split, count, config.size, draw)
+    return (config.thing,), splits, {"shared": [] if config.val else ["val"]}
+
+
+def _write(folder: Path, count: int, size: int, draw: Callable[[int], tuple[np.ndarray, dict]]) -> list[Record]:
+    """Draw a split's pictures into one array; `draw` gives a picture and the fields of its record."""
+    folder.mkdir()
+    images = mapped_array(folder / "images.npy", np.uint8, (count, size, size, 3))
+    records = []
+    for index in range(count):
+        images[index], fields = draw(index)
+        digest = hashlib.sha256(images[index].tobytes()).hexdigest()
+        records.append(Record(f"{folder.name}-{index:05d}", sha256=digest, **fields))
+    images.flush()
+    return records

@@ -1,0 +1,1 @@
+"""MLflow: the registry and what is logged."""

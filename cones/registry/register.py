@@ -1,0 +1,229 @@
+"""Registering finished rows in MLflow, each as a version of its concept's model, and choosing the champion."""
+
+import contextlib
+import io
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from cones.common.errors import Busy, ConceptError, OutOfDate, TrackingError
+from cones.common.layout import REGISTER_LOCK, SEARCHED
+from cones.common.process import lock
+from cones.concept.file import Concept
+from cones.config.params import Params
+from cones.registry.claims import CLAIM_TAG, claim, holder, is_held
+from cones.registry.faults import every_page
+from cones.registry.home import home_of, moved_from, version_moved_from
+from cones.registry.run import FinishedRow, log_model, log_results, origin_of
+from cones.registry.versions import (
+    CHAMPION,
+    KEY_TAG,
+    ROW_TAG,
+    TASK_TAG,
+    Registered,
+    champion_score,
+    content_key,
+    mlflow_client,
+    scores_of,
+    task_of,
+)
+from cones.results.summary import finished_metrics, refuse_other_settings
+from cones.tasks.ranking import rank
+
+WAIT = 120.0
+"""Seconds to wait for another process that registers the same content."""
+PROMOTIONS = 20
+"""How often the alias is set before another program is taken for setting it again and again."""
+
+
+def register(params: Params, tell: Callable[[str], None] = print) -> list[Registered]:
+    """Mirror every finished row to MLflow and register it as a version of its concept; doing it again adds nothing.
+
+    Of all versions there ever were, the best on validation has the alias `champion`, so a worse later one never takes
+    it away; delete a version to take it out of the running. A row is finished when it is evaluated as it was last
+    searched, with the settings that it has today. `tell` is told of what a person should know, such as of rows that
+    were edited since and are left out. Raises `TrackingError` when no row is finished, `ConceptError` when none is left
+    or, once the sound ones are registered, for damaged Concepts, and `Busy` where another process registers the same.
+    """
+    rows, left = _finished_rows(params)
+    if not (rows or left):
+        raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
+    found, changed = _register_rows(rows, tell) if rows else ([], [])
+    left += changed
+    bad = [error for error in left if not (found and isinstance(error, OutOfDate))]
+    for error in left:
+        if error not in bad:
+            tell(f"not registered: {error}")
+    if bad:
+        others = ["the other finished rows are registered"] if found else []
+        raise ConceptError("\n".join([*map(str, bad), *others]))
+    return found
+
+
+def _register_rows(rows: list[FinishedRow], tell: Callable[[str], None]) -> tuple[list[Registered], list[ConceptError]]:
+    """The versions of rows, and why others became none."""
+    found, left = list[Registered](), list[ConceptError]()
+    with lock(REGISTER_LOCK, "the registry"), mlflow_client() as client:
+        experiments = {name: _experiment(client, name, tell) for name in dict.fromkeys(r.name for r in rows)}
+        for row in rows:
+            try:
+                found.append(_register_row(client, row, experiments[row.name]))
+            except OutOfDate as error:
+                left.append(error)
+        champions = {name: _promote(client, name, tell) for name in dict.fromkeys(v.name for v in found)}
+        return [replace(v, champion=v.version == champions[v.name]) for v in found], left
+
+
+def _finished_rows(params: Params) -> tuple[list[FinishedRow], list[ConceptError]]:
+    """The rows that can be registered, and why others cannot whose Concepts are there."""
+    rows, left = list[FinishedRow](), list[ConceptError]()
+    for row, run in params.rows().items():
+        try:
+            found = _finished_row(params, run.concept, row)
+        except ConceptError as error:
+            left.append(error)
+        else:
+            rows += [] if found is None else [found]
+    return rows, left
+
+
+def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
+    folder = SEARCHED / name / row
+    if not (folder / "concept.safetensors").exists():
+        return None
+    concept = Concept.load(folder / "concept.safetensors")  # first, as a damaged one is no longer what was evaluated
+    metrics = finished_metrics(name, row)
+    if metrics is None:
+        return None
+    refuse_other_settings(params, row, concept.card)
+    if concept.card.weights_sha256 is not None:
+        concept.weights()  # damaged ones are refused
+    key = content_key(folder, metrics)
+    return FinishedRow(name, row, params.concepts[name].task, folder, concept, metrics, key)
+
+
+def _register_row(client: Any, row: FinishedRow, experiment: str) -> Registered:
+    """Its version: the one that has this content, also if another process makes it just now, else a new one."""
+    val, deadline = row.concept.card.val, time.monotonic() + WAIT
+    while True:
+        # Before the versions: what has made one by then is seen there, and no run that ends in between is taken for
+        # left behind.
+        runs = _runs_of(client, row, experiment)
+        held = [run for run in runs if is_held(run)]
+        version = _known_version(client, row)
+        if version is not None:
+            return Registered(row.name, int(version.version), row.row, row.task, val, False, key=row.key)
+        if held and time.monotonic() > deadline:
+            raise Busy(f"`{row.row}` is being registered by {holder(held[0])}")
+        for run in runs:
+            if run not in held:
+                client.delete_run(run.info.run_id)  # it never became a version
+        version = None if held else _log_row(client, row, experiment)
+        if version is not None:
+            return Registered(row.name, int(version.version), row.row, row.task, val, False, new=True, key=row.key)
+        time.sleep(random.uniform(0.5, 1.5))  # two that met go on at different times
+
+
+def _known_version(client: Any, row: FinishedRow) -> Any | None:
+    """The version that holds this content, with its files where this registry keeps them."""
+    versions = every_page(client.search_model_versions, f"name = '{row.name}'")
+    same = [v for v in versions if v.tags.get(KEY_TAG) == row.key]
+    return next((v for v in same if version_moved_from(client, v) is None), None)
+
+
+def _runs_of(client: Any, row: FinishedRow, experiment: str) -> list[Any]:
+    return list(every_page(client.search_runs, [experiment], f"tags.`{KEY_TAG}` = '{row.key}'"))
+
+
+def _log_row(client: Any, row: FinishedRow, experiment: str) -> Any | None:
+    """Log a row as a run and register its model; None if another process has begun the same, or has just done it.
+
+    Each claims its run first and looks then, so of two at least one sees the other. Whoever does takes its run back.
+    """
+    import mlflow
+
+    tags = {KEY_TAG: row.key, TASK_TAG: row.task, ROW_TAG: row.row} | origin_of(row.concept.card)
+    with mlflow.start_run(experiment_id=experiment, run_name=row.row, tags={**tags, CLAIM_TAG: claim()}) as run:
+        identity = run.info.run_id
+        others = (r for r in _runs_of(client, row, experiment) if r.info.run_id != identity)
+        if any(map(is_held, others)) or _known_version(client, row) is not None:
+            mlflow.end_run("KILLED")
+            client.delete_run(identity)
+            return None
+        log_results(client, identity, row)
+        uri = log_model(row)
+        row.refuse_change()
+        val = {f"val.{k}": str(v) for k, v in row.concept.card.val.items()}
+        with contextlib.redirect_stderr(io.StringIO()):  # that the name is known, each time
+            return mlflow.register_model(uri, row.name, tags={**tags, **val})
+
+
+def _experiment(client: Any, name: str, tell: Callable[[str], None] = print) -> str:
+    """The id of the concept's experiment; a new one keeps its artifacts beside a local database.
+
+    MLflow notes that place for good. So in a project that was moved or copied the experiment of the old place is set
+    aside under another name, and one of this place takes its name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    home, experiment = home_of(name), client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    old = None if experiment is None else moved_from(experiment.artifact_location, name)
+    if old is not None:
+        tell(
+            f"this project was moved or copied: what was registered of `{name}` before stays in {old} and is out of "
+            f"the running; its finished rows are registered again, into {home}"
+        )
+        client.rename_experiment(experiment.experiment_id, f"{name} in {old}")
+        experiment = client.get_experiment_by_name(f"{name} in {home}")
+        if experiment is not None:  # it was here before
+            client.rename_experiment(experiment.experiment_id, name)
+    if experiment is not None:
+        return experiment.experiment_id
+    try:
+        return client.create_experiment(name, artifact_location=home.as_uri() if home else None)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name).experiment_id  # another process made it in between
+
+
+def _promote(client: Any, name: str, tell: Callable[[str], None] = print) -> int:
+    """Give the alias to the version that is best on validation, the earliest of equals; its number.
+
+    Only versions of `cones register` count whose files are where this registry keeps them; `tell` is told of those
+    whose tags somebody has spoilt. The latest one says by what they are compared; one of a time when the concept had
+    another task lacks that, and is out of the running. MLflow cannot compare and set at once. So whoever sets the alias
+    looks again until it stands where it should: of two that promote at the same time, the later one sees both versions.
+    Raises `TrackingError` if none is left to choose from, `Busy` if another program keeps setting the alias.
+    """
+    for attempt in range(PROMOTIONS):
+        here = _measured(client, name, tell if attempt == 0 else lambda line: None)
+        task = task_of(here[-1]) if here else ""
+        compared = [v for v in here if champion_score(v, task) is not None]
+        if not compared:
+            raise TrackingError(
+                f"no version of `{name}` is left to choose a champion from: another program has deleted them, or the "
+                "tags with their scores; run `cones register` again"
+            )
+        number = int(max(compared, key=lambda v: rank(task, scores_of(v))).version)
+        if str(client.get_registered_model(name).aliases.get(CHAMPION)) == str(number):
+            return number
+        client.set_registered_model_alias(name, CHAMPION, str(number))
+    raise Busy(f"another program keeps taking the alias `{CHAMPION}` of `{name}` away; end it, and run this again")
+
+
+def _measured(client: Any, name: str, tell: Callable[[str], None]) -> list[Any]:
+    """The versions of `cones register` that are here and have the score of their task, the earliest first."""
+    versions = every_page(client.search_model_versions, f"name = '{name}'")
+    ours = [v for v in versions if KEY_TAG in v.tags and version_moved_from(client, v) is None]
+    measured = []
+    for version in ours:
+        if champion_score(version, task_of(version)) is not None:
+            measured.append(version)
+        else:
+            tell(f"version {version.version} of `{name}` is out of the running: its tags lack a task or its score")
+    return sorted(measured, key=lambda v: int(v.version))

@@ -1,0 +1,117 @@
+"""Judging searched Concepts on pictures that no search has seen."""
+
+import gc
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from cones.common.errors import ConceptError
+from cones.common.kept import kept
+from cones.concept.file import Concept
+from cones.config.tables import KEEPS_FEATURES
+from cones.data.prepared import Split, records_hash
+from cones.features.store import FeatureStore
+from cones.features.views import encode_objects, encode_split
+from cones.interfaces.protocols import Predictions
+from cones.search.loop import predict_all
+from cones.tasks import TASKS
+from cones.tasks.detection.measure import Evaluated
+from cones.tasks.generation.judge import Judges, Sampled
+
+FEATURES = "features"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a row is worth on test pictures, and what it predicted for the pictures of `store`, in their order; in
+    generation also the pictures it made."""
+
+    judged: Evaluated
+    predictions: list[Predictions]
+    store: FeatureStore
+    sampled: Sampled | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.judged.metrics
+
+
+def evaluate_rows(
+    concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu", judges: Judges | None = None
+) -> dict[str, Evaluation]:
+    """Test metrics and predictions of each Concept file of one concept; the test pictures are encoded once for all.
+
+    Rows of one base model with the same weights are judged one after the other, so that no two models are open at once.
+    `judges` are for Concepts of generation, which make pictures for them.
+    """
+    split = Split.open(test)
+    groups: dict[tuple[str, str | None, str], dict[str, Concept]] = {}
+    for row, path in concepts.items():
+        concept = Concept.load(path)
+        card = concept.card
+        if tuple(card.classes) != split.classes:
+            raise ConceptError(
+                f"{path} knows {len(card.classes)} classes, {test} has {len(split.classes)}, and they differ"
+            )
+        groups.setdefault((card.base.sha256, card.weights_sha256, card.task), {})[row] = concept
+    pictures, found = _TestPictures(split, cache, device, judges), dict[str, Evaluation]()
+    for rows in groups.values():
+        found |= pictures.evaluate(rows)
+        gc.collect()  # a model's parts may refer to each other
+    return {row: found[row] for row in concepts}
+
+
+@dataclass(frozen=True)
+class _TestPictures:
+    """The pictures that rows are judged on, their features by the folder these are kept in, and what judges samples."""
+
+    split: Split
+    cache: Path
+    device: Any
+    judges: Judges | None
+    stores: dict[Path, FeatureStore] = field(default_factory=dict)
+
+    @cached_property
+    def subject(self) -> list[Image.Image]:
+        return [self.split.picture(i) for i in range(len(self.split.records))]
+
+    def evaluate(self, rows: Mapping[str, Concept]) -> dict[str, Evaluation]:
+        """What Concepts of one base model with the same weights are worth."""
+        first = next(iter(rows.values()))
+        backbone, task = first.open_backbone(self.device), TASKS[first.card.task]
+        found: dict[str, Evaluation] = {}
+        for row, concept in rows.items():
+            store, text = self.features(concept, backbone), concept.text.to(self.device)
+            predictions = predict_all(backbone, store.batches(task.batch), text, task, self.device)
+            judged, made = task.full(predictions, store, concept.card.classes), None
+            if self.judges is not None:
+                made = self.judges.judge(concept, backbone, self.subject)
+                judged = Evaluated(judged.metrics | made.metrics)
+            found[row] = Evaluation(judged, predictions, store, made)
+        return found
+
+    def features(self, concept: Concept, backbone: Any) -> FeatureStore:
+        """Kept by what they came from, so that editing a row does not encode the pictures again."""
+        card, records, canvas = concept.card, self.split.records, None
+        rows = list(range(len(records)))
+        if card.canvas is not None:
+            height, width = map(max, backbone.canvas([r.size for r in records if r.size]), card.canvas)
+            canvas = (height, width)
+
+        def make(folder: Path) -> None:
+            if canvas is None:
+                encode_split(backbone, self.split, rows, 1, 1.0, 0, folder / FEATURES)
+            else:
+                encode_objects(backbone, self.split, rows, 1, canvas, folder / FEATURES)
+
+        changed = card.finetune is not None and not KEEPS_FEATURES[card.finetune["kind"]]
+        weights = card.weights_sha256 if changed else None
+        facts = [card.base.sha256, weights, card.preprocessing, canvas, [r.id for r in records], records_hash(records)]
+        folder = kept("test-features", facts, self.cache, make) / FEATURES
+        if folder not in self.stores:
+            self.stores[folder] = FeatureStore(folder)
+        return self.stores[folder]

@@ -1,0 +1,1 @@
+"""The search loop, its checkpoints and what a row leaves."""

@@ -1,0 +1,1 @@
+"""New pictures of a subject or in a style."""
