@@ -16,18 +16,22 @@ from accelerate import Accelerator
 from common import WORK, write_results
 
 from cones.backbones.clip.clip import Clip
+from cones.backbones.settings import BackboneConfig
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, ClassificationConcept, RunConfig
-from cones.data import prepare
-from cones.data.settings import WorldData
-from cones.features.encode import draw, encode_concept
+from cones.config.tables import RunConfig
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.features.store import FeatureStore, write_features
-from cones.interfaces.protocols import TextEmbeds
+from cones.interfaces.texts import TextEmbeds
 from cones.methods.cones.module import Cones
 from cones.methods.context import ContextTokens
+from cones.readers.prepare import prepare
+from cones.readers.world import WorldData
 from cones.search.loop import optimiser_for, train_steps
-from cones.search.row import peak_memory_mb, search_row
+from cones.search.outcome import peak_memory_mb
+from cones.search.row import search_row
+from cones.tasks.classification.settings import ClassificationConcept
 
 ROUNDS = 5
 

@@ -10,13 +10,18 @@ import time
 from accelerate import Accelerator
 from common import WORK, spread, write_results
 
+from cones.backbones.settings import BackboneConfig
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, ClassificationConcept, RunConfig
-from cones.data import prepare
-from cones.data.settings import FolderData, WorldData
-from cones.features.encode import draw, encode_concept
+from cones.config.tables import RunConfig
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
+from cones.readers.folder import FolderData
+from cones.readers.prepare import prepare
+from cones.readers.world import WorldData
 from cones.results.evaluate import evaluate_rows
-from cones.search.row import FoundRow, search_row
+from cones.search.outcome import FoundRow
+from cones.search.row import search_row
+from cones.tasks.classification.settings import ClassificationConcept
 
 SEEDS = (1, 2, 3)
 COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}

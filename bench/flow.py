@@ -148,7 +148,8 @@ def main() -> None:
         run(project, *flow, **server)
         cold = [run(project, "cones", "lookup", "glyphs-novel") for _ in range(ROUNDS)]
         code = (
-            "import time; from cones.tracking import look_up; look_up('glyphs-novel'); began = time.perf_counter()\n"
+            "import time; from cones.registry.versions import look_up\n"
+            "look_up('glyphs-novel'); began = time.perf_counter()\n"
             "for _ in range(20): look_up('glyphs-novel')\n"
             "open('seconds', 'w').write(str((time.perf_counter() - began) / 20))"
         )

@@ -16,12 +16,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one seed a core, side by side
 
 from common import WORK, spread, write_results
 
+from cones.backbones.settings import BackboneConfig
 from cones.common.files import content_hash, read_json, write_json
 from cones.common.process import cores
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig
-from cones.data import prepare
-from cones.data.settings import SceneData, VocData
+from cones.config.tables import RunConfig
+from cones.finetuning.settings import FinetuneConfig
+from cones.readers.prepare import prepare
+from cones.readers.voc import VocData
+from cones.readers.world import SceneData
+from cones.tasks.detection.settings import DetectionConcept
 
 SEEDS = (1, 2, 3)
 BATCH = 16
@@ -54,7 +58,8 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
     from accelerate import Accelerator
 
     from cones.concept.file import Concept
-    from cones.features.encode import draw, encode_concept
+    from cones.features.draw import draw
+    from cones.features.encode import encode_concept
     from cones.finetuning.detector import finetune_row
     from cones.search.row import search_row
 
@@ -106,7 +111,7 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
 def _line(task: str, found: list, out: Path, test: Path, cache: Path) -> dict[str, Any]:
     """Test and validation metrics of the row that validation chooses, its rate, its cost, and a fine-tuning's curve."""
     from cones.concept.file import WEIGHTS_FILE
-    from cones.finetuning.detector import FinetunedRow
+    from cones.finetuning.tuned import FinetunedRow
     from cones.results.evaluate import evaluate_rows
     from cones.tasks.ranking import headline, rank
 

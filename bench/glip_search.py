@@ -18,23 +18,31 @@ from accelerate import Accelerator
 from common import WORK, write_results
 from torch import nn
 
+from cones.backbones.settings import BackboneConfig
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig
-from cones.data import prepare
+from cones.config.tables import RunConfig
 from cones.data.prepared import Split
-from cones.data.settings import SceneData
-from cones.features.encode import draw, encode_concept
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.features.live import LivePictures
-from cones.finetuning.detector import finetune_row
-from cones.interfaces.protocols import Features, Prompts, TextEmbeds
-from cones.methods.cones.module import Cones, LanguagePrompt
+from cones.finetuning.detector import KIND_PARTS, finetune_row
+from cones.finetuning.settings import FinetuneConfig
+from cones.interfaces.pictures import Features
+from cones.interfaces.protocols import text_of
+from cones.interfaces.texts import Prompts, TextEmbeds
+from cones.methods.cones.module import Cones
 from cones.methods.context import ContextTokens
-from cones.search.loop import optimiser_for, text_of, train_steps
-from cones.search.row import peak_memory_mb, search_row
-from cones.search.trained import KIND_PARTS, Trained, parameters_of
+from cones.methods.language_prompt.module import LanguagePrompt
+from cones.readers.prepare import prepare
+from cones.readers.world import SceneData
+from cones.search.loop import optimiser_for, train_steps
+from cones.search.outcome import peak_memory_mb
+from cones.search.row import search_row
+from cones.search.trained import Trained, parameters_of
 from cones.search.tuning import optimiser_for as finetuning_optimiser_for
 from cones.search.tuning import train_step
+from cones.tasks.detection.settings import DetectionConcept
 
 ROUNDS, STEPS, BATCH = 5, 8, 16
 SEARCHES = {

@@ -23,11 +23,12 @@ from safetensors.torch import load_file, save_file
 
 from cones.backbones.glip.glip import Glip
 from cones.common.files import write_json
-from cones.interfaces.protocols import Features, Geometry, Instances, TextEmbeds, TextTokens
+from cones.interfaces.pictures import Features, Geometry, Instances
+from cones.interfaces.protocols import text_of
+from cones.interfaces.texts import TextEmbeds, TextTokens
 from cones.methods.cones.module import Cones
 from cones.methods.context import ContextTokens
-from cones.search.loop import text_of
-from cones.search.row import peak_memory_mb
+from cones.search.outcome import peak_memory_mb
 
 VARIANT = "glip_atss_swin-t_b_fpn_dyhead_pretrain_obj365"
 HEIGHT, WIDTH, TOKENS, CONTEXT = 800, 1333, 80, 4

@@ -32,9 +32,9 @@ from cones.common.files import file_hash
 ROOT = Path(__file__).parent.parent
 PARAMS = """
 data:
-  glyphs: {kind: world, source: cones/data/synthetic.py, vocabulary: novel, train: 4, val: 2, test: 2}
-  scenes: {kind: scenes, source: cones/data/synthetic.py, vocabulary: novel, train: 20, val: 10, test: 10}
-  zorb: {kind: subject_world, source: cones/data/synthetic.py, thing: zorb, colour: purple, train: 3, val: 2, test: 2}
+  glyphs: {kind: world, source: cones/synthetic, vocabulary: novel, train: 4, val: 2, test: 2}
+  scenes: {kind: scenes, source: cones/synthetic, vocabulary: novel, train: 20, val: 10, test: 10}
+  zorb: {kind: subject_world, source: cones/synthetic, thing: zorb, colour: purple, train: 3, val: 2, test: 2}
 concepts:
   glyphs: {task: classification, backbone: clip-tiny, data: glyphs, shots: 4}
   scenes: {task: segmentation, backbone: glip-tiny, data: scenes, shots: 1}

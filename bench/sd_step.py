@@ -20,7 +20,7 @@ from common import write_results
 from torch import nn
 
 from cones.backbones.sd.text import GAP, Sentences, encode_sentences
-from cones.search.row import peak_memory_mb
+from cones.search.outcome import peak_memory_mb
 
 KINDS = {
     "cones": "ConES on kept latents",

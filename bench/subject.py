@@ -19,18 +19,23 @@ import torch
 from accelerate import Accelerator
 from common import WORK, best_rate, kept, key_of, spread, write_results
 
+from cones.backbones.settings import BackboneConfig, ModelSource
 from cones.common.errors import SearchError
 from cones.concept.file import WEIGHTS_FILE, Concept
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, FinetuneConfig, GenerationConcept, ModelSource, RunConfig
-from cones.data import prepare
-from cones.data.settings import SubjectWorldData
-from cones.features.encode import draw, encode_concept
+from cones.config.tables import RunConfig
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.finetuning.dreambooth import class_pictures, dreambooth_row
+from cones.finetuning.settings import FinetuneConfig
+from cones.readers.prepare import prepare
+from cones.readers.world import SubjectWorldData
 from cones.results.evaluate import evaluate_rows
-from cones.search.row import FoundRow, search_row, write_row
+from cones.search.outcome import FoundRow, write_row
+from cones.search.row import search_row
 from cones.tasks.generation.judge import Judges
+from cones.tasks.generation.settings import GenerationConcept
 
 TINY = Path("models/backbones")
 SEEDS = (0, 1, 2)

@@ -14,7 +14,8 @@ from torch import nn
 
 from cones.backbones.sd.text import Sentences, encode_sentences
 from cones.features.encoded import Encoded
-from cones.interfaces.protocols import Features, TextEmbeds
+from cones.interfaces.pictures import Features
+from cones.interfaces.texts import TextEmbeds
 
 PUBLISHED_RATE = 5e-4
 """For one picture a step; its authors multiply it by the pictures of a step."""

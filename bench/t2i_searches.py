@@ -14,21 +14,24 @@ from t2i_rungs import PICTURES, Recipe, settings_of
 from torch import Tensor
 
 from cones.backbones.judge import Judge
+from cones.backbones.settings import BackboneConfig, ModelSource
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, GenerationConcept, ModelSource
-from cones.data import prepare
 from cones.data.prepared import Split
-from cones.data.settings import SubjectWorldData
-from cones.features.encode import draw, encode_concept
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
-from cones.interfaces.protocols import TextEmbeds
+from cones.interfaces.protocols import text_of
 from cones.interfaces.randomness import generator_for
-from cones.methods import build
+from cones.interfaces.texts import TextEmbeds
+from cones.methods.build import build
 from cones.methods.searched import Denoised
-from cones.search.loop import search, text_of
+from cones.readers.prepare import prepare
+from cones.readers.world import SubjectWorldData
+from cones.search.loop import search
 from cones.search.row import _start
 from cones.tasks.generation.measure import likeness
 from cones.tasks.generation.row import set_up
+from cones.tasks.generation.settings import GenerationConcept
 
 TINY = Path("models/backbones")
 WORD = "flower"

@@ -84,7 +84,7 @@ class Programs:
 
         Of the servers' passwords it is told those of MLflow's client only. With `cores` it runs on those CPU cores
         only, where the system can do that. A stage that it starts ends with this process
-        (`cones.process.die_with_parent`).
+        (`cones.common.process.die_with_parent`).
         """
         if self._ending.is_set():
             raise CommandFailed(what, ["error: the flow is ending"], 1, ended=True)

@@ -13,7 +13,8 @@ def main(name: str) -> None:
 
     from accelerate import Accelerator
 
-    from cones.features.encode import draw, encode_concept
+    from cones.features.draw import draw
+    from cones.features.encode import encode_concept
 
     drawn = draw(concept, PREPARED / concept.data)
     device = Accelerator().device

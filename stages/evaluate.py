@@ -5,7 +5,8 @@ from cones.common.files import file_hash, fresh_folder, write_json
 from cones.common.layout import CACHE, EVALUATED, PREPARED, SEARCHED, stage_lock
 from cones.common.process import STAGE_WAIT, lock, run_stage
 from cones.config.params import Params, load_params
-from cones.config.tables import DetectionConcept, GenerationConcept
+from cones.tasks.detection.settings import DetectionConcept
+from cones.tasks.generation.settings import GenerationConcept
 from cones.tasks.ranking import headline, rank
 
 

@@ -22,7 +22,7 @@ def main(row: str) -> None:
     from cones.finetuning.detector import finetune_row, judged_as
     from cones.finetuning.dreambooth import class_pictures, dreambooth_row, prior_count
     from cones.search.checkpoint import row_checkpoint
-    from cones.search.row import write_row
+    from cones.search.outcome import write_row
 
     encoded = Encoded.open(ENCODED / settings.concept)
     first = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"

@@ -3,7 +3,7 @@
 from cones.common.layout import PREPARED, stage_lock
 from cones.common.process import STAGE_WAIT, lock, run_stage
 from cones.config.params import load_params
-from cones.data import prepare
+from cones.readers.prepare import prepare
 
 LEFT_OUT = (
     "unreadable",

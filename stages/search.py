@@ -20,7 +20,8 @@ def main(row: str) -> None:
 
     from cones.features.encoded import Encoded
     from cones.search.checkpoint import row_checkpoint
-    from cones.search.row import search_row, write_row
+    from cones.search.outcome import write_row
+    from cones.search.row import search_row
 
     encoded = Encoded.open(ENCODED / run.concept)
     head = headline(encoded.about["task"])

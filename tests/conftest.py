@@ -21,7 +21,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # as stages have it; threads that spi
 
 from jaxtyping import install_import_hook
 
-TENSOR_CODE = ["cones.backbones", "cones.features", "cones.methods", "cones.search", "cones.tasks", "cones.types"]
+TENSOR_CODE = ["cones.backbones", "cones.features", "cones.interfaces", "cones.methods", "cones.search", "cones.tasks"]
 install_import_hook(TENSOR_CODE, "typecheck.checked")
 
 import psutil
@@ -33,15 +33,17 @@ from PIL import Image
 from running import run_here
 
 from cones.backbones.clip.clip import Clip
+from cones.backbones.settings import BackboneConfig
 from cones.cli.main import main as command_line
-from cones.config.tables import BackboneConfig, ClassificationConcept
-from cones.data import prepare
 from cones.data.prepared import Split
-from cones.data.settings import WorldData
-from cones.features.encode import draw, encode_concept
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.pretrain import clip_model as tiny
+from cones.readers.prepare import prepare
+from cones.readers.world import WorldData
 from cones.synthetic import world as synthetic
+from cones.tasks.classification.settings import ClassificationConcept
 
 pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what tests start inherits it
@@ -57,7 +59,7 @@ PARAMS = """
 backbones:
   toy: {kind: clip, source: models/backbones/toy}
 data:
-  glyphs: {kind: world, source: cones/data/synthetic.py, vocabulary: novel, size: 32, train: 6, val: 4, test: 5}
+  glyphs: {kind: world, source: cones/synthetic, vocabulary: novel, size: 32, train: 6, val: 4, test: 5}
 concepts:
   few: {task: classification, backbone: toy, data: glyphs, shots: 4, seed: 0, views: 2}
 runs:

@@ -12,18 +12,23 @@ from torch import Tensor
 from toys import toy_glip_config, write_toy_glip
 
 from cones.backbones.glip.glip import Glip
+from cones.backbones.settings import BackboneConfig
 from cones.concept.file import WEIGHTS_FILE, Concept
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, DetectionConcept, FinetuneConfig, RunConfig
-from cones.data import prepare
+from cones.config.tables import RunConfig
 from cones.data.prepared import Split
-from cones.data.settings import SceneData
-from cones.features.encode import draw, encode_concept
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.features.live import LivePictures
-from cones.finetuning.detector import FinetunedRow, finetune_row
+from cones.finetuning.detector import finetune_row
+from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.tuned import FinetunedRow
+from cones.readers.prepare import prepare
+from cones.readers.world import SceneData
 from cones.search.row import search_row
-from cones.tasks import TASKS
+from cones.tasks.detection.settings import DetectionConcept
+from cones.tasks.table import TASKS
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("head", "lora", "full", "mask_head")

@@ -9,16 +9,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from cones.backbones.settings import BackboneConfig, ModelSource
 from cones.concept.file import WEIGHTS_FILE, Concept
 from cones.config.params import parse_method
-from cones.config.tables import BackboneConfig, FinetuneConfig, GenerationConcept, ModelSource, RunConfig
-from cones.data import prepare
-from cones.data.settings import SubjectWorldData
-from cones.features.encode import draw, encode_concept
+from cones.config.tables import RunConfig
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
-from cones.finetuning.detector import FinetunedRow
 from cones.finetuning.dreambooth import class_pictures, dreambooth_row
-from cones.search.row import FoundRow, search_row, write_row
+from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.tuned import FinetunedRow
+from cones.readers.prepare import prepare
+from cones.readers.world import SubjectWorldData
+from cones.search.outcome import FoundRow, write_row
+from cones.search.row import search_row
+from cones.tasks.generation.settings import GenerationConcept
 
 PROMPTS = ["a red {}", "a {} on a blue background"]
 CONES: dict[str, Any] = {"name": "cones", "lr": 0.01, "epochs": 4, "batch_size": 2, "checkpoint_seconds": 0}

@@ -13,7 +13,7 @@ from torch import nn
 from cones.backbones.glip.glip import Glip
 from cones.backbones.glip.parts import PARTS, build_part
 from cones.common.files import write_json
-from cones.interfaces.protocols import Features, Geometry, Instances
+from cones.interfaces.pictures import Features, Geometry, Instances
 from cones.pretrain import glip_model as glip_tiny
 
 NAMES = ["red circle", "ring", "tiny grainy star"]

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from cones.data.prepared import Object, Split
-from cones.data.settings import CocoData
+from cones.readers.coco import CocoData
 
 SIZE = (30, 40)
 SPLIT_OF = dict(zip(range(8), ["train"] * 4 + ["val"] * 2 + ["test"] * 2))

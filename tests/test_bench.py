@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from t2i_rungs import Recipe, Rung, changed, ladder, settings_of
 
 from cones.config.params import parse_method
-from cones.data import prepare
-from cones.data.settings import FolderData
+from cones.readers.folder import FolderData
+from cones.readers.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 

@@ -14,27 +14,24 @@ from test_structure import ROOT, closure, file_of, imports
 
 import cones.common.kept
 import cones.data
+from cones.backbones.settings import BackboneConfig
 from cones.cli.damage import damaged_encoded, damaged_kept
 from cones.common.errors import DataError
 from cones.common.files import file_hash
 from cones.common.kept import CODE, SEAL, kept
 from cones.config.params import parse_method
-from cones.config.tables import (
-    FINETUNES,
-    KEEPS_FEATURES,
-    BackboneConfig,
-    ClassificationConcept,
-    FinetuneConfig,
-    RunConfig,
-)
-from cones.data import prepare
-from cones.data.settings import WorldData
-from cones.features.encode import draw, encode_concept
+from cones.config.tables import RunConfig
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.features.store import write_features
+from cones.finetuning.detector import KIND_PARTS
+from cones.finetuning.settings import FINETUNES, KEEPS_FEATURES, FinetuneConfig
+from cones.readers.prepare import prepare
+from cones.readers.world import WorldData
 from cones.results.evaluate import evaluate_rows
 from cones.search.row import search_row
-from cones.search.trained import KIND_PARTS
+from cones.tasks.classification.settings import ClassificationConcept
 
 GLYPHS = WorldData(kind="world", vocabulary="novel", size=32, train=4, val=3, test=3)
 
@@ -48,7 +45,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Counter[Path]:
         counts[path.resolve()] += 1
         return file_hash(path)
 
-    monkeypatch.setattr("cones.files.file_hash", counting)
+    monkeypatch.setattr("cones.common.files.file_hash", counting)
     return counts
 
 
@@ -161,7 +158,7 @@ def test_kept_features_of_test_pictures_are_not_believed_as_they_lie(judged, tmp
 def test_the_doctor_reads_what_is_kept_and_what_is_encoded(judged, tmp_path: Path, copied: Path) -> None:
     judged()
     Encoded.open(copied)
-    kinds = [str(tmp_path / "cache" / kind) for kind in cones.kept.KINDS]
+    kinds = [str(tmp_path / "cache" / kind) for kind in cones.common.kept.KINDS]
     assert [(f.what, f.well) for f in damaged_kept(tmp_path / "cache")] == [(kind, True) for kind in kinds]
     assert [f.well for f in damaged_encoded(copied.parent)] == [True]
     entry = next((tmp_path / "cache/test-features").glob("*/"))
@@ -197,7 +194,7 @@ def test_what_is_kept_is_made_once_by_code_that_is_the_same(tmp_path: Path, monk
     package = shutil.copytree(
         ROOT / "cones", tmp_path / "cones", ignore=shutil.ignore_patterns("__pycache__", "builtin")
     )
-    monkeypatch.setattr("cones.kept.__file__", str(package / "kept.py"))
+    monkeypatch.setattr("cones.common.kept.__file__", str(package / "kept.py"))
     assert kept("text-maps", ["a", 1], tmp_path, make) == folder
     (package / "backbones/tuned.py").write_text("")
     assert kept("text-maps", ["a", 1], tmp_path, make) != folder

@@ -17,7 +17,8 @@ from cones.features.encoded import Encoded
 from cones.methods.cones.module import Cones
 from cones.methods.context import ContextTokens
 from cones.search.checkpoint import KEY, Keeper, Progress, resume, save_checkpoint
-from cones.search.loop import SearchResult, search
+from cones.search.loop import search
+from cones.search.outcome import SearchResult
 
 RARELY = {"epochs": 6, "batch_size": 8, "validate_every": 6, "patience": None, "checkpoint_seconds": 0}
 STEPS_AN_EPOCH = 4
@@ -117,7 +118,7 @@ def test_a_second_ctrl_c_ends_at_once(ctrl_c) -> None:
 
 def test_it_is_kept_by_the_clock(monkeypatch) -> None:
     now, saved = [0.0], []
-    monkeypatch.setattr("cones.checkpoint.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("cones.search.checkpoint.time.perf_counter", lambda: now[0])
     with Keeper(lambda: saved.append(now[0]), 10) as keep:
         for second in range(25):
             now[0] = float(second)

@@ -98,7 +98,7 @@ def test_what_begins_while_things_are_removed_is_refused(params: Params, monkeyp
             with suppress(Busy), lock(path, "it"):
                 free.append(path)
 
-    monkeypatch.setattr("cones.cleaning.shutil.rmtree", remove)
+    monkeypatch.setattr("cones.cli.clean.shutil.rmtree", remove)
     assert len(remove_stale(params, 30)) == 1
     assert free == []
 
@@ -108,7 +108,7 @@ def test_a_stage_holds_its_lock(params: Params, monkeypatch: pytest.MonkeyPatch,
     module = importlib.import_module(f"stages.{stage}")
     monkeypatch.setattr(module, "STAGE_WAIT", 0)
     if stage == "encode":
-        monkeypatch.setattr("cones.encoding.draw", lambda *arguments: SimpleNamespace(picture_views=0))
+        monkeypatch.setattr("cones.features.draw.draw", lambda *arguments: SimpleNamespace(picture_views=0))
     path = stage_lock(stage, name)
     path.parent.mkdir(parents=True)
     with FileLock(path), pytest.raises(Busy, match=f"`{name}` is being worked on by another process"):

@@ -119,7 +119,7 @@ def test_rows_are_not_written_over_an_edit_made_meanwhile(
 def test_rows_wait_for_another_writer_and_then_say_so(
     here: Path, class_folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cones.newrows.LOCK_WAIT", 0.1)
+    monkeypatch.setattr("cones.cli.new.LOCK_WAIT", 0.1)
     with (
         lock(CHECKPOINTS / ".params.lock", "params.yaml"),
         pytest.raises(Busy, match=r"params.yaml is being worked on"),

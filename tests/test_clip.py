@@ -9,11 +9,14 @@ import torch
 from PIL import Image
 
 import cones
-from cones.backbones import base_hash, locate, open_backbone
+from cones.backbones import open_backbone
 from cones.backbones.clip.clip import Clip
+from cones.backbones.hub import base_hash, locate
 from cones.common.errors import BackboneError
 from cones.common.files import read_json, write_json
-from cones.interfaces.protocols import Backbone, Features, TextEmbeds, TextTokens
+from cones.interfaces.pictures import Features
+from cones.interfaces.protocols import Backbone
+from cones.interfaces.texts import TextEmbeds, TextTokens
 
 NAMES = ["star", "a very grainy zorb", "heart"]
 

@@ -12,10 +12,12 @@ from PIL import Image
 
 from cones.common.errors import DataError
 from cones.common.files import read_json
-from cones.data import prepare
 from cones.data.masks import encode_mask
 from cones.data.prepared import Object, Split
-from cones.data.settings import CocoData, PictureData, YoloData
+from cones.data.settings import PictureData
+from cones.readers.coco import CocoData
+from cones.readers.prepare import prepare
+from cones.readers.yolo import YoloData
 
 
 def test_coco_in_one_file_is_divided_by_pictures(tmp_path: Path) -> None:

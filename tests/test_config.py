@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from cones.common.errors import ParamsError
 from cones.config.params import load_params, parse_method
 from cones.config.rules import undefined_pair
-from cones.methods.searched import METHOD_BACKBONES, MethodConfig
+from cones.config.tables import METHOD_BACKBONES, MethodConfig
 
 ROOT = Path(__file__).parent.parent
 SOUND = """

@@ -10,15 +10,20 @@ import pytest
 from layouts import deep_png
 from PIL import Image
 
+from cones.backbones.settings import BackboneConfig
 from cones.common.errors import DataError
-from cones.config.tables import BackboneConfig, ClassificationConcept
-from cones.data import prepare
 from cones.data.pictures import open_picture, random_view
 from cones.data.prepared import Split
-from cones.data.settings import CoOpData, FolderData, TableData, WorldData
 from cones.data.splits import draw_shots
-from cones.features.encode import draw, encode_concept
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
+from cones.readers.coop import CoOpData
+from cones.readers.csv import TableData
+from cones.readers.folder import FolderData
+from cones.readers.prepare import prepare
+from cones.readers.world import WorldData
 from cones.synthetic.world import CAPTIONS, NOVEL, SHAPES, picture, scene
+from cones.tasks.classification.settings import ClassificationConcept
 
 
 def test_a_scene_is_the_same_from_the_same_seed_and_true_to_its_labels() -> None:

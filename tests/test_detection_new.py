@@ -15,8 +15,8 @@ from cones.cli.recognise import look_at, surely_trained
 from cones.common.errors import DataError, ParamsError
 from cones.common.files import read_json, write_json
 from cones.config.params import load_params
-from cones.data.settings import YoloData
 from cones.pretrain import glip_model as glip_tiny
+from cones.readers.yolo import YoloData
 
 run = CliRunner()
 

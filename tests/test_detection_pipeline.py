@@ -16,7 +16,7 @@ PARAMS = """
 backbones:
   toy: {kind: glip, source: models/backbones/toy-glip}
 data:
-  scenes: {kind: scenes, source: cones/data/synthetic.py, vocabulary: novel, size: 64, train: 20, val: 12, test: 12}
+  scenes: {kind: scenes, source: cones/synthetic, vocabulary: novel, size: 64, train: 20, val: 12, test: 12}
 concepts:
   things: {task: segmentation, backbone: toy, data: scenes, shots: 1, seed: 0}
 runs:
@@ -123,7 +123,7 @@ def test_the_same_seed_gives_the_same_row(detected: Project, tmp_path: Path) -> 
 
 def test_data_of_another_task_is_refused(detected: Project, tmp_path: Path) -> None:
     project = detected.copy(tmp_path / "project")
-    flat = "kind: world, source: cones/data/synthetic.py, vocabulary: novel, size: 32, train: 2, val: 2, test: 2"
+    flat = "kind: world, source: cones/synthetic, vocabulary: novel, size: 32, train: 2, val: 2, test: 2"
     wrong = PARAMS.replace("data:\n", f"data:\n  flat: {{{flat}}}\n", 1)
     project.params(wrong.replace("data: scenes, shots: 1", "data: flat, shots: 1"))
     assert project.stage("prepare", "flat").returncode == 0

@@ -15,11 +15,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cones.common.errors import DataError
-from cones.interfaces.protocols import Instances
+from cones.interfaces.pictures import Instances
 from cones.tasks.detection.measure import (
     ALL_CLASSES,
     AREAS,
-    bitmap,
     coco_results,
     coco_truth,
     compact,
@@ -28,7 +27,7 @@ from cones.tasks.detection.measure import (
 )
 from cones.tasks.detection.report import DETECTION, LONGEST, SEGMENTATION
 from cones.visuals import charts
-from cones.visuals.objects import COLOURS, LEAST, beside, draw_instances
+from cones.visuals.objects import COLOURS, LEAST, beside, bitmap, draw_instances
 from cones.visuals.parts import Chart, Gallery, Table
 
 ROOT = Path(__file__).parent.parent
@@ -361,7 +360,7 @@ def test_report_lists_the_worst_of_many_classes(tmp_path: Path) -> None:
 def test_report_does_without_torch(tmp_path: Path) -> None:
     leave(tmp_path / "few")
     code = (
-        "import sys; from pathlib import Path; from cones.report.detection import SEGMENTATION;"
+        "import sys; from pathlib import Path; from cones.tasks.detection.report import SEGMENTATION;"
         f"assert len(SEGMENTATION.parts(Path('few'), {ROWS}, 'few-coop')) == 3; assert 'torch' not in sys.modules"
     )
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin", "MPLCONFIGDIR": str(tmp_path)}

@@ -17,17 +17,18 @@ from toys import toy_glip_config, write_toy_glip
 from typer.testing import CliRunner
 
 import cones
-from cones.backbones import base_hash
 from cones.backbones.clip.clip import Clip
 from cones.backbones.glip.glip import Glip
+from cones.backbones.hub import base_hash
 from cones.cli.main import app
 from cones.common.errors import ConceptError, TrackingError
 from cones.common.files import file_hash, read_json, write_json
-from cones.concept.card import BaseModelCard, ConceptCard
+from cones.concept.card import ConceptCard
 from cones.concept.checks import WEIGHTS_KEY
 from cones.concept.file import WEIGHTS_FILE, Concept
 from cones.inference.join import save_joined
-from cones.interfaces.protocols import Features
+from cones.interfaces.base import BaseModelCard
+from cones.interfaces.pictures import Features
 from cones.registry.fetch import cache_folder
 from cones.tasks.detection.infer import Detections
 

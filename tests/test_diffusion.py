@@ -18,8 +18,9 @@ from cones.common.files import read_json, write_json
 from cones.config.params import parse_method
 from cones.features.encoded import Encoded
 from cones.features.store import write_features
-from cones.interfaces.protocols import Features, TextTokens
+from cones.interfaces.pictures import Features
 from cones.interfaces.randomness import generator_for
+from cones.interfaces.texts import TextTokens
 
 TEMPLATES = ("a photo of a {}", "{} on sand", "nothing at all")
 

@@ -19,12 +19,12 @@ from torch import Tensor
 from cones.common.errors import ConceptError, DataError, SearchError
 from cones.common.files import read_json
 from cones.concept.file import Concept
-from cones.data import prepare
 from cones.data.prepared import Split
-from cones.data.settings import SceneData
-from cones.features.views import encode_objects
+from cones.readers.prepare import prepare
+from cones.readers.world import SceneData
 from cones.results.evaluate import evaluate_rows
-from cones.search.tuning import rate_share
+from cones.search.schedule import rate_share
+from cones.tasks.detection.encode import encode_objects
 
 
 class Stopped(Exception):
@@ -202,7 +202,7 @@ def test_a_picture_that_trains_what_encodes_it_is_decoded_once(
     first = [live.sample(size, generator) for generator in seeds]
     assert set(opened_pictures.values()) == {1}
     assert len(opened_pictures) == size
-    monkeypatch.setattr("cones.live.IN_MEMORY", 0)
+    monkeypatch.setattr("cones.features.live.IN_MEMORY", 0)
     again = bench.live()
     for before, generator in zip(first, (torch.Generator().manual_seed(i) for i in range(3))):
         batch = again.sample(size, generator)

@@ -12,19 +12,23 @@ from torch import Tensor, nn
 
 from cones.backbones.sd.sd import Diffusion
 from cones.config.params import parse_method
-from cones.features.encode import draw, encode_concept
+from cones.features.draw import draw
+from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.finetuning.dreambooth import _drawn
-from cones.interfaces.protocols import Features, Prompts, TextEmbeds
+from cones.interfaces.pictures import Features
 from cones.interfaces.randomness import generator_for
-from cones.methods import build
-from cones.methods.cones.module import Cones, LanguagePrompt
-from cones.methods.context import ZeroShot
+from cones.interfaces.texts import Prompts, TextEmbeds
+from cones.methods.build import build
+from cones.methods.cones.module import Cones
+from cones.methods.cones.sentences import SentenceCones, places_of
+from cones.methods.fixed import FixedSentences, ZeroShot
+from cones.methods.language_prompt.module import LanguagePrompt
 from cones.methods.searched import Searched
-from cones.methods.sentences import FixedSentences, SentenceCones, places_of
 from cones.methods.warmstart import fit_map, pictured_rows, random_phrases
-from cones.search.loop import learning_rate, search, train_steps
+from cones.search.loop import search, train_steps
 from cones.search.row import _start
+from cones.search.schedule import learning_rate
 
 TOKENS = 2
 """Of the class word "red flower"."""
@@ -186,7 +190,7 @@ def test_pictures_on_the_way_are_not_counted(studio: Studio, accelerator, tmp_pa
     assert len(list(tmp_path.iterdir())) == 1
     assert watched.cost["text_encoder_calls"] == plain.cost["text_encoder_calls"]
     now = [0.0]
-    monkeypatch.setattr("cones.search.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("cones.search.loop.time.perf_counter", lambda: now[0])
 
     def watch(epoch: int) -> None:
         now[0] += 100
@@ -218,7 +222,7 @@ def test_no_field_of_a_text_is_lost_on_the_way(studio: Studio) -> None:
 
 
 def test_a_map_from_captions_tells_more_than_the_mean(studio: Studio, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cones.warmstart.PHRASES", 200)
+    monkeypatch.setattr("cones.methods.warmstart.PHRASES", 200)
     sd, clip = studio.encoded.backbone(), studio.encoded.clip()
     kept = fit_map(sd, clip, "a photo of a {}", "own")
     phrases = random_phrases(sd.tokenizer)[:20]
@@ -254,8 +258,8 @@ def test_a_subjects_pictures_are_opened_once_for_all_views_and_for_clip(
 
 
 def test_a_search_can_start_from_the_pictures(studio: Studio, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cones.warmstart.PHRASES", 200)
-    monkeypatch.setattr("cones.rows.CACHE", tmp_path)
+    monkeypatch.setattr("cones.methods.warmstart.PHRASES", 200)
+    monkeypatch.setattr("cones.search.row.CACHE", tmp_path)
     rows = method_of(studio, {**CONES, "init": "image", "n_tokens": 1}).embeds
     word = method_of(studio, {**CONES, "n_tokens": 1}).embeds
     assert rows.shape == word.shape

@@ -22,7 +22,7 @@ backbones:
     clip: {source: models/backbones/toy}
     judge: {source: models/backbones/toy-judge}
 data:
-  zorb: {kind: subject_world, source: cones/data/synthetic.py, thing: zorb, colour: purple, train: 3, val: 2, test: 2}
+  zorb: {kind: subject_world, source: cones/synthetic, thing: zorb, colour: purple, train: 3, val: 2, test: 2}
 concepts:
   zorb:
     task: generation

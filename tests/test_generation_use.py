@@ -20,17 +20,17 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from cones.backbones import base_hash
+from cones.backbones.hub import base_hash
 from cones.backbones.sd.sd import Diffusion
 from cones.backbones.tuned import with_tuned
 from cones.cli.main import app
 from cones.common.errors import ConceptError
-from cones.concept.card import BaseModelCard
 from cones.concept.file import Concept
 from cones.data.prepared import Split
+from cones.finetuning.lora import attention_layers
+from cones.interfaces.base import BaseModelCard
 from cones.results.evaluate import evaluate_rows
 from cones.results.files import write_evaluation
-from cones.search.trained import attention_layers
 from cones.tasks.generation.infer import export_embeds
 from cones.tasks.generation.judge import Judges
 from cones.tasks.generation.measure import diversity, likeness, obedience
@@ -321,7 +321,7 @@ def test_a_fine_tuned_row_is_its_file_and_its_embeddings_stay(studio: Studio, tm
 
 
 def test_class_pictures_are_made_once_and_count(studio: Studio, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cones.dreambooth.CACHE", tmp_path)
+    monkeypatch.setattr("cones.finetuning.dreambooth.CACHE", tmp_path)
     start, settings = studio.concept_of(**CONES), {"kind": "dreambooth", "steps": 2}
     without = studio.tune(start, **settings)
     with_prior = studio.tune(start, prior_pictures=3, **settings)

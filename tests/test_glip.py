@@ -14,7 +14,9 @@ from cones.backbones.glip.fusion import FusedTextLayer
 from cones.backbones.glip.glip import Glip
 from cones.common.errors import BackboneError
 from cones.common.files import read_json, write_json
-from cones.interfaces.protocols import Backbone, Features, Instances, TextEmbeds, TextTokens
+from cones.interfaces.pictures import Features, Instances
+from cones.interfaces.protocols import Backbone
+from cones.interfaces.texts import TextEmbeds, TextTokens
 
 
 @pytest.fixture(scope="session")
@@ -179,12 +181,15 @@ def test_too_much_text_is_refused(glip: Glip) -> None:
 def test_a_search_on_cached_pyramids_loads_no_encoder(
     toy_glip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Any
 ) -> None:
+    from cones.backbones.settings import BackboneConfig
     from cones.config.params import parse_method
-    from cones.config.tables import BackboneConfig, DetectionConcept, RunConfig
-    from cones.data import prepare
-    from cones.data.settings import SceneData
-    from cones.features.encode import draw, encode_concept
+    from cones.config.tables import RunConfig
+    from cones.features.draw import draw
+    from cones.features.encode import encode_concept
+    from cones.readers.prepare import prepare
+    from cones.readers.world import SceneData
     from cones.search.row import search_row
+    from cones.tasks.detection.settings import DetectionConcept
 
     prepare(SceneData(kind="scenes", vocabulary="novel", size=64, train=12, val=10, test=10), tmp_path / "prepared")
     concept = DetectionConcept(task="segmentation", backbone="toy", data="d", shots=1, seed=0)

@@ -350,6 +350,6 @@ def test_the_command_line_converts_too(
     arguments = [str(tmp_path / "none.pth"), VARIANT_B, str(tmp_path), str(tmp_path / "out")]
     monkeypatch.setattr("sys.argv", ["glip_files", *arguments])
     with pytest.raises(SystemExit) as done, pytest.warns(RuntimeWarning, match="found in sys.modules"):
-        runpy.run_module("cones.backbones.glip_files", run_name="__main__")
+        runpy.run_module("cones.backbones.glip.convert", run_name="__main__")
     assert done.value.code == 1
     assert capsys.readouterr().err == f"error: there is no checkpoint {tmp_path / 'none.pth'}\n"

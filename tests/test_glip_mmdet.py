@@ -16,7 +16,8 @@ from cones.backbones.glip.convert import BERT
 from cones.backbones.glip.glip import Glip
 from cones.backbones.glip.parts import LOSS
 from cones.common.files import read_json
-from cones.interfaces.protocols import Instances, TextEmbeds
+from cones.interfaces.pictures import Instances
+from cones.interfaces.texts import TextEmbeds
 
 
 def mmdet_glip(folder: Path, scratch: Path) -> Any:

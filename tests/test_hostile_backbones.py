@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cones.backbones import base_hash
 from cones.backbones.clip.clip import Clip
 from cones.backbones.glip.glip import Glip
+from cones.backbones.hub import base_hash
 from cones.backbones.sd.sd import Diffusion
 from cones.common.errors import BackboneError, ConesError
 

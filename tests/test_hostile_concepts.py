@@ -15,15 +15,17 @@ from cards import CARDS, HASH, attempt, loaded, refused, tensors_of
 from hostile import NO_FILES, leaves, no_file, replaced
 
 from cones.common.errors import ConceptError, DataError, SearchError
-from cones.concept.card import CARD_KEY, BaseModelCard, ConceptCard, read_card
+from cones.concept.card import CARD_KEY, ConceptCard, read_card
 from cones.concept.checks import read_weights
 from cones.concept.file import Concept, tensors_hash
 from cones.config.params import parse_method
-from cones.config.tables import ClassificationConcept, RunConfig
-from cones.features.encode import class_names
+from cones.config.tables import RunConfig
+from cones.features.draw import class_names
+from cones.interfaces.base import BaseModelCard
 from cones.search import row as rows
 from cones.search.checkpoint import load_checkpoint
 from cones.search.row import make_card
+from cones.tasks.classification.settings import ClassificationConcept
 
 SHAPES: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 10**30, float("nan"), float("inf"), "", "x", "../../../tmp/x", "/etc", "\x1b[2J",

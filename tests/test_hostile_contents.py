@@ -24,12 +24,11 @@ from cones.data.prepared import Split
 from cones.features.encoded import Encoded
 from cones.features.store import FeatureStore
 from cones.features.targets import Targets
-from cones.results.files import _write_csv
 from cones.results.page import report_page
 from cones.results.summary import finished_metrics, summarise
 from cones.search.checkpoint import HASH, KEY, Progress, load_checkpoint, resume, save_checkpoint
-from cones.search.loop import SearchResult
-from cones.search.row import cost_of
+from cones.search.outcome import SearchResult, cost_of
+from cones.visuals.tables import write_csv
 
 NO_JSON = {
     "empty": b"",
@@ -68,7 +67,7 @@ def finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "curves.csv").write_text("epoch,step,train_loss,val_score,val_accuracy\n0,0,,0.4,0.4\n1,5,0.1,0.5,0.5\n")
     Path("evaluated/few/rows").mkdir()
     lines = [(f"{i}.png", HOSTILE[i % 2], label, -0.5) for i, label in enumerate(HOSTILE)]
-    _write_csv(Path("evaluated/few/rows/few-cones.csv"), ("picture", "actual", "predicted", "score"), lines)
+    write_csv(Path("evaluated/few/rows/few-cones.csv"), ("picture", "actual", "predicted", "score"), lines)
     Path("evaluated/few/pictures").mkdir()
     Image.new("RGB", (8, 8)).save("evaluated/few/pictures/3.jpg")
     return tmp_path

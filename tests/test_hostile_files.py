@@ -21,8 +21,8 @@ from cones.common.files import fresh_folder, write_json, write_picture
 from cones.common.mapped import mapped_array
 from cones.common.process import plain_errors
 from cones.common.system_errors import AWAY, FULL, REFUSED
-from cones.data import prepare
-from cones.data.settings import DataConfig
+from cones.config.tables import DataConfig
+from cones.readers.prepare import prepare
 
 Refusal = Callable[[Callable[[], object]], tuple[int, str]]
 
@@ -179,7 +179,7 @@ def obstructed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     allowed = os.access  # root may write everywhere
     monkeypatch.setattr(os, "access", lambda path, how: Path(path).name != "theirs" and allowed(path, how))
     begun = raised(AssertionError("the work began"))
-    monkeypatch.setattr(cones.predicting, "open_concept", lambda *_: begun())
+    monkeypatch.setattr(cones.inference.files, "open_concept", lambda *_: begun())
     return tmp_path
 
 

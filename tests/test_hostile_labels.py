@@ -20,10 +20,10 @@ from cones.cli.recognise import Found
 from cones.common.cells import csv_cell, csv_text, plot_text
 from cones.common.console import progress_bar
 from cones.common.escaping import printable
-from cones.results.files import _write_csv
-from cones.tasks.detection.infer import Prediction
+from cones.tasks.classification.infer import Prediction
 from cones.visuals.parts import read_csv
 from cones.visuals.sheets import captioned, contact_sheet, drawn_text
+from cones.visuals.tables import write_csv
 from flows.results import markdown_text
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def test_a_cell_is_no_formula_and_comes_back_as_it_was(tmp_path: Path, text: str
     assert csv_text(csv_cell(text)) == text
     assert not csv_cell(text).startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
     assert "<" not in plot_text(text)
-    _write_csv(tmp_path / "t.csv", ("text", "number"), [(text, -0.5)])
+    write_csv(tmp_path / "t.csv", ("text", "number"), [(text, -0.5)])
     assert (tmp_path / "t.csv").read_text().rstrip("\n").endswith(",-0.5"), "a number stays one"
     (line,) = read_csv(tmp_path / "t.csv", ("text", "number"))
     assert line == {"text": text.encode(errors="backslashreplace").decode(), "number": "-0.5"}
@@ -67,7 +67,7 @@ def test_labels_end_no_script_of_dvcs_plots(tmp_path: Path, monkeypatch: pytest.
     shutil.copytree(ROOT / ".dvc/plots", ".dvc/plots")
     Path("dvc.yaml").write_text("plots:\n- plot.csv: {template: classification}\n")
     lines = [(f"{i}.png", label, label, 0.5) for i, label in enumerate(HOSTILE)]
-    _write_csv(Path("plot.csv"), ("picture", "actual", "predicted", "score"), lines, plot_text)
+    write_csv(Path("plot.csv"), ("picture", "actual", "predicted", "score"), lines, plot_text)
     with contextlib.suppress(SystemExit):
         assert dvc(["plots", "show"]) == 0
     shown = Path("dvc_plots/index.html").read_text()
@@ -83,11 +83,11 @@ def test_what_is_printed_moves_no_cursor_and_is_no_markup(
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text(PARAMS)
     found = [(Path(f"{label}.png"), Prediction(label, 0.5, {label: 0.5})) for label in HOSTILE if label]
-    monkeypatch.setattr(cones.predicting, "predict_files", lambda *_: found)
+    monkeypatch.setattr(cones.inference.files, "predict_files", lambda *_: found)
     told = CliRunner().invoke(app, ["predict", "x.safetensors", "a.png"])
     assert told.exit_code == 0, told.output
     stale = [Stale(Path(f"checkpoints/{label}"), "old", 1) for label in HOSTILE]
-    monkeypatch.setattr(cones.cleaning, "find_stale", lambda *_: stale)
+    monkeypatch.setattr(cones.cli.clean, "find_stale", lambda *_: stale)
     cleaned = CliRunner().invoke(app, ["clean"], input="n\n", env={"COLUMNS": "200"})
     assert "[red]x[/red]" in cleaned.output
     assert ":warning:" in cleaned.output

@@ -192,8 +192,8 @@ def test_a_stage_has_its_name_from_dvc_or_by_hand(
     def main(name: str) -> None:
         names.append(name)
 
-    monkeypatch.setattr("cones.process.die_with_parent", lambda: None)
-    monkeypatch.setattr("cones.process.share_the_cores", lambda: None)
+    monkeypatch.setattr("cones.common.process.die_with_parent", lambda: None)
+    monkeypatch.setattr("cones.common.process.share_the_cores", lambda: None)
     monkeypatch.setattr(sys, "argv", ["stages/search.py", *arguments])
     monkeypatch.setenv("DVC_STAGE", stage)
     if given is None:
@@ -219,7 +219,7 @@ def test_dvc_makes_no_stage_of_such_a_name(tmp_path: Path) -> None:
     project = Project(tmp_path / "project", tmp_path / "backbone")
     (tmp_path / "outside.txt").write_text("precious")
     (project.folder / "README.md").write_text("precious")
-    world = "{kind: world, source: cones/data/synthetic.py, vocabulary: novel, size: 32, train: 1, val: 1, test: 1}"
+    world = "{kind: world, source: cones/synthetic, vocabulary: novel, size: 32, train: 1, val: 1, test: 1}"
     names = ("x; touch X #", "../../README.md", "../../../outside.txt")
     data = "\n".join(f'  "{name}": {world}' for name in names)
     project.params(f"data:\n{data}\nbackbones: {{}}\nconcepts: {{}}\nruns: {{}}\nfinetunes: {{}}\n")

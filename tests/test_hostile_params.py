@@ -26,7 +26,7 @@ backbones:
   sd: {kind: sd, source: models/sd, clip: {source: models/tiny}, judge: {source: models/judge}}
 data:
   drawn: {kind: world, vocabulary: novel, size: 32, train: 6, val: 4, test: 5, seed: 1}
-  many: {kind: scenes, source: cones/data/synthetic.py, vocabulary: base, objects: 3}
+  many: {kind: scenes, source: cones/synthetic, vocabulary: base, objects: 3}
   zorb: {kind: subject_world, thing: zorb, colour: purple, val: 2}
   cat: {kind: subject, source: cats, masks: alpha, val: 1, test: 1}
   folder: {kind: folder, source: f, val_fraction: 0.1, test_fraction: 0.3, unreadable: skip, duplicates: drop}

@@ -22,14 +22,14 @@ from PIL import EpsImagePlugin, Image
 
 from cones.common.errors import DataError
 from cones.common.files import read_json
-from cones.data import prepare
 from cones.data.folders import pictures_in
 from cones.data.masks import encode_mask, encode_part
-from cones.data.pictures import MAX_PIXELS, open_masked, open_picture
-from cones.data.settings import FolderData, MaskData
+from cones.data.pictures import MAX_PIXELS, open_masked, open_picture, opened_picture
 from cones.inference import files as predicting
-from cones.readers.masks import open_mask
-from cones.tasks.detection.infer import Prediction, _opened
+from cones.readers.folder import FolderData
+from cones.readers.masks import MaskData, open_mask
+from cones.readers.prepare import prepare
+from cones.tasks.classification.infer import Prediction
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -78,7 +78,7 @@ def test_a_picture_starts_no_ghostscript(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     path = tmp_path / "x.png"
     path.write_bytes(picture_bytes("EPS"))
-    doors = DOORS | {"bytes": lambda path: open_picture(path.read_bytes(), "x.png"), "predict": _opened}
+    doors = DOORS | {"bytes": lambda path: open_picture(path.read_bytes(), "x.png"), "predict": opened_picture}
     with pytest.raises(DataError, match=r"x\.png cannot be read as a picture"):
         doors[door](path)
     assert not (tmp_path / "started").exists()
@@ -141,7 +141,7 @@ def test_strips_are_refused(tmp_path: Path, size: tuple[int, int], refused: int)
         return
     for given in (tmp_path / "x.png", Image.new("RGB", size)):
         with pytest.raises(DataError, match=rf"has {size[0]} x {size[1]} pixels; one side may be 100 times as long"):
-            _opened(given)
+            opened_picture(given)
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -301,7 +301,8 @@ def predicted(paths: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> 
     base = SimpleNamespace(name="toy", sha256="0")
     card = SimpleNamespace(task="classification", concept="pets", row="r", base=base, classes=("cat", "dog"))
     says = SimpleNamespace(
-        card=card, predict=lambda paths, threshold: [_opened(p) and Prediction("cat", 1.0, {"cat": 1.0}) for p in paths]
+        card=card,
+        predict=lambda paths, threshold: [opened_picture(p) and Prediction("cat", 1.0, {"cat": 1.0}) for p in paths],
     )
     monkeypatch.setattr(predicting, "open_concept", lambda *_: says)
     predicting.predict_files("pets", paths, out)

@@ -196,7 +196,7 @@ def test_a_search_without_end_and_an_alias_that_does_not_stay_end(registry: Regi
     class Page(list):
         token = "again"
 
-    monkeypatch.setattr("cones.registry_faults.MOST_PAGES", 50)
+    monkeypatch.setattr("cones.registry.faults.MOST_PAGES", 50)
     refused(lambda: list(every_page(lambda *arguments, page_token: Page(["x"]), "name = 'few'")), "has no end")
     registry.version("file:///x", **OURS, **{"val.accuracy": "0.5"})
     monkeypatch.setattr(type(registry.client), "set_registered_model_alias", lambda *arguments: None)

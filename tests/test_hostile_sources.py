@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import cones
-from cones.backbones import base_hash, locate
+from cones.backbones.hub import base_hash, locate
 from cones.cli.main import app
 from cones.common.errors import BackboneError, ConceptError
 from cones.common.files import file_hash

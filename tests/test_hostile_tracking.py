@@ -103,7 +103,7 @@ def test_a_broken_database_is_no_fault_that_may_pass(
 def test_a_locked_database_may_be_free_later_and_a_read_only_one_not(
     mlflow_store: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    from cones.registry.versions import mlflow_client
+    from cones.registry.client import mlflow_client
 
     path = shutil.copy(mlflow_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}?timeout=0.01")

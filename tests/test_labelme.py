@@ -11,9 +11,9 @@ from layouts import draw_picture, objects_of
 from cones.cli.recognise import look_at
 from cones.common.errors import DataError
 from cones.common.files import read_json, write_json
-from cones.data import prepare
 from cones.data.masks import object_mask
-from cones.data.settings import LabelMeData
+from cones.readers.labelme import LabelMeData
+from cones.readers.prepare import prepare
 
 SIZE = (30, 40)
 SHAPES: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from cones.config.params import load_params
-from cones.data import prepare
+from cones.readers.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 COMMITTED = subprocess.run(["git", "show", "HEAD:dvc.lock"], cwd=ROOT, capture_output=True, text=True, check=True)

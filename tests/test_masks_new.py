@@ -8,9 +8,11 @@ from masked import BOXES, draw, folders, mask
 
 from cones.cli.recognise import look_at
 from cones.common.errors import DataError
-from cones.data import prepare
-from cones.data.settings import FolderData, MaskData, SubjectData
+from cones.readers.folder import FolderData
 from cones.readers.masknames import masks_beside
+from cones.readers.masks import MaskData
+from cones.readers.prepare import prepare
+from cones.readers.subject import SubjectData
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from layouts import SIZE
 from cones.common.errors import DataError, ParamsError
 from cones.common.files import content_hash, read_json
 from cones.config.params import load_params
-from cones.data import prepare
 from cones.data.masks import Runs, encode_mask, mask_area, object_mask, outline_mask
 from cones.data.objects import Findings, Mark, settle
 from cones.data.prepared import Object, Record, Split, records_hash, write_split
-from cones.data.settings import FolderData, SceneData
 from cones.data.splits import draw_pictures
+from cones.readers.folder import FolderData
+from cones.readers.prepare import prepare
+from cones.readers.world import SceneData
 from cones.synthetic.world import LEAST_PIXELS, LEAST_SHARE, scenes_picture
 
 # Masks and manifests

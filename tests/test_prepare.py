@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import cones.data
 import cones.data.listing
+import cones.readers.prepare
 from cones.common.errors import Changed, DataError
 from cones.common.files import fresh_folder
-from cones.data import prepare
-from cones.data.settings import FolderData
+from cones.readers.folder import FolderData
+from cones.readers.prepare import prepare
 
 ROOT = Path(__file__).parent.parent
 ENTRY = "data:\n  pets: {kind: folder, source: pictures, seed: 3}\nbackbones: {}\nconcepts: {}\nruns: {}\n"
@@ -61,7 +61,7 @@ def test_data_that_changes_while_it_is_read(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable | None, named: str
 ) -> None:
     """The change comes after the pictures are listed and copied, as one that is being copied there does."""
-    copy = cones.data.copy_pictures
+    copy = cones.readers.prepare.copy_pictures
 
     def copy_late(pictures: list, folder: Path) -> list:
         records = copy(pictures, folder)
@@ -93,7 +93,7 @@ def test_a_picture_that_changes_before_a_step_reads_it(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable, step: str
 ) -> None:
     """Whatever the step says of a picture that is gone or half written, that it changed is said instead."""
-    door = cones.data if step == "copy_pictures" else cones.data.listing
+    door = cones.readers.prepare if step == "copy_pictures" else cones.data.listing
     read, calls = getattr(door, step), []
 
     def read_late(*args: object) -> object:

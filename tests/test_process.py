@@ -109,13 +109,13 @@ def test_an_error_of_its_own_stays_one(start: Start) -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[0].startswith("error: the disk is full; free some space")
     assert process.returncode == 1
-    failed = start("from cones.process import run_stage; run_stage(lambda: 1 / 0)")
+    failed = start("from cones.common.process import run_stage; run_stage(lambda: 1 / 0)")
     assert "ZeroDivisionError" in failed.communicate(timeout=20)[0]
 
 
 @pytest.mark.parametrize(("reader", "told"), [("| true", ""), ("> /dev/full", "error: the disk is full; free some")])
 def test_an_output_that_is_closed_ends_a_stage_without_a_word_and_a_full_one_with_one(reader: str, told: str) -> None:
-    program = "from cones.process import run_stage; run_stage(lambda: print('x' * 10**6))"
+    program = "from cones.common.process import run_stage; run_stage(lambda: print('x' * 10**6))"
     command = f'set -o pipefail; {sys.executable} -c "{program}" {reader}'
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -142,7 +142,7 @@ def test_a_stopped_command_ends_with_one_line(start: Start, number: int, code: i
             print("begun", flush=True)
             time.sleep(60)
 
-        cones.config.load_params = slowly
+        cones.config.params.load_params = slowly
         sys.argv = ["cones", "check"]
         main()
     """

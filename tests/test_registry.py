@@ -109,7 +109,7 @@ def workspace(
 
     import mlflow
 
-    monkeypatch.setattr("cones.registering.WAIT", 0)
+    monkeypatch.setattr("cones.registry.register.WAIT", 0)
     yield make
     mlflow.set_tracking_uri(None)
 
@@ -147,7 +147,7 @@ def test_a_run_of_another_host_is_left_alone_until_it_is_old(workspace, monkeypa
         project.register()
     assert [project.client.get_run(r).info.lifecycle_stage for r in running] == ["active", "active"]
     later = time.time() + 61 * 60
-    monkeypatch.setattr("cones.claims.time.time", lambda: later)
+    monkeypatch.setattr("cones.registry.claims.time.time", lambda: later)
     assert [is_held(project.client.get_run(r)) for r in running] == [False, False]
 
 
@@ -170,7 +170,7 @@ def test_a_machine_is_known_by_more_than_its_name(monkeypatch: pytest.MonkeyPatc
     mine = json.loads(claim())["host"]
     other = tmp_path / "boot_id"
     other.write_text("another\n")
-    monkeypatch.setattr("cones.claims.BOOT_ID", other)
+    monkeypatch.setattr("cones.registry.claims.BOOT_ID", other)
     assert json.loads(claim())["host"] != mine
 
 

@@ -7,8 +7,9 @@ from conftest import PARAMS
 
 from cones.common.errors import ConceptError
 from cones.common.files import file_hash, write_json
-from cones.concept.card import BaseModelCard, ConceptCard
+from cones.concept.card import ConceptCard
 from cones.config.params import Params, load_params
+from cones.interfaces.base import BaseModelCard
 from cones.results.summary import finished_metrics, refuse_other_settings
 
 VAL = {"box_ap": 0.5}

@@ -16,16 +16,18 @@ from cones.common.errors import BackboneError, SearchError
 from cones.config.params import parse_method
 from cones.config.tables import RunConfig
 from cones.features.encoded import Encoded
-from cones.interfaces.protocols import Prompts, TextEmbeds
+from cones.interfaces.protocols import text_of
 from cones.interfaces.randomness import generator_for
+from cones.interfaces.texts import Prompts, TextEmbeds
 from cones.methods.cones.module import BLENDS, Cones, class_means, start_embeddings
 from cones.methods.context import ContextTokens
 from cones.methods.searched import Searched
 from cones.search.checkpoint import Progress, load_checkpoint
-from cones.search.loop import learning_rate, search, text_of
+from cones.search.loop import search
 from cones.search.row import search_row
-from cones.tasks import TASKS
+from cones.search.schedule import learning_rate
 from cones.tasks.ranking import rank
+from cones.tasks.table import TASKS
 
 CONES = {"name": "cones", "lr": 0.01, "epochs": 6, "batch_size": 8, "patience": None, "checkpoint_seconds": 0}
 
@@ -186,7 +188,7 @@ def test_a_stopped_search_resumes_to_the_same_bits(encoded: Encoded, accelerator
     checkpoint = tmp_path / "state.safetensors"
 
     def method():
-        from cones.methods import build
+        from cones.methods.build import build
         from cones.search.row import _start
 
         return build(parsed, backbone, _start(encoded, backbone, names))

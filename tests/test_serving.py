@@ -25,7 +25,8 @@ from starlette.testclient import TestClient
 from test_detection_use import concept_of
 from typer.testing import CliRunner
 
-from cones.backbones import base_hash, open_backbone
+from cones.backbones import open_backbone
+from cones.backbones.hub import base_hash
 from cones.cli.main import app
 from cones.common.errors import ConesError
 from cones.concept.file import Concept

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from cones.common.errors import DataError
-from cones.data import list_pictures, prepare
 from cones.data.prepared import SPLITS, Split
-from cones.data.settings import CoOpData, FolderData, TableData
+from cones.readers.coop import CoOpData
+from cones.readers.csv import TableData
+from cones.readers.folder import FolderData
+from cones.readers.prepare import list_pictures, prepare
 
 ANIMALS = ("cat", "dog")
 KEEP = {"train": 6, "val": 2, "test": 2}

@@ -8,38 +8,19 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 FENCES = {
-    "prefect": {"flows/", "cones/doctor.py"},
-    "mlflow": {
-        "cones/tracking.py",
-        "cones/fetching.py",
-        "cones/registering.py",
-        "cones/registry_home.py",
-        "cones/run_logging.py",
-        "cones/pyfunc.py",
-    },
-    "mmdet": {"cones/backbones/glip", "cones/backbones/mmcv_ops.py"},
-    "mmengine": {"cones/backbones/glip", "cones/backbones/mmcv_ops.py"},
-    "mmcv": {"cones/backbones/glip", "cones/backbones/mmcv_ops.py"},
-    "pycocotools": {"cones/tasks/detection.py", "cones/data/", "cones/targets.py"},
-    "diffusers": {"cones/backbones/diffusion", "bench/sd_step.py"},
-    "monai": {"cones/data/medical"},
-    "peft": {"cones/methods/weights"},
-    "transformers": {"cones/backbones/", "stages/pretrain_clip.py", "bench/"},
+    "prefect": {"flows/", "cones/cli/doctor.py"},
+    "mlflow": {"cones/registry/"},
+    "mmdet": {"cones/backbones/glip/", "cones/pretrain/glip_model.py"},
+    "mmengine": {"cones/backbones/glip/", "cones/pretrain/glip_model.py"},
+    "mmcv": {"cones/backbones/glip/", "cones/pretrain/glip_model.py"},
+    "pycocotools": {"cones/tasks/detection/", "cones/visuals/objects.py", "cones/data/", "cones/features/targets.py"},
+    "diffusers": {"cones/backbones/sd/", "cones/pretrain/sd_model.py", "bench/sd_step.py"},
+    "monai": {"cones/readers/volumes", "cones/inference/volumes"},
+    "peft": {"cones/finetuning/"},
+    "transformers": {"cones/backbones/", "cones/pretrain/", "bench/"},
 }
-# They word, show and guard, but decide no result: a change in them need not run a stage again.
-PLUMBING = {"errors", "escaping", "messages", "console", "layout", "process"}
-# What a Concept offers its users; no stage calls it.
-FOR_USERS = {
-    "tracking",
-    "fetching",
-    "prediction",
-    "predicting",
-    "joining",
-    "newrows",
-    "doctor",
-    "generating",
-    "serving",
-}
+# Rooms whose code no stage runs for its result: they word, show and guard; or are what users of a Concept call.
+ASIDE = {"common", "inference", "registry", "cli"}
 DOORS = ("data", "backbones", "methods", "tasks")
 
 
@@ -72,7 +53,7 @@ def closure(path: Path) -> set[str]:
         names = {n for n in imports(here) if n.split(".")[0] == "cones"}
         parents = {".".join(n.split(".")[:i]) for n in names for i in range(2, n.count(".") + 1)}
         files = {file_of(n) for n in names | parents} - {None}
-        todo += [f for f in files if f.stem not in PLUMBING | FOR_USERS and f != ROOT / "cones/__init__.py"]
+        todo += [f for f in files if f != ROOT / "cones/__init__.py" and f.relative_to(ROOT).parts[1] not in ASIDE]
     return {p.relative_to(ROOT).as_posix() for p in seen}
 
 

@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from cones.common.errors import DataError
-from cones.data import prepare
 from cones.data.prepared import Split
-from cones.data.settings import SubjectData, SubjectWorldData
 from cones.features.views import encode_split
+from cones.readers.prepare import prepare
+from cones.readers.subject import SubjectData
+from cones.readers.world import SubjectWorldData
 
 
 @pytest.fixture

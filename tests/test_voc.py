@@ -7,10 +7,10 @@ import pytest
 from layouts import SPLIT_OF, draw_picture, objects_of
 
 from cones.common.errors import DataError
-from cones.data import prepare
 from cones.data.prepared import Object, Split
-from cones.data.settings import VocData
 from cones.data.splits import draw_pictures
+from cones.readers.prepare import prepare
+from cones.readers.voc import VocData
 
 BCCD = Path(__file__).parents[2] / "shared/data/bccd/BCCD"
 

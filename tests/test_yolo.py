@@ -9,10 +9,10 @@ from layouts import SIZE, SPLIT_OF, draw_picture, objects_of
 from ruamel.yaml import YAML
 
 from cones.common.errors import DataError
-from cones.data import prepare
 from cones.data.masks import encode_mask
 from cones.data.prepared import Object
-from cones.data.settings import YoloData
+from cones.readers.prepare import prepare
+from cones.readers.yolo import YoloData
 
 
 def yolo(source: Path, yaml: dict | None = None, **settings: Any) -> YoloData:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones.backbones import WEIGHTS
+from cones.backbones.hub import WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger
 from cones.common.errors import BackboneError
 

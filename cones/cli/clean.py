@@ -28,7 +28,7 @@ from cones.common.layout import (
 )
 from cones.common.process import lock
 from cones.config.params import Params
-from cones.config.tables import FinetuneConfig
+from cones.finetuning.settings import FinetuneConfig
 from cones.search.checkpoint import row_checkpoint
 
 KEY = re.compile("[0-9a-f]{16}")

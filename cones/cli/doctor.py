@@ -23,7 +23,7 @@ from cones.common.layout import CACHE, ENCODED
 from cones.common.redaction import address, redacted
 
 if TYPE_CHECKING:
-    from cones.config.tables import ModelSource
+    from cones.backbones.settings import ModelSource
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "diffusers", "mmdet", "mmcv-lite", "pycocotools", "monai", "peft",
@@ -129,7 +129,7 @@ def _project() -> Iterator[Finding]:
 
 def _backbone(name: str, config: "ModelSource", wanted: str, used: bool) -> Finding:
     """Whether a base model lies on this machine, whole and of its kind. One from the hub is not fetched here."""
-    from cones.backbones import INDEXES, base_hash, locate
+    from cones.backbones.hub import INDEXES, base_hash, locate
     from cones.backbones.opening import read_config
 
     what, source = f"backbone {name}", config.source
@@ -157,7 +157,7 @@ def _backbone(name: str, config: "ModelSource", wanted: str, used: bool) -> Find
 
 
 def _tracking() -> Iterator[Finding]:
-    from cones.registry.versions import tracking_uri
+    from cones.registry.client import tracking_uri
 
     try:
         uri = tracking_uri()

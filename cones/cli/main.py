@@ -182,8 +182,9 @@ def register() -> None:
 
     from cones.common.redaction import redacted
     from cones.config.params import load_params
+    from cones.registry.client import tracking_uri
     from cones.registry.register import register as register_rows
-    from cones.registry.versions import look_up, tracking_uri
+    from cones.registry.versions import look_up
 
     params = load_params()
     found = register_rows(params)

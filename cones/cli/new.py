@@ -9,7 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from cones.backbones import locate, open_backbone
+from cones.backbones import open_backbone
+from cones.backbones.hub import locate
+from cones.backbones.settings import BackboneConfig
 from cones.cli.recognise import Found
 from cones.common.choices import Task
 from cones.common.errors import BackboneError, Busy, ParamsError
@@ -17,9 +19,11 @@ from cones.common.escaping import quoted
 from cones.common.files import fresh_file
 from cones.common.layout import CHECKPOINTS
 from cones.common.process import lock
+from cones.common.settings import Name
 from cones.config.params import Params, load_params
-from cones.config.tables import BACKBONE_TASKS, BackboneConfig, Name
-from cones.methods.searched import Cones, CoOp
+from cones.config.tables import BACKBONE_TASKS
+from cones.methods.cones.settings import Cones
+from cones.methods.coop import CoOp
 
 MOST_SHOTS = 16
 GENERATED = ("world", "scenes", "subject_world")

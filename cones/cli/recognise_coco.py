@@ -11,8 +11,8 @@ from cones.common.errors import DataError
 from cones.common.escaping import shortened
 from cones.common.reading import read_json_text
 from cones.data.folders import files_in, subfolders
-from cones.data.settings import CocoData
 from cones.data.splits import SPLIT_NAMES
+from cones.readers.coco import CocoData
 
 ANNOTATIONS = "annotations"
 """The folder in which COCO's files often are."""

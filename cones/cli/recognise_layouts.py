@@ -11,23 +11,17 @@ from cones.cli.recognise_masks import by_class, has_mask_folders, masks_in, subj
 from cones.common.choices import Task, Values
 from cones.common.errors import DataError
 from cones.common.reading import read_file
-from cones.data import refuse_masks_beside
-from cones.data.folders import files_in, is_hidden, pictures_in
-from cones.data.settings import (
-    CoOpData,
-    FolderData,
-    LabelMeData,
-    ObjectData,
-    PictureData,
-    SubjectData,
-    TableData,
-    VocData,
-    YoloData,
-)
-from cones.readers.folder import class_folders, split_folders
+from cones.data.folders import class_folders, files_in, is_hidden, pictures_in, split_folders
+from cones.data.settings import ObjectData, PictureData
+from cones.readers.coop import CoOpData
+from cones.readers.csv import TableData
+from cones.readers.folder import FolderData
+from cones.readers.labelme import LabelMeData
 from cones.readers.masknames import masks_beside
-from cones.readers.subject import FEWEST
-from cones.readers.yolo import yolo_yaml
+from cones.readers.prepare import refuse_masks_beside
+from cones.readers.subject import FEWEST, SubjectData
+from cones.readers.voc import VocData
+from cones.readers.yolo import YoloData, yolo_yaml
 
 KNOWN = (
     "class folders, a CSV with the columns path and label, CoOp's split_zhou_*.json, COCO's JSON, VOC's folders, "

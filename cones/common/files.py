@@ -70,7 +70,7 @@ def fresh_file(target: Path) -> Iterator[Path]:
 
 
 def temporary_of(target: Path, which: str = "") -> Path:
-    """A hidden sibling of this process, by which what it leaves is known (`cones.cleaning`)."""
+    """A hidden sibling of this process, by which what it leaves is known (`cones.cli.clean`)."""
     return target.with_name(f".{target.name}.{which}{'.' * bool(which)}{os.getpid()}.tmp")
 
 

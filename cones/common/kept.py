@@ -15,17 +15,17 @@ from cones.common.intact import damaged_parts, hash_parts
 Kind = Literal["test-features", "text-maps", "class-pictures"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CODE = (
-    "backbones/*.py",
-    "class_pictures.py",
+    "backbones/**/*.py",
     "data/pictures.py",
     "data/prepared.py",
-    "encoded.py",
-    "features.py",
-    "picture_encoding.py",
-    "randomness.py",
-    "targets.py",
-    "types.py",
-    "warmstart.py",
+    "features/encoded.py",
+    "features/store.py",
+    "features/targets.py",
+    "features/views.py",
+    "finetuning/class_pictures.py",
+    "interfaces/*.py",
+    "methods/warmstart.py",
+    "tasks/detection/encode.py",
 )
 """What decides their content: a change in it makes the kept ones worthless."""
 SEAL = "kept.json"

@@ -6,12 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from cones.common.choices import REVISION
 from cones.common.errors import ConceptError
 from cones.common.escaping import is_plain
+from cones.interfaces.base import (
+    DEEPEST,
+    MOST_DIGITS,
+    MOST_TEXT,
+    BaseModelCard,
+    Checked,
+    Hash,
+    Label,
+    Text,
+    _printable,
+    refuse_unplain,
+)
 
 CARD_KEY = "cones_concept"
 JOIN = "join"
@@ -20,22 +31,10 @@ MOST_BYTES = 16 << 20
 """Of a card; a thousand classes take a tenth of a megabyte."""
 MOST_SIDE = 4096
 """Pixels of a canvas's side; GLIP's published scale makes 1344."""
-DEEPEST, MOST_DIGITS, MOST_TEXT = 12, 20, 20_000
-"""Of what a setting holds: levels of nesting, digits of a whole number, characters of a text."""
-
-
-def _printable(text: str) -> str:
-    return _refuse_unplain(text)
 
 
 def _sayable(text: str) -> str:
-    return _refuse_unplain(text, also="\n\t")
-
-
-def _refuse_unplain(text: str, also: str = "") -> str:
-    if not is_plain(text, also):
-        raise PydanticCustomError("printable", "must have no control characters, nor what turns the direction of text")
-    return text
+    return refuse_unplain(text, also="\n\t")
 
 
 def _each_once(names: list[str]) -> list[str]:
@@ -71,28 +70,10 @@ def _refuse_wild(value: Any, deepest: int) -> None:
                 _refuse_wild(one, deepest - 1)
 
 
-Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""SHA-256 in hex."""
-Text = Annotated[str, StringConstraints(min_length=1, max_length=MOST_TEXT), AfterValidator(_printable)]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
 Said = Annotated[str, StringConstraints(min_length=1, max_length=4000), AfterValidator(_sayable)]
 """A part of a sentence, which may have several lines in params.yaml."""
 Plain = Annotated[dict[str, Any], Field(max_length=1000), AfterValidator(_plain)]
 Side = Annotated[int, Field(ge=1, le=MOST_SIDE)]
-
-
-class Checked(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class BaseModelCard(Checked):
-    """The base model a Concept belongs to: a name and where it was found, and `sha256` of its files."""
-
-    name: Label
-    kind: Literal["clip", "glip", "sd"]
-    source: Annotated[Text, Field(max_length=4096)]
-    revision: Annotated[str, StringConstraints(pattern=REVISION)] | None
-    sha256: Hash
 
 
 class ConceptCard(Checked):

@@ -12,10 +12,11 @@ from torch import Tensor
 from cones.common.errors import ConceptError, ConesError
 from cones.common.messages import first_mistake
 from cones.common.tensors import read_safetensors
-from cones.concept.card import JOIN, BaseModelCard, ConceptCard, mistake_of, short
+from cones.concept.card import JOIN, ConceptCard, mistake_of, short
 from cones.config.params import load_params
-from cones.config.tables import BACKBONE_TASKS, FINETUNES, FinetuneConfig
-from cones.methods.searched import METHOD_BACKBONES, MethodSettings
+from cones.config.tables import BACKBONE_TASKS, METHOD_BACKBONES, MethodSettings
+from cones.finetuning.settings import FINETUNES, FinetuneConfig
+from cones.interfaces.base import BaseModelCard
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)

@@ -15,14 +15,13 @@ from cones.common.errors import DAMAGED, ConceptError
 from cones.common.files import file_hash, fresh_file
 from cones.common.tensors import read_safetensors
 from cones.concept.card import CARD_KEY, ConceptCard, read_card
-from cones.concept.checks import WEIGHTS_KEY, check_card, check_fit, check_tensors, is_named_here, read_weights
+from cones.concept.checks import check_card, check_fit, check_tensors, is_named_here, read_weights
 from cones.inference.opened import Opened, opened
-from cones.interfaces.protocols import TextEmbeds, with_rows
+from cones.interfaces.texts import TextEmbeds, with_rows
 
 if TYPE_CHECKING:
-    from cones.tasks.detection.infer import Detections, Prediction
-
-__all__ = ["WEIGHTS_FILE", "WEIGHTS_KEY", "Concept", "tensors_hash"]
+    from cones.tasks.classification.infer import Prediction
+    from cones.tasks.detection.infer import Detections
 
 WEIGHTS_FILE = "weights.safetensors"
 MOST_BYTES = 1 << 30
@@ -105,7 +104,8 @@ class Concept:
         `threshold`, if none is given the card's, are left out. Raises `ConceptError` for a threshold where whole
         pictures are classified, `DataError` for a picture that cannot be read.
         """
-        from cones.tasks.detection.infer import classify, detect
+        from cones.tasks.classification.infer import classify
+        from cones.tasks.detection.infer import detect
 
         if self.card.task == "generation":
             raise ConceptError(f"`{self.card.concept}` makes pictures and does not judge them; use `generate`")
@@ -139,7 +139,7 @@ class Concept:
             return generate(self, prompt, n, seed, others or {}, guidance, steps)
 
     def join(self, *others: "Concept", rename: Mapping[str, str] | None = None) -> "Concept":
-        """One Concept with the classes of this and the others, which are of one base model; see `cones.joining.join`.
+        """One Concept with the classes of this and the others, which are of one base model; see `inference.join`.
 
         It is used where this one is. `rename` gives classes of the others another label, where two have one name.
         """
@@ -198,7 +198,7 @@ class Concept:
         It is fetched where its folder was given by hand, where the params.yaml here names it, and with `fetch`: a file
         from elsewhere does not decide what is fetched. Raises `NotFetched` otherwise, if it is not here already.
         """
-        from cones.backbones import locate
+        from cones.backbones.hub import locate
 
         base = self.card.base
         may = self.fetch or self.base_folder is not None or is_named_here(base)
@@ -206,7 +206,7 @@ class Concept:
 
     def locate_base(self) -> Path:
         """The folder of the base model; `ConceptError` when it is another model than the one searched on."""
-        from cones.backbones import base_hash
+        from cones.backbones.hub import base_hash
 
         card, folder = self.card.base, self.find_base()
         found = base_hash(folder)

@@ -6,101 +6,21 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from cones.backbones.settings import BackboneConfig
 from cones.common.errors import ParamsError
 from cones.common.escaping import one_line, quoted, shortened
 from cones.common.messages import nearest, pydantic_mistakes
+from cones.common.settings import Name, Strict
 from cones.common.yaml_file import read_yaml
-from cones.config.rules import cross_mistakes, undefined_pair
+from cones.config.rules import cross_mistakes
 from cones.config.tables import (
-    BACKBONE_TASKS,
-    BackboneConfig,
-    ClassificationConcept,
     ConceptConfig,
-    DetectionConcept,
-    FinetuneConfig,
-    GenerationConcept,
-    ModelSource,
-    Name,
-    RunConfig,
-)
-from cones.data.settings import (
-    CocoData,
-    CoOpData,
     DataConfig,
-    FolderData,
-    LabelMeData,
-    MaskData,
-    ObjectData,
-    PictureData,
-    SceneData,
-    Strict,
-    SubjectData,
-    SubjectWorldData,
-    TableData,
-    VocData,
-    WorldData,
-    YoloData,
-)
-from cones.methods.searched import (
-    METHOD_BACKBONES,
-    Cones,
-    CoOp,
-    Denoised,
-    LanguagePrompt,
     MethodConfig,
     MethodSettings,
-    Noise,
-    PromptTuning,
-    Searched,
-    TextualInversion,
-    ZeroShot,
-    method_summaries,
+    RunConfig,
 )
-
-__all__ = [
-    "BACKBONE_TASKS",
-    "METHOD_BACKBONES",
-    "BackboneConfig",
-    "ClassificationConcept",
-    "CoOp",
-    "CoOpData",
-    "CocoData",
-    "ConceptConfig",
-    "Cones",
-    "DataConfig",
-    "Denoised",
-    "DetectionConcept",
-    "FinetuneConfig",
-    "FolderData",
-    "GenerationConcept",
-    "LabelMeData",
-    "LanguagePrompt",
-    "MaskData",
-    "MethodConfig",
-    "MethodSettings",
-    "ModelSource",
-    "Name",
-    "Noise",
-    "ObjectData",
-    "Params",
-    "PictureData",
-    "PromptTuning",
-    "RunConfig",
-    "SceneData",
-    "Searched",
-    "SubjectData",
-    "SubjectWorldData",
-    "TableData",
-    "TextualInversion",
-    "VocData",
-    "WorldData",
-    "YoloData",
-    "ZeroShot",
-    "load_params",
-    "method_summaries",
-    "parse_method",
-    "undefined_pair",
-]
+from cones.finetuning.settings import FinetuneConfig
 
 MOST_TOLD = 50
 """Of the mistakes in a file; who has more of them begins with these."""

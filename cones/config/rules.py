@@ -5,8 +5,8 @@ from typing import Any
 
 from cones.common.escaping import plain, quoted, shortened
 from cones.common.messages import nearest
-from cones.config.tables import BACKBONE_TASKS, FINETUNES
-from cones.methods.searched import METHOD_BACKBONES, METHODS
+from cones.config.tables import BACKBONE_TASKS, METHOD_BACKBONES, METHODS
+from cones.finetuning.settings import FINETUNES
 
 RESERVED = ("truth", "per_class")
 """No names of rows: such files stand beside those of the rows."""

@@ -8,6 +8,32 @@ from cones.common.errors import DataError
 from cones.common.escaping import printable
 from cones.common.reading import reason
 from cones.data.pictures import SUFFIXES
+from cones.data.splits import SPLIT_NAMES, split_names
+
+RENAME = "A class with the name of a split has to be renamed"
+
+
+def split_folders(source: Path) -> dict[str, Path]:
+    """The folders of the splits that there are; the folder itself, under an empty name, where there are none.
+
+    `valid` and the like are splits (`SPLIT_NAMES`) beside a `train`, and else classes; capitals do not count.
+    `DataError` for two folders of one split, and for `val` or `test` without `train`.
+    """
+    if not os.path.isdir(source):
+        raise DataError(f"{source} is not a folder; `source` must name a folder of class folders")
+    names = [p.name for p in subfolders(source)]
+    small = {name.lower() for name in names}
+    if not small & {"val", "test"} and all(SPLIT_NAMES.get(name) != "train" for name in small):
+        return {"": source}
+    try:
+        return {split: source / name for split, name in split_names(names, str(source)).items()}
+    except DataError as error:
+        raise DataError(f"{error}. {RENAME}") from None
+
+
+def class_folders(source: Path) -> list[str]:
+    """The names of the class folders, in all splits together."""
+    return sorted({p.name for root in split_folders(source).values() for p in subfolders(root)})
 
 
 def is_hidden(path: Path) -> bool:

@@ -22,6 +22,13 @@ from cones.common.escaping import one_line, printable
 from cones.common.reading import open_file
 from cones.data.decoding import MOST_SCANS, scans_of, tile_of
 
+Given = str | Path | Image.Image
+
+
+def opened_picture(image: Given) -> Image.Image:
+    return rgb(image, "the picture given") if isinstance(image, Image.Image) else open_picture(Path(image))
+
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFile, GifImageFile)
 FORMATS = tuple(reader.format for reader in READERS)

@@ -8,13 +8,15 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from cones.backbones import locate, open_backbone
+from cones.backbones import open_backbone
+from cones.backbones.hub import locate
 from cones.common.errors import DAMAGED, DataError
 from cones.common.files import read_json
 from cones.common.intact import damaged_parts
-from cones.concept.card import BaseModelCard
 from cones.features.store import FeatureStore
-from cones.interfaces.protocols import Backbone, TextEmbeds
+from cones.interfaces.base import BaseModelCard
+from cones.interfaces.protocols import Backbone
+from cones.interfaces.texts import TextEmbeds
 
 
 class Parts(BaseModel):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cones.data.prepared import Split
 from cones.features.store import IN_MEMORY, FeatureStore
-from cones.interfaces.protocols import Features
+from cones.interfaces.pictures import Features
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from cones.common.errors import DataError
 from cones.common.files import fresh_folder, read_json, reading, write_json
 from cones.common.mapped import mapped_array
 from cones.features.targets import Targets, read_targets
-from cones.interfaces.protocols import Features, Instances
+from cones.interfaces.pictures import Features, Instances
 
 HEADROOM = 256 * 2**20
 """Bytes of disk that a cache leaves free."""

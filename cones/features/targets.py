@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cones.common.errors import DataError
 from cones.common.files import read_json, reading, write_json
-from cones.interfaces.protocols import Geometry, Instances
+from cones.data.prepared import Record
+from cones.interfaces.pictures import Geometry, Instances
 
 OBJECTS, CROPS = "objects.json", "crops.npy"
 
@@ -51,6 +52,19 @@ class Picture:
         if not self.masks:
             return torch.zeros(0, *self.geometry.original, dtype=torch.bool)
         return torch.from_numpy(np.ascontiguousarray(coco.decode(list(self._regions())).transpose(2, 0, 1))).bool()
+
+
+def picture_of(record: Record, geometry: Geometry | None) -> Picture:
+    """The objects of a record, as they are seen in a view of its picture."""
+    objects = record.objects or ()
+    size = record.size or (0, 0)
+    return Picture(
+        geometry or Geometry(size, size, size),
+        [o.box for o in objects],
+        [o.label for o in objects],
+        [o.mask for o in objects],
+        [o.crowd for o in objects],
+    )
 
 
 class Targets:
@@ -97,7 +111,8 @@ class Targets:
 
 def _read(line: dict[str, Any]) -> Picture:
     (height, width), (h, w), (padded_h, padded_w) = line.pop("geometry")
-    return Picture(Geometry((height, width), (h, w), (padded_h, padded_w)), **line)
+    boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in line.pop("boxes")]
+    return Picture(Geometry((height, width), (h, w), (padded_h, padded_w)), boxes, **line)
 
 
 def write_targets(folder: Path, pictures: Sequence[Picture], crops: Tensor | None) -> None:

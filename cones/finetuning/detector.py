@@ -1,45 +1,43 @@
 """Fine-tuning a row: weights of the base model train on, and the row's embeddings with them."""
 
-import hashlib
-import json
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from cones.common.errors import BackboneError, ConceptError, DataError
+from cones.common.errors import BackboneError, DataError
 from cones.common.files import content_hash
-from cones.concept.checks import WEIGHTS_KEY
 from cones.concept.file import Concept
-from cones.config.tables import KEEPS_FEATURES, FinetuneConfig
 from cones.data.prepared import Split, records_hash
 from cones.features.encoded import Encoded
 from cones.features.live import LivePictures, Pictures
 from cones.features.store import FeatureStore
-from cones.interfaces.protocols import Features, Predictions
+from cones.finetuning.lora import LORA_SCALE, add_lora
+from cones.finetuning.settings import KEEPS_FEATURES, FinetuneConfig
+from cones.finetuning.tuned import FinetunedRow, refuse_other_start, tuned_concept
+from cones.interfaces.pictures import Features, Predictions
 from cones.methods.cones.module import Cones
-from cones.search.loop import predict_all
-from cones.search.row import FoundRow, cost_of, versions
-from cones.search.trained import KIND_PARTS, LORA_SCALE, Trained, add_lora, parameters_of
+from cones.search.outcome import cost_of
+from cones.search.trained import Trained, parameters_of
 from cones.search.tuning import Metrics, OnStep, finetune
-from cones.tasks import TASKS
+from cones.tasks.table import TASKS
+from cones.tasks.task import predict_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+
+KIND_PARTS = {
+    "head": ("bbox_head", "mask_head"),
+    "full": ("backbone", "neck", "bbox_head", "mask_head"),
+    "mask_head": ("mask_head",),
+}
+"""The parts of a detector whose parameters all train, by the kind of fine-tuning; a part that is not there is left out.
+`lora` trains additions to the linear layers of `bbox_head`."""
+
+
 LIBRARIES = ("mmdet", "peft")
-
-
-@dataclass(frozen=True)
-class FinetunedRow(FoundRow):
-    """What fine-tuning a row gives; `weights` are the bytes of the weights file that goes beside the Concept."""
-
-    weights: bytes
 
 
 def finetune_row(
@@ -94,49 +92,6 @@ def finetune_row(
 def judged_as(settings: FinetuneConfig, encoded: Encoded) -> str:
     """The task that a fine-tuned row is judged by: a mask head gives masks where the concept asks for boxes, too."""
     return "segmentation" if settings.kind == "mask_head" else encoded.about["task"]
-
-
-def tuned_concept(
-    name: str,
-    settings: FinetuneConfig,
-    start: Concept,
-    task: str,
-    trained: Trained,
-    built: dict[str, Any],
-    text: Tensor,
-    metrics: Metrics,
-    libraries: Sequence[str],
-) -> tuple[Concept, bytes]:
-    """The Concept of a fine-tuned row, and the bytes of its weights file."""
-    from safetensors.torch import save
-
-    weights = trained.tensors()
-    content = save(weights, metadata={WEIGHTS_KEY: json.dumps(built)})
-    card = {
-        "row": name,
-        "task": task,
-        "finetune": {**settings.model_dump(by_alias=True), "trained_tensors": len(weights)},
-        "weights_sha256": hashlib.sha256(content).hexdigest(),
-        "trained_parameters": trained.count,
-        "val": {k: v for k, v in metrics.items() if math.isfinite(v)},
-        "versions": versions() | {library: version(library) for library in libraries},
-    }
-    tensors = start.tensors
-    if trained.embeds is not None:
-        card["site"] = "text_embeds"
-        kept = {name: tensor for name, tensor in tensors.items() if name in ("owner", "pooled")}
-        tensors = {"text_embeds": text.clone(), **kept}
-    return Concept(start.card.model_copy(update=card), tensors), content
-
-
-def refuse_other_start(start: Concept, encoded: Encoded) -> None:
-    """`ConceptError` for a start of other pictures or of another base model."""
-    card = start.card
-    if (card.base.sha256, card.split_hash) != (encoded.base.sha256, encoded.about["split_hash"]):
-        raise ConceptError(
-            f"the row `{card.row}` was searched on other pictures or another base model than "
-            f"`{encoded.about['concept']}` has now; run `dvc repro` to search it again"
-        )
 
 
 def _refuse(name: str, settings: FinetuneConfig, start: Concept, encoded: Encoded, has_masks: bool) -> None:

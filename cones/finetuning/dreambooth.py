@@ -9,18 +9,20 @@ from torch import Tensor
 
 from cones.common.layout import CACHE
 from cones.concept.file import Concept
-from cones.config.tables import FinetuneConfig
 from cones.features.encoded import Encoded
 from cones.finetuning.class_pictures import class_latents
-from cones.finetuning.detector import FinetunedRow, refuse_other_start, tuned_concept
-from cones.interfaces.protocols import Features, TextEmbeds
+from cones.finetuning.lora import LORA_SCALE, add_lora, attention_layers
+from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.tuned import FinetunedRow, refuse_other_start, tuned_concept
+from cones.interfaces.pictures import Features
+from cones.interfaces.texts import TextEmbeds
 from cones.methods.sentences import drawn_sentences
-from cones.search.loop import predict_all
-from cones.search.row import cost_of
-from cones.search.trained import LORA_SCALE, Trained, add_lora, attention_layers, parameters_of
+from cones.search.outcome import cost_of
+from cones.search.trained import Trained, parameters_of
 from cones.search.tuning import Metrics, OnStep, finetune
-from cones.tasks import TASKS
 from cones.tasks.generation.row import Watch, watch_nothing
+from cones.tasks.table import TASKS
+from cones.tasks.task import predict_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -17,8 +17,9 @@ from cones.common.outputs import refuse_unwritable
 from cones.concept.file import Concept
 from cones.data.folders import pictures_in
 from cones.data.pictures import SUFFIXES, open_picture
-from cones.interfaces.protocols import Instances
-from cones.tasks.detection.infer import Detections, Prediction
+from cones.interfaces.pictures import Instances
+from cones.tasks.classification.infer import Prediction
+from cones.tasks.detection.infer import Detections, coco_dataset, written_path
 from cones.visuals.objects import draw_instances
 from cones.visuals.sheets import captioned
 
@@ -56,7 +57,7 @@ def predict_files(
     names = [f"pictures/{i:05d}-{_stem(path)}.jpg" for i, path in enumerate(paths)] if draw else []
     drawn = [{"drawn": name} for name in names] or [{} for _ in paths]
     if card.task == "classification":
-        lines = [{"path": _written(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
+        lines = [{"path": written_path(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
         content: dict[str, Any] = {**about, "predictions": lines}
     else:
         least = card.score_threshold if threshold is None else threshold
@@ -68,34 +69,6 @@ def predict_files(
         with fresh_file(out / name) as temporary:
             write_picture(temporary, _drawn(open_picture(path), one, card.classes), quality=90)
     return list(zip(paths, found))
-
-
-def coco_dataset(paths: Sequence[Path], found: Sequence[Detections], classes: Sequence[str]) -> dict[str, Any]:
-    """What was found in pictures as a COCO data set whose annotations have scores; a picture's path is its file name.
-
-    Boxes are xywh in hundredths of a pixel, masks compressed run lengths; the area is the mask's where there is one.
-    """
-    annotations: list[dict[str, Any]] = []
-    images = []
-    for image, (path, one) in enumerate(zip(paths, found), 1):
-        images.append({"id": image, "file_name": _written(path), "height": one.size[0], "width": one.size[1]})
-        for i in range(len(one)):
-            # COCO's tools take an id of 0 for none.
-            about = {"id": len(annotations) + 1, "image_id": image, "category_id": classes.index(one.labels[i]) + 1}
-            annotations.append(about | _annotation(one, i))
-    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
-def _annotation(found: Detections, i: int) -> dict[str, Any]:
-    """One object as COCO has it, but for what it belongs to."""
-    x1, y1, x2, y2 = found.boxes[i].tolist()
-    box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
-    line = {"bbox": box, "score": round(float(found.scores[i]), 5), "iscrowd": 0}
-    if found.regions is None:
-        return {**line, "area": round(box[2] * box[3], 2)}
-    region = {"size": list(found.size), "counts": found.regions[i]}
-    return {**line, "area": float(found.mask(i).sum()), "segmentation": region}
 
 
 def open_concept(concept: str, base: Path | None = None, device: str = "auto", fetch: bool | None = None) -> Concept:
@@ -124,11 +97,6 @@ def _agreed(concept: Concept) -> bool:
         base = concept.card.base
         return typer.confirm(f"`{concept.card.row}` is of {base.source} at {base.revision}; fetch that from the hub?")
     return False
-
-
-def _written(path: Path) -> str:
-    """A path as text of valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _stem(path: Path) -> str:

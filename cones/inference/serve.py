@@ -41,7 +41,8 @@ from cones.common.messages import first_mistake
 from cones.common.process import STOPPED_CODE
 from cones.concept.file import Concept
 from cones.data.pictures import open_picture
-from cones.inference.files import coco_dataset, open_concept
+from cones.inference.files import open_concept
+from cones.tasks.detection.infer import coco_dataset
 
 MOST_BYTES = 64 << 20
 """Of a request's body."""

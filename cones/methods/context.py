@@ -6,21 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cones.interfaces.protocols import Features, Prompts, Slot, TextEmbeds, TextTokens
-
-
-class ZeroShot(nn.Module):
-    """The class names as the text encoder embeds them (Radford et al. 2021). Nothing is searched."""
-
-    def __init__(self, text: TextEmbeds) -> None:
-        super().__init__()
-        for name in ("embeds", "mask", "owner", "pooled"):
-            self.register_buffer(name, getattr(text, name))
-
-    def forward(
-        self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
-    ) -> Prompts:
-        return Prompts(text_embeds=TextEmbeds(self.embeds, self.mask, self.owner, self.pooled))
+from cones.interfaces.pictures import Features
+from cones.interfaces.texts import Prompts, Slot, TextTokens
 
 
 class ContextTokens(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cones.common.kept import kept
-from cones.interfaces.protocols import TextEmbeds
+from cones.interfaces.texts import TextEmbeds
 
 PHRASES, MOST_WORDS, SEED = 3000, 3, 0
 BATCH = 128

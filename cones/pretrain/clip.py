@@ -8,7 +8,6 @@ import torch
 from cones.common.console import progress_bar
 from cones.common.files import fresh_folder
 from cones.common.layout import BACKBONES
-from cones.common.process import run_stage
 from cones.pretrain.clip_model import IMAGE_SIZE, PATCH, Pool, clip_model, save_half, train_clip, train_tokenizer
 from cones.synthetic.world import SHAPES, picture, scene
 
@@ -73,7 +72,3 @@ def base_accuracy(model, processor, name_ids: torch.Tensor) -> float:
     features = model.get_image_features(normalise(images, processor)).pooler_output
     names = torch.nn.functional.normalize(model.get_text_features(name_ids).pooler_output, dim=-1)
     return float(((features @ names.T).argmax(1) == torch.arange(HELD_OUT) % len(SHAPES)).float().mean())
-
-
-if __name__ == "__main__":
-    run_stage(main)

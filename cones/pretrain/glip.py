@@ -14,8 +14,8 @@ from cones.backbones.glip.parts import PARTS, build_part
 from cones.common.console import progress_bar
 from cones.common.files import fresh_folder
 from cones.common.layout import BACKBONES
-from cones.common.process import cores, run_stage
-from cones.interfaces.protocols import Features, Instances
+from cones.common.process import cores
+from cones.interfaces.pictures import Features, Instances
 from cones.pretrain.glip_model import CONFIG, SIDE, train_glip, write_glip, write_text_encoder
 from cones.pretrain.grounding import VALUES, grounded
 from cones.synthetic.world import SHAPES, Scene, scenes_picture
@@ -78,7 +78,3 @@ def base_metrics(folder: Path) -> dict[str, float]:
         ]
     metrics = evaluate_detection(found, truths, [(SIDE, SIDE)] * HELD_OUT, SHAPES, masks=True).metrics
     return {name: metrics[name] for name in ("box_ap", "box_ap50", "mask_ap", "mask_ap50")}
-
-
-if __name__ == "__main__":
-    run_stage(main)

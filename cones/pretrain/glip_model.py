@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cones.interfaces.protocols import Geometry, Grounded, Instances
+from cones.interfaces.pictures import Geometry, Instances
+from cones.pretrain.grounding import Grounded
 from cones.pretrain.vocabulary import GENERAL_WORDS
 
 SIDE, WIDTH, TEXT_WIDTH = 128, 64, 96

@@ -1,12 +1,28 @@
 """Phrases about scenes of the generated world, true and false ones, to pretrain a grounded detector on."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
 
-from cones.interfaces.protocols import Grounded
 from cones.synthetic.world import COLOURS, SHAPES, TEXTURES, Scene, Thing
+
+
+@dataclass(frozen=True)
+class Grounded:
+    """A picture with phrases about it, to pretrain a detector on: `pixels` uint8, boxes and masks of its things, which
+    things each phrase is true of, and the kinds of each thing (an index for its name, its texture, its colour)."""
+
+    pixels: UInt8[Tensor, "3 h w"]
+    boxes: Float[Tensor, "n 4"]
+    masks: Bool[Tensor, "n h w"]
+    phrases: tuple[str, ...]
+    matches: Bool[Tensor, "n p"]
+    kinds: Int[Tensor, "n k"]
+
 
 GENERIC = "object"
 FORMS = ("name", "texture name", "colour name", "colour texture name", "colour", "texture", "")

@@ -9,7 +9,7 @@ import torch
 from cones.common.console import progress_bar
 from cones.common.files import fresh_folder
 from cones.common.layout import BACKBONES
-from cones.common.process import cores, run_stage
+from cones.common.process import cores
 from cones.pretrain.grounding import VALUES
 from cones.pretrain.judge_model import SIDE, judge_model, normalised, train_judge, write_judge
 from cones.synthetic.world import SHAPES, scene
@@ -48,7 +48,3 @@ def thing_of(index: int) -> tuple[np.ndarray, tuple[int, ...]]:
     drawn = scene(rng, SIDE, [SHAPES[index % len(SHAPES)]])
     thing = drawn.things[0]
     return drawn.image, tuple(values.index(getattr(thing, name)) for name, values in VALUES.items())
-
-
-if __name__ == "__main__":
-    run_stage(main)

@@ -13,7 +13,7 @@ from cones.backbones.sd.sd import Diffusion
 from cones.common.console import progress_bar
 from cones.common.files import fresh_folder
 from cones.common.layout import BACKBONES
-from cones.common.process import cores, run_stage
+from cones.common.process import cores
 from cones.pretrain.sd_model import (
     IMAGE_SIZE,
     TOKENS,
@@ -110,7 +110,3 @@ def embedded(text: Any, tokenizer: Any, captions: list[str]) -> Tensor:
     """What the text encoder hands over for captions, padded to `TOKENS`: float16 (n, t, d)."""
     ids = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt").input_ids
     return torch.cat([text(some).last_hidden_state.half() for some in ids.split(256)])
-
-
-if __name__ == "__main__":
-    run_stage(main)

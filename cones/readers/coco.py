@@ -3,18 +3,56 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from cones.common.errors import DataError
 from cones.common.escaping import quoted, shortened
 from cones.common.messages import first_mistake
 from cones.common.reading import read_json_text
+from cones.common.settings import PathName, Within
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons, Runs
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.settings import CocoData
+from cones.data.settings import ObjectData
+
+
+def _path_or_splits(value: Any) -> Any:
+    """Checked here, as a union would report each of its members at a path that the file does not have."""
+    by_split = isinstance(value, dict) and {"train"} <= set(value) <= {"train", "val", "test"}
+    if not isinstance(value, str) and not (by_split and all(isinstance(v, str) for v in value.values())):
+        raise PydanticCustomError(
+            "path_or_splits", "must be one path, or a path for train and for each of val and test that there is"
+        )
+    return value
+
+
+PathOrSplits = Annotated[PathName | dict[str, PathName], BeforeValidator(_path_or_splits)]
+
+
+WithinOrSplits = Annotated[Within | dict[str, Within], BeforeValidator(_path_or_splits)]
+
+
+class CocoData(ObjectData):
+    """A folder of pictures with COCO annotations, for all of them in one JSON or one a split."""
+
+    kind: Literal["coco"]
+    annotations: PathOrSplits
+    """The JSON by its path from `source`, its pictures then being divided, or one for each split; of `val` and `test`
+    the one that is left out is divided off `train`."""
+    pictures: WithinOrSplits = ""
+    """The folder that each `file_name` starts from, by its path from `source`; or one for each split."""
+
+    @model_validator(mode="after")
+    def _pictures_as_annotations(self) -> "CocoData":
+        if isinstance(self.pictures, dict) and isinstance(self.annotations, str):
+            raise PydanticCustomError("pictures", "`pictures` by split needs `annotations` by split")
+        if isinstance(self.pictures, dict) and set(self.pictures) != set(self.annotations):
+            raise PydanticCustomError("pictures", "`pictures` must name the splits that `annotations` names")
+        return self
+
 
 Identity = int | str
 

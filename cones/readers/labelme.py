@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,12 +13,18 @@ from cones.common.errors import DataError
 from cones.common.escaping import plain, quoted
 from cones.common.messages import first_mistake
 from cones.common.reading import read_json_text
-from cones.data.folders import files_in, is_hidden, pictures_in
+from cones.data.folders import files_in, is_hidden, pictures_in, split_folders
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.settings import LabelMeData
-from cones.readers.folder import split_folders
+from cones.data.settings import ObjectData
+
+
+class LabelMeData(ObjectData):
+    """A folder of pictures with LabelMe's JSON for each."""
+
+    kind: Literal["labelme"]
+
 
 LEAST_CORNERS = 12
 """Of the polygon that stands for a circle, as LabelMe draws it."""

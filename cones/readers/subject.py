@@ -5,16 +5,38 @@ import os
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from cones.common.errors import DataError
 from cones.common.escaping import printable
+from cones.common.settings import PathName, Seed, Source, Strict
 from cones.data.folders import entries, pictures_in
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
 from cones.data.prepared import SPLITS, Record, mask_file
-from cones.data.settings import SubjectData
+
+
+class SubjectData(Strict):
+    """A folder of a few pictures of one subject or in one style, of any size."""
+
+    kind: Literal["subject"]
+    source: Source
+    """The folder, which DVC watches; what lies in folders below it is not read."""
+    masks: PathName | None = None
+    """A folder below `source`, by its path from there, with a mask for each picture, by the same name without its
+    suffix: white where the subject is. The loss then counts only there. `alpha`: the pictures' own transparency. None:
+    all of a picture counts."""
+    val: int = Field(0, ge=0, le=100_000)
+    """Pictures that a search is validated on and does not learn from; 0: it is validated on those it learns from, on
+    noise that stays the same (Voronov et al. 2023)."""
+    test: int = Field(1, ge=0, le=100_000)
+    """Pictures kept for the test; 0: likeness is to those that were learnt from, as DreamBooth's own test has it."""
+    seed: Seed = 0
+    """Of what is kept back."""
+
 
 FEWEST = 3
 LONGEST = 2048

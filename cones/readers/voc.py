@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers.expat import ExpatError, ParserCreate
 
@@ -16,8 +16,15 @@ from cones.common.reading import read_file, read_lines
 from cones.data.folders import files_in, pictures_in
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.settings import VocData
+from cones.data.settings import ObjectData
 from cones.data.splits import split_names
+
+
+class VocData(ObjectData):
+    """A folder in Pascal VOC's layout: Annotations, JPEGImages and, if wanted, ImageSets/Main."""
+
+    kind: Literal["voc"]
+
 
 MAIN = "ImageSets/Main"
 """The folder of the lists of pictures, one a split."""

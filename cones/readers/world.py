@@ -5,17 +5,75 @@ import hashlib
 from collections.abc import Callable
 from itertools import count as count_from
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
 from cones.common.errors import DataError
 from cones.common.mapped import mapped_array
 from cones.common.messages import nearest
+from cones.common.settings import Seed, Strict, Words
 from cones.data.masks import encode_mask
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, Object, Record
-from cones.data.settings import SceneData, SubjectWorldData, WorldData
 from cones.synthetic import world as synthetic
+
+WorldCode = Literal["cones/synthetic", "cones/data/synthetic.py"]
+"""Paths that stand for the code that draws; the second is that of a params.yaml of version 0.1."""
+
+
+class WorldData(Strict):
+    """Pictures of the generated world, one object each."""
+
+    kind: Literal["world"]
+    source: WorldCode = "cones/synthetic"
+    """The code that draws it, which DVC watches."""
+    vocabulary: Literal["base", "novel"]
+    size: int = Field(64, ge=32, le=512)
+    """Side of a picture in pixels."""
+    train: int = Field(64, ge=1, le=100_000)
+    """Training pictures a class, of which a concept draws its shots."""
+    val: int = Field(32, ge=1, le=100_000)
+    test: int = Field(100, ge=1, le=100_000)
+    seed: Seed = 0
+
+
+class SceneData(Strict):
+    """Pictures of the generated world with several objects each, their boxes and masks."""
+
+    kind: Literal["scenes"]
+    source: WorldCode = "cones/synthetic"
+    """The code that draws them, which DVC watches."""
+    vocabulary: Literal["base", "novel"]
+    size: int = Field(128, ge=32, le=512)
+    """Side of a picture in pixels."""
+    objects: int = Field(4, ge=1, le=8)
+    """Most objects in a picture; each picture has one to this many."""
+    train: int = Field(200, ge=1, le=100_000)
+    """Training pictures in all, of which a concept draws its shots."""
+    val: int = Field(50, ge=1, le=100_000)
+    test: int = Field(100, ge=1, le=100_000)
+    seed: Seed = 0
+
+
+class SubjectWorldData(Strict):
+    """Pictures of one thing of the generated world, always of one colour, to be generated anew."""
+
+    kind: Literal["subject_world"]
+    source: WorldCode = "cones/synthetic"
+    """The code that draws it, which DVC watches."""
+    thing: Words
+    """A name of either vocabulary, such as zorb."""
+    colour: Words
+    size: int = Field(64, ge=32, le=512)
+    """Side of a picture in pixels."""
+    train: int = Field(5, ge=1, le=1000)
+    val: int = Field(0, ge=0, le=1000)
+    """Pictures that a search is validated on and does not learn from; 0 as in `SubjectData`."""
+    test: int = Field(20, ge=1, le=1000)
+    seed: Seed = 0
+
 
 Generated = tuple[tuple[str, ...], dict[str, list[Record]], dict]
 

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,14 +12,24 @@ from cones.common.errors import DataError
 from cones.common.escaping import plain, printable, quoted, shortened
 from cones.common.messages import first_mistake
 from cones.common.reading import read_lines
+from cones.common.settings import PathName
 from cones.common.yaml_file import read_yaml
 from cones.data.folders import entries, files_in, is_hidden
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.objects import Mark, label_of, labels_of
 from cones.data.pictures import SUFFIXES
 from cones.data.prepared import SPLITS
-from cones.data.settings import YoloData
+from cones.data.settings import ObjectData
 from cones.data.splits import split_names
+
+
+class YoloData(ObjectData):
+    """A folder with the `data.yaml` and the label files of YOLO, as Ultralytics lays them out."""
+
+    kind: Literal["yolo"]
+    table: PathName = "data.yaml"
+    """The YAML that names the classes and the splits, by its path from `source`."""
+
 
 LARGEST_SHARE = 2
 """A number beyond this is in pixels: a box that sticks out of its picture does not stick out so far."""

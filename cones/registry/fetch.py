@@ -13,9 +13,9 @@ from cones.common.errors import TrackingError
 from cones.common.files import file_hash
 from cones.common.redaction import redacted
 from cones.concept.file import WEIGHTS_FILE, Concept
+from cones.registry.client import mlflow_client
 from cones.registry.faults import existing, is_name, shown
 from cones.registry.home import refuse_moved
-from cones.registry.versions import mlflow_client
 
 URI = re.compile(r"models:/(?:(?P<name>[^/@]+)(?:@(?P<alias>[\w.-]+)|/(?P<number>[0-9]{1,9}|latest))|m-[0-9a-f]{1,64})")
 

@@ -14,6 +14,7 @@ from cones.common.process import lock
 from cones.concept.file import Concept
 from cones.config.params import Params
 from cones.registry.claims import CLAIM_TAG, claim, holder, is_held
+from cones.registry.client import mlflow_client
 from cones.registry.faults import every_page
 from cones.registry.home import home_of, moved_from, version_moved_from
 from cones.registry.run import FinishedRow, log_model, log_results, origin_of
@@ -25,7 +26,6 @@ from cones.registry.versions import (
     Registered,
     champion_score,
     content_key,
-    mlflow_client,
     scores_of,
     task_of,
 )

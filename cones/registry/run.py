@@ -16,6 +16,7 @@ from cones.common.layout import EVALUATED
 from cones.concept.card import ConceptCard
 from cones.concept.file import WEIGHTS_FILE, Concept
 from cones.data.pictures import open_picture
+from cones.registry.signature import signature_of
 from cones.registry.versions import content_key
 from cones.registry.wheel import requirements, write_wheel
 
@@ -111,21 +112,5 @@ def log_model(row: FinishedRow) -> str:
             artifacts=files,
             code_paths=[str(wheel)],
             pip_requirements=requirements(f"code/{wheel.name}", row.concept.card.base.kind),
-            signature=_signature(row.concept.card.task),
+            signature=signature_of(row.concept.card.task),
         ).model_uri
-
-
-def _signature(task: str) -> Any:
-    """What `cones.pyfunc` takes and gives: paths of pictures, and a line for each of them or for each box found; in
-    generation prompts with seeds, and a picture for each."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    if task == "generation":
-        asked = [ColSpec("string", "prompt"), ColSpec("long", "seed")]
-        return ModelSignature(Schema(asked), Schema([*asked, ColSpec("string", "picture")]))
-    columns = {"path": "string", "label": "string", "score": "double"}
-    if task != "classification":
-        columns |= dict.fromkeys(("x1", "y1", "x2", "y2"), "double")
-        columns |= {"height": "long", "width": "long", "mask": "string"}
-    return ModelSignature(Schema([ColSpec("string", "path")]), Schema([ColSpec(t, n) for n, t in columns.items()]))

@@ -1,23 +1,20 @@
 """MLflow's registry and its champions. Files are the truth: no stage reads here."""
 
-import logging
 import math
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cones
 from cones.common.errors import TrackingError
 from cones.common.files import content_hash, file_hash
 from cones.common.layout import SEARCHED
 from cones.common.messages import nearest
 from cones.config.params import Params
-from cones.registry.faults import LONGEST_NAME, every_page, existing, fault, is_name, refuse_address, shown
-from cones.registry.home import make_database, refuse_moved
+from cones.registry.client import mlflow_client
+from cones.registry.faults import LONGEST_NAME, every_page, existing, is_name, shown
+from cones.registry.home import refuse_moved
 from cones.results.summary import finished_metrics, summarise
 from cones.tasks.ranking import RANKED_BY, headline, rank
 
@@ -25,17 +22,6 @@ CHAMPION = "champion"
 KEY_TAG, ROW_TAG = "cones.key", "cones.row"
 TASK_TAG = "cones.task"
 """The task of the concept, which says by what its rows are compared; a row with a mask head can do more."""
-QUIET = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-"""Fail in seconds when the server is away, send no telemetry, and print no addresses, which may hold a password; a
-value that is set already stands."""
 
 
 @dataclass(frozen=True)
@@ -61,42 +47,6 @@ class Registered:
         """The validation metric that rows of its task are compared by, with its name."""
         metric = headline(self.task)
         return f"{metric.replace('_', ' ')} {self.val[metric]:.3f}"
-
-
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the project's own `mlflow.db`: of the folder you stand in, else of this clone."""
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    if given:
-        return given
-    for root in (Path.cwd(), Path(cones.__file__).parent.parent):
-        if (root / "params.yaml").exists() and (root / "dvc.yaml").exists():
-            return f"sqlite:///{root / 'mlflow.db'}"
-    raise TrackingError("there is no registry here; stand in a project's folder, or set MLFLOW_TRACKING_URI")
-
-
-@contextmanager
-def mlflow_client() -> Iterator[Any]:
-    """An MLflow client. Its failures become `TrackingAway` where they may pass by themselves, else `TrackingError`;
-    neither they nor what led to them hold a password. Those of local files stay what they are."""
-    uri = tracking_uri()
-    refuse_address(uri)
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    import mlflow
-    from google.protobuf.json_format import Error as NoMessage
-    from mlflow.exceptions import MlflowException
-    from requests import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    try:
-        make_database(uri)
-        yield mlflow.MlflowClient()
-    except (MlflowException, SQLAlchemyError, RequestException, NoMessage, ConnectionError, TimeoutError) as error:
-        raise fault(error, uri) from None
 
 
 def content_key(folder: Path, metrics: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ def write_wheel(folder: Path) -> Path:
     contents = {name: path.read_bytes() for name, path in files.items()}
     contents[f"{about}/METADATA"] = "\n".join(_metadata(version)).encode() + b"\n"
     contents[f"{about}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: cones\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    contents[f"{about}/entry_points.txt"] = b"[console_scripts]\ncones = cones.cli:main\n"
+    contents[f"{about}/entry_points.txt"] = b"[console_scripts]\ncones = cones.cli.main:main\n"
     contents[f"{about}/RECORD"] = "".join(_record(contents, f"{about}/RECORD")).encode()
     wheel = folder / f"cones-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -12,32 +12,16 @@ from PIL import Image
 from cones.common.errors import ConceptError
 from cones.common.kept import kept
 from cones.concept.file import Concept
-from cones.config.tables import KEEPS_FEATURES
 from cones.data.prepared import Split, records_hash
 from cones.features.store import FeatureStore
-from cones.features.views import encode_objects, encode_split
-from cones.interfaces.protocols import Predictions
-from cones.search.loop import predict_all
-from cones.tasks import TASKS
-from cones.tasks.detection.measure import Evaluated
-from cones.tasks.generation.judge import Judges, Sampled
+from cones.features.views import encode_split
+from cones.finetuning.settings import KEEPS_FEATURES
+from cones.tasks.detection.encode import encode_objects
+from cones.tasks.generation.judge import Judges
+from cones.tasks.table import TASKS
+from cones.tasks.task import Evaluated, Evaluation, predict_all
 
 FEATURES = "features"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a row is worth on test pictures, and what it predicted for the pictures of `store`, in their order; in
-    generation also the pictures it made."""
-
-    judged: Evaluated
-    predictions: list[Predictions]
-    store: FeatureStore
-    sampled: Sampled | None = None
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return self.judged.metrics
 
 
 def evaluate_rows(

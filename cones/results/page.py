@@ -10,7 +10,7 @@ from cones.common.files import reading
 from cones.common.layout import EVALUATED, SEARCHED
 from cones.common.tensors import read_metadata
 from cones.concept.card import CARD_KEY, ConceptCard
-from cones.methods.searched import method_summaries
+from cones.config.tables import method_summaries
 from cones.tasks.classification.report import CLASSIFICATION
 from cones.tasks.detection.report import DETECTION, SEGMENTATION
 from cones.tasks.generation.report import GENERATION

@@ -11,8 +11,10 @@ from cones.common.files import file_hash, read_json
 from cones.common.layout import EVALUATED, SEARCHED
 from cones.concept.card import ConceptCard
 from cones.config.params import Params, parse_method
-from cones.config.tables import DetectionConcept, FinetuneConfig, GenerationConcept
-from cones.methods.searched import ZeroShot
+from cones.finetuning.settings import FinetuneConfig
+from cones.methods.zero_shot import ZeroShot
+from cones.tasks.detection.settings import DetectionConcept
+from cones.tasks.generation.settings import GenerationConcept
 
 Scores = dict[str, float]
 

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,69 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from cones.common.errors import BackboneError, SearchError
+from cones.common.errors import SearchError
 from cones.features.store import FeatureStore
-from cones.interfaces.protocols import Backbone, Features, Predictions, TextEmbeds
+from cones.interfaces.protocols import Backbone, text_of
 from cones.interfaces.randomness import generator_for
 from cones.methods.searched import Searched
 from cones.search.checkpoint import Keeper, Progress, resume, save_checkpoint
-from cones.tasks import TASKS, Task
+from cones.search.outcome import SearchResult
+from cones.search.schedule import learning_rate
+from cones.tasks.table import TASKS
+from cones.tasks.task import predict_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """What a search did. The method holds the best parameters when it ends.
-
-    `curves` has a line a validation, the first that of the start; `steps_to_best` counts optimiser steps up to the best
-    one. `seconds` leaves out pictures that were made to be looked at.
-    """
-
-    curves: list[dict[str, float]] = field(default_factory=list)
-    steps: int = 0
-    steps_to_best: int = 0
-    seconds: float = 0.0
-
-
-def text_of(
-    method: nn.Module,
-    backbone: Backbone,
-    names: Sequence[str],
-    features: Features | None = None,
-    generator: torch.Generator | None = None,
-) -> TextEmbeds:
-    """The text side that a method's prompts make; the text encoder runs only if they enter before it.
-
-    `BackboneError` for prompts that enter the image encoder: kept features know nothing of them.
-    """
-    prompts = method(names, features, generator)
-    if prompts.visual_tokens is not None:
-        raise BackboneError(
-            f"{type(method).__name__} gives visual tokens, which a search on kept features has no place for"
-        )
-    if prompts.text_embeds is not None:
-        return prompts.text_embeds
-    return backbone.embed_text(names, prompts.text_tokens)
-
-
-@torch.no_grad()
-def predict_all(
-    backbone: Backbone,
-    batches: Iterable[Features],
-    text: TextEmbeds | Callable[[Features], TextEmbeds],
-    task: Task,
-    device: Any,
-) -> list[Predictions]:
-    """What is predicted for batches of pictures, as the task keeps it. Texts take turns; a function makes those of the
-    first and largest batch, and the others take from them."""
-    found = []
-    for batch in (batch.to(device) for batch in batches):
-        if not isinstance(text, TextEmbeds):
-            text = text(batch)
-        found.append(task.keep(backbone.predict(batch, text.in_turns(len(batch.views)))))
-    return found
 
 
 def seconds_of(call: Callable[..., object], *given: Any) -> float:
@@ -225,15 +174,6 @@ def finite(losses: Sequence[Tensor], settings: Searched, epoch: int) -> list[flo
             rate = learning_rate(settings, step, len(values))
             raise SearchError(f"the loss is {value} at step {step + 1} with learning rate {rate:.3g}; lower `lr`")
     return values
-
-
-def learning_rate(settings: Searched, step: int, steps_an_epoch: int) -> float:
-    """The rate at a step: constant while warming up, then a cosine to zero over all epochs."""
-    warm = settings.warmup_epochs * steps_an_epoch
-    total = settings.epochs * steps_an_epoch
-    if step < warm and total > warm:
-        return min(settings.warmup_lr, settings.lr)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 def optimiser_for(method: nn.Module, settings: Searched) -> torch.optim.Optimizer:

@@ -1,13 +1,8 @@
 """One row of the table: build its method, search, and make the Concept with its metrics and its cost."""
 
-import csv
 import math
-import platform
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,36 +11,32 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cones.common.errors import DataError, SearchError
-from cones.common.files import read_json, write_json
 from cones.common.layout import CACHE
 from cones.common.messages import nearest
 from cones.concept.card import ConceptCard, mistake_of
 from cones.concept.file import Concept
 from cones.config.tables import RunConfig
 from cones.features.encoded import Encoded
-from cones.interfaces.protocols import Backbone, TextEmbeds
-from cones.methods import ImageStart, Start, build
+from cones.interfaces.protocols import Backbone, text_of
+from cones.interfaces.texts import TextEmbeds
+from cones.methods.build import ImageStart, Start, build
 from cones.methods.cones.module import class_means
-from cones.methods.searched import CoOp, Denoised, PromptTuning, Searched, TextualInversion, ZeroShot
+from cones.methods.coop import CoOp
+from cones.methods.prompt_tuning import PromptTuning
+from cones.methods.searched import Denoised, Searched
+from cones.methods.textual_inversion.settings import TextualInversion
 from cones.methods.warmstart import pictured_rows
-from cones.search.loop import SearchResult, predict_all, search, text_of
-from cones.tasks import TASKS
+from cones.methods.zero_shot import ZeroShot
+from cones.search.loop import search
+from cones.search.outcome import FoundRow, SearchResult, cost_of, versions
 from cones.tasks.classification.measure import mean_loss
 from cones.tasks.generation.row import Watch, sentence_tensors, sentences_of, set_up, watch_nothing
 from cones.tasks.ranking import headline
+from cones.tasks.table import TASKS
+from cones.tasks.task import predict_all
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-@dataclass(frozen=True)
-class FoundRow:
-    """What searching a row gives: the Concept, its curves, validation metrics, and what it cost."""
-
-    concept: Concept
-    result: SearchResult
-    metrics: dict[str, float]
-    cost: dict[str, float]
 
 
 def search_row(
@@ -150,59 +141,3 @@ def _start(encoded: Encoded, backbone: Backbone, names: Sequence[str]) -> Start:
             return pictured_rows(backbone, clip, encoded.seen, template, rows, hashes, CACHE)
 
     return Start(names, encoded.text, about["seed"], about["templates"], images, pictured)
-
-
-def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_calls: int) -> dict[str, float]:
-    """What a row cost: seconds, steps, numbers trained, memory; the pictures are encoded once for all rows."""
-    features = read_json(encoded.folder / "cost.json", float, at="feature_seconds")
-    return {
-        "search_seconds": round(features + result.seconds, 3),
-        "feature_seconds": features,
-        "optimise_seconds": round(result.seconds, 3),
-        "steps": result.steps,
-        "steps_to_best": result.steps_to_best,
-        "trained_parameters": trained,
-        "text_encoder_calls": text_encoder_calls,
-        "peak_memory_mb": peak_memory_mb(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    packages = ("cones", "torch", "transformers", "diffusers")
-    return {"python": platform.python_version(), **{p: version(p) for p in packages}}
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held, in MB: of the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    import resource
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
-
-
-def write_row(folder: Path, task: str, found: FoundRow, samples: Path | None = None) -> None:
-    """Fill the folder of a row: its Concept, validation metrics, cost and curves, and pictures made on the way.
-
-    A list of the pictures stands beside them, as DVC warns of an output that is an empty folder.
-    """
-    found.concept.save(folder / "concept.safetensors")
-    write_json(folder / "metrics.json", {"val": found.metrics})
-    write_json(folder / "cost.json", found.cost)
-    write_curves(folder / "curves.csv", task, found.result.curves)
-    (folder / "samples").mkdir(exist_ok=True)
-    if samples is not None and samples.is_dir():
-        shutil.copytree(samples, folder / "samples", dirs_exist_ok=True)
-    write_json(folder / "samples/pictures.json", sorted(p.name for p in (folder / "samples").iterdir()))
-
-
-def write_curves(path: Path, task: str, curves: Sequence[Mapping[str, float]]) -> None:
-    """Write the lines of a search as a table; its column `val_score` is the metric that the task is ranked by."""
-    head = f"val_{headline(task)}"
-    names = dict.fromkeys(name for line in curves for name in line)
-    columns = ["epoch", "step", "train_loss", "val_score", *(n for n in names if n.startswith("val_"))]
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, columns)
-        table.writeheader()
-        table.writerows({**line, "val_score": line[head]} for line in curves)

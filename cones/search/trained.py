@@ -1,22 +1,10 @@
 """Fine-tuning: weights of the base model that train, each by its name, and low-rank additions to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-
-KIND_PARTS = {
-    "head": ("bbox_head", "mask_head"),
-    "full": ("backbone", "neck", "bbox_head", "mask_head"),
-    "mask_head": ("mask_head",),
-}
-"""The parts of a detector whose parameters all train, by the kind of fine-tuning; a part that is not there is left out.
-`lora` trains additions to the linear layers of `bbox_head`."""
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-"""The linear layers of a Stable Diffusion's attention, by the ends of their names, which LoRA adds to."""
-LORA_SCALE = 1.0
-"""Of the additions: LoRA's alpha over its rank, which are set equal."""
 
 
 class Trained(nn.Module):
@@ -59,39 +47,3 @@ class Trained(nn.Module):
 def parameters_of(parts: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     """Every parameter of some parts by its name in the whole model; running means and other buffers are none."""
     return {f"{part}.{name}": p for part, module in parts.items() for name, p in module.named_parameters()}
-
-
-def attention_layers(unet: nn.Module) -> list[str]:
-    """The names of a UNet's attention layers that LoRA adds to (Ruiz et al. 2023 with Hu et al. 2021)."""
-    return [
-        n
-        for n, m in unet.named_modules()
-        if isinstance(m, nn.Linear) and f".{n}".endswith(tuple(f".{e}" for e in ATTENTION))
-    ]
-
-
-def add_lora(
-    part: str, module: nn.Module, rank: int, seed: int, layers: Sequence[str] | None = None
-) -> dict[str, nn.Parameter]:
-    """Add B A to the weight of every linear layer of a part, or of some, in place (Hu et al. 2021, LoRA, section 4.1).
-
-    Gives A (rank, in), random from the seed, and B (out, rank), zero, as `<weight>.lora_A` and `<weight>.lora_B`: for
-    each layer rank x (in + out) numbers. Everything else in the part stops training.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    if layers is None:
-        layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    config = LoraConfig(r=rank, lora_alpha=int(LORA_SCALE * rank), target_modules=list(layers))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, module).train(module.training)
-    added: dict[str, nn.Parameter] = {}
-    for name in layers:
-        layer = module.get_submodule(name)
-        for side in ("lora_A", "lora_B"):
-            added[f"{part}.{name}.weight.{side}"] = getattr(layer, side)["default"].weight
-    trains = sum(p.requires_grad for p in module.parameters())
-    # peft takes the names for endings of names, and so could have met others as well.
-    assert trains == len(added) == 2 * len(layers), f"LoRA trains {trains} tensors of {2 * len(layers)}"
-    return added

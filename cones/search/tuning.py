@@ -10,20 +10,19 @@ import torch
 from torch import Tensor
 
 from cones.common.errors import SearchError
-from cones.config.tables import FinetuneConfig
 from cones.features.live import Pictures
-from cones.interfaces.protocols import Features
+from cones.finetuning.settings import FinetuneConfig
+from cones.interfaces.pictures import Features
 from cones.interfaces.randomness import generator_for
 from cones.search.checkpoint import Keeper, resume, save_checkpoint
-from cones.search.loop import SearchResult, seconds_of
+from cones.search.loop import seconds_of
+from cones.search.outcome import SearchResult
+from cones.search.schedule import LARGEST_GRADIENT, rate_share
 from cones.search.trained import Trained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LARGEST_GRADIENT = 1.0
-"""Norm that the gradient of all that trains is clipped to."""
-WARMUP_STEPS, WARMUP_SHARE = 5, 0.1
 Metrics = dict[str, float]
 OnStep = Callable[[dict[str, float]], None]
 
@@ -111,14 +110,6 @@ def train_step(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     return value
-
-
-def rate_share(step: int, steps: int) -> float:
-    """The share of both learning rates at a step: a tenth for the first 5 steps, or for the first tenth of all steps
-    where that is shorter; then (1 + cos(pi step / steps)) / 2, which ends at zero."""
-    if step < min(WARMUP_STEPS, steps // 10):
-        return WARMUP_SHARE
-    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def optimiser_for(trained: Trained, settings: FinetuneConfig) -> torch.optim.Optimizer:

@@ -1,12 +1,33 @@
 """Pictures with the objects that are in them, or that a model says are."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
+from jaxtyping import Bool
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from torch import Tensor
 
-from cones.interfaces.protocols import Instances
-from cones.tasks.detection.measure import bitmap
+from cones.interfaces.pictures import Instances
 from cones.visuals.sheets import drawn_text
+
+
+def bitmap(found: Instances, i: int) -> Bool[np.ndarray, "h w"] | None:
+    """The mask of one object, however it is kept; None where there is none."""
+    from pycocotools import mask
+
+    if found.regions is not None:
+        return mask.decode(found.regions[i]).astype(bool)
+    return None if found.masks is None else found.masks[i].cpu().numpy()
+
+
+def run_lengths(masks: Bool[Tensor, "n h w"]) -> list[dict[str, Any]]:
+    """COCO's run lengths, with text for JSON; they run down the columns."""
+    from pycocotools import mask
+
+    columns = masks.cpu().transpose(1, 2).contiguous().numpy().view(np.uint8).transpose(2, 1, 0)
+    return [{"size": list(r["size"]), "counts": r["counts"].decode()} for r in mask.encode(columns)]
+
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444", "#8c564b")
 """Told apart by people who see colours differently (Okabe and Ito); the report's charts have the same ones."""

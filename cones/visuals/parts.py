@@ -24,7 +24,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing as SVG text, from `cones.report.charts`."""
+    """A drawing as SVG text, from `cones.visuals.charts`."""
 
     title: str
     svg: str

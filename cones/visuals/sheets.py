@@ -1,10 +1,25 @@
 """Pictures of results, for a report and for MLflow."""
 
+import random
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
 from cones.common.escaping import printable
+from cones.data.prepared import Split
+
+WIDEST = 480
+"""The same in detection, where what was found is drawn into it."""
+
+
+def shown_pictures(split: Split, most: int, side: int) -> dict[int, Image.Image]:
+    """Some pictures of a split drawn at random, always the same, by their index; none larger than `side`."""
+    count = len(split.records)
+    pictures = {i: split.picture(i) for i in sorted(random.Random(0).sample(range(count), min(most, count)))}
+    for picture in pictures.values():
+        picture.thumbnail((side, side))
+    return pictures
+
 
 CELL, LINE = 112, 14
 

@@ -15,11 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones.backbones import WEIGHTS
 from cones.backbones.clip.text import SentenceLayout, encode_vectors
+from cones.backbones.hub import WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger
 from cones.common.errors import BackboneError
-from cones.interfaces.protocols import Features, Predictions, Site, TextEmbeds, TextTokens
+from cones.interfaces.pictures import Features, Predictions
+from cones.interfaces.protocols import Site
+from cones.interfaces.texts import TextEmbeds, TextTokens
 
 
 class Clip:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cones.common.errors import BackboneError
-from cones.interfaces.protocols import Slot
+from cones.interfaces.texts import Slot
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Official GLIP checkpoints of mmdet, made into folders that `cones.backbones.glip.Glip` opens.
+"""Official GLIP checkpoints of mmdet, made into folders that `cones.backbones.glip.glip.Glip` opens.
 
-    python -m cones.backbones.glip_files CHECKPOINT VARIANT BERT OUT
+    python -m cones.backbones.glip.convert CHECKPOINT VARIANT BERT OUT
 
 A checkpoint is a pickle: it is read here, once, with a list of all that may be in it, of which only tensors are used.
 """
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cones.backbones import TEXT_ENCODER
 from cones.backbones.glip.parts import PARTS, empty_parts, listed, misfits
+from cones.backbones.hub import TEXT_ENCODER
 from cones.common.errors import WHOLE, BackboneError
 from cones.common.files import fresh_folder, read_json, write_json
 from cones.common.messages import nearest

@@ -1,4 +1,4 @@
-"""GLIP through mmdet: any folder made by `cones.backbones.glip_files`, frozen.
+"""GLIP through mmdet: any folder made by `cones.backbones.glip.convert`, frozen.
 
 Opening one reads its configuration only. Its parts (image encoder, text encoder, head) load when they are first used,
 so that a search on cached pyramids never loads the encoders.
@@ -19,7 +19,9 @@ from cones.backbones.opening import opening, read_config
 from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError
 from cones.common.tensors import read_safetensors
-from cones.interfaces.protocols import Features, Geometry, Instances, Predictions, Site, TextEmbeds, TextTokens
+from cones.interfaces.pictures import Features, Geometry, Instances, Predictions
+from cones.interfaces.protocols import Site
+from cones.interfaces.texts import TextEmbeds, TextTokens
 
 if TYPE_CHECKING:
     from cones.backbones.glip.masks import MaskHead
@@ -51,7 +53,7 @@ class Preprocessing(BaseModel):
 
 
 class Settings(BaseModel):
-    """What `config.json` has for this module; `cones.backbones.glip_parts` knows the rest."""
+    """What `config.json` has for this module; `cones.backbones.glip.parts` knows the rest."""
 
     max_text_tokens: Annotated[int, Field(ge=1, le=4096)]
     preprocessing: Preprocessing

@@ -16,7 +16,7 @@ from mmengine.config import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cones.interfaces.protocols import Instances
+from cones.interfaces.pictures import Instances
 
 THRESHOLD = 0.5
 ROI, SIZE = 14, 28

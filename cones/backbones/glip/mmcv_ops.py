@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cones.common.errors import BackboneError
 
-ORIGIN = "cones.backbones.mmcv_ops"
+ORIGIN = "cones.backbones.glip.mmcv_ops"
 """What the stand-in's `__spec__` names as its origin."""
 
 BOXES_AT_ONCE, ROIS_AT_ONCE = 256, 64

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cones.backbones import TEXT_ENCODER
 from cones.backbones.glip.mmcv_ops import install
+from cones.backbones.hub import TEXT_ENCODER
 from cones.common.errors import BackboneError
-from cones.interfaces.protocols import Geometry, Instances
+from cones.interfaces.pictures import Geometry, Instances
 
 install()
 

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from cones.common.errors import BackboneError
-from cones.interfaces.protocols import Slot, TextTokens
+from cones.interfaces.texts import Slot, TextTokens
 
 GAP = -1
 

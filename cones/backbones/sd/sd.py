@@ -15,13 +15,15 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from cones.backbones import PART_WEIGHTS
+from cones.backbones.hub import PART_WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger, refuse_misfit
 from cones.backbones.sd.text import Sentences, encode_sentences
 from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError
-from cones.interfaces.protocols import Features, Predictions, Site, TextEmbeds, TextTokens
+from cones.interfaces.pictures import Features, Predictions
+from cones.interfaces.protocols import Site
 from cones.interfaces.randomness import generator_for
+from cones.interfaces.texts import TextEmbeds, TextTokens
 
 PIPELINE = "StableDiffusionPipeline"
 MIN_SNR = 5.0

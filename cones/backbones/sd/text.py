@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cones.common.errors import BackboneError
-from cones.interfaces.protocols import with_rows
+from cones.interfaces.texts import with_rows
 
 GAP = -1
 

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cones.interfaces.protocols import Features, Prompts, TextEmbeds
+from cones.interfaces.pictures import Features
+from cones.interfaces.texts import Prompts, TextEmbeds
 
 Init = Literal["text", "word", "image", "blend", "random"]
 BLENDS = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -33,22 +34,6 @@ class Cones(nn.Module):
         self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
     ) -> Prompts:
         return Prompts(text_embeds=TextEmbeds(self.embeds[None], self.mask, self.owner, self.pooled))
-
-
-class LanguagePrompt(nn.Module):
-    """GLIP's own prompt tuning (Li et al. 2022, language_prompt_v2): `table` (T, d) is added to the text encoder's
-    output, whose value for a fixed caption is known before the search."""
-
-    def __init__(self, text: TextEmbeds) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.zeros_like(text.embeds[0]))
-        for name in ("embeds", "mask", "owner", "pooled"):
-            self.register_buffer(name, getattr(text, name))
-
-    def forward(
-        self, names: Sequence[str], features: Features | None = None, generator: torch.Generator | None = None
-    ) -> Prompts:
-        return Prompts(text_embeds=TextEmbeds(self.embeds + self.table, self.mask, self.owner, self.pooled))
 
 
 def with_tokens(text: TextEmbeds, n: int | None, generator: torch.Generator) -> TextEmbeds:

@@ -1,5 +1,6 @@
 """Using a Concept on new pictures."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,28 +16,18 @@ from torch import Tensor
 from cones.common.errors import ConceptError
 from cones.concept.file import Concept
 from cones.data.masks import object_mask
-from cones.data.pictures import open_picture, rgb
+from cones.data.pictures import Given, opened_picture
 from cones.data.prepared import Object
-from cones.interfaces.protocols import Features, Instances
+from cones.interfaces.pictures import Features, Instances
 from cones.tasks.detection.measure import coco_results
 
 AT_ONCE = {"classification": 32, "detection": 4, "segmentation": 4}
+
+
 """Pictures in a batch, if nothing else is said: a detector's are large, and more at once is no faster on a CPU."""
 
-Given = str | Path | Image.Image
+
 Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one picture shows: the best label, its probability, and that of every class."""
-
-    label: str
-    score: float
-    scores: dict[str, float]
-
-    def __str__(self) -> str:
-        return f"{self.label}  {self.score:.3f}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,22 +64,6 @@ class Detections:
     def __str__(self) -> str:
         found = ", ".join(f"{label} {score:.2f}" for label, score in zip(self.labels[:8], self.scores.tolist()))
         return f"{len(self)} found: {found}{', ...' if len(self) > 8 else ''}" if len(self) else "nothing found"
-
-
-def classify(concept: Concept, images: Sequence[Given], batch_size: int | None = None) -> list[Prediction]:
-    """Classify pictures, given as paths or opened, in their order; `DataError` for one that cannot be read."""
-    backbone, at_once = concept.backbone, batch_size or AT_ONCE[concept.card.task]
-    text = concept.text.to(backbone.device)
-    found: list[Prediction] = []
-    for start in range(0, len(images), at_once):
-        chunk = [_opened(image) for image in images[start : start + at_once]]
-        tensors = backbone.encode(backbone.pixels(chunk))
-        features = Features(dict(tensors), torch.zeros(len(chunk), dtype=torch.long))
-        for row in backbone.predict(features, text).scores.tolist():
-            scores = dict(zip(concept.card.classes, row))
-            label = max(scores, key=scores.__getitem__)
-            found.append(Prediction(label, scores[label], scores))
-    return found
 
 
 def detect(
@@ -128,7 +103,7 @@ def _batches(
     picture needs it. So a picture has the same padding whatever comes with it."""
     waiting: dict[Size, list[tuple[int, Image.Image]]] = defaultdict(list)
     for place, image in enumerate(images):
-        picture = _opened(image)
+        picture = opened_picture(image)
         height, width = backbone.canvas([(picture.height, picture.width)])
         canvas = (height, width) if least is None else (max(height, least[0]), max(width, least[1]))
         waiting[canvas].append((place, picture))
@@ -154,5 +129,34 @@ def _told(found: Instances, size: Size, classes: Sequence[str]) -> Detections:
     return Detections(boxes, scores, tuple(classes[i] for i in labels.tolist()), size, regions)
 
 
-def _opened(image: Given) -> Image.Image:
-    return rgb(image, "the picture given") if isinstance(image, Image.Image) else open_picture(Path(image))
+def coco_dataset(paths: Sequence[Path], found: Sequence[Detections], classes: Sequence[str]) -> dict[str, Any]:
+    """What was found in pictures as a COCO data set whose annotations have scores; a picture's path is its file name.
+
+    Boxes are xywh in hundredths of a pixel, masks compressed run lengths; the area is the mask's where there is one.
+    """
+    annotations: list[dict[str, Any]] = []
+    images = []
+    for image, (path, one) in enumerate(zip(paths, found), 1):
+        images.append({"id": image, "file_name": written_path(path), "height": one.size[0], "width": one.size[1]})
+        for i in range(len(one)):
+            # COCO's tools take an id of 0 for none.
+            about = {"id": len(annotations) + 1, "image_id": image, "category_id": classes.index(one.labels[i]) + 1}
+            annotations.append(about | _annotation(one, i))
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _annotation(found: Detections, i: int) -> dict[str, Any]:
+    """One object as COCO has it, but for what it belongs to."""
+    x1, y1, x2, y2 = found.boxes[i].tolist()
+    box = [round(v, 2) for v in (x1, y1, x2 - x1, y2 - y1)]
+    line = {"bbox": box, "score": round(float(found.scores[i]), 5), "iscrowd": 0}
+    if found.regions is None:
+        return {**line, "area": round(box[2] * box[3], 2)}
+    region = {"size": list(found.size), "counts": found.regions[i]}
+    return {**line, "area": float(found.mask(i).sum()), "segmentation": region}
+
+
+def written_path(path: Path) -> str:
+    """A path as text of valid UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

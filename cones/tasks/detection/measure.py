@@ -6,15 +6,17 @@ Pictures and classes are counted from 0 here and from 1 in COCO's files, both in
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from cones.common.errors import DataError
-from cones.interfaces.protocols import Instances
+from cones.interfaces.pictures import Instances
+from cones.tasks.task import Evaluated
+from cones.visuals.objects import run_lengths
 
 ALL_CLASSES = "all classes"
 """The name that the mean over classes has among the curves."""
@@ -26,21 +28,6 @@ IOU_50, IOU_75 = 0, 5
 """Places of these thresholds among COCO's ten, 0.5 to 0.95."""
 THIN = 5
 """Every how many of COCO's 101 recalls a curve has a point."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What predictions are worth.
-
-    `metrics` by name. Those of detection are in [0, 1] and rounded to six places, and it has more: `per_class` is the
-    AP and AP50 of each class by its name, `curves` a (kind, class, recall, precision) a point, at IoU 0.5; kind is
-    "box" or "mask", and the mean over classes is called `ALL_CLASSES`. What has no truth (a class, a size) has no value
-    and is left out.
-    """
-
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
-    curves: list[tuple[str, str, float, float]] = field(default_factory=list)
 
 
 def evaluate_detection(
@@ -93,17 +80,8 @@ def quick_detection_metrics(
 
 def compact(found: Instances, masks: bool) -> Instances:
     """The same on the CPU, with its masks as run lengths, or without where they are not asked for."""
-    regions = None if found.masks is None or not masks else tuple(_rle(found.masks))
+    regions = None if found.masks is None or not masks else tuple(run_lengths(found.masks))
     return replace(found, masks=None, regions=regions).to("cpu")
-
-
-def bitmap(found: Instances, i: int) -> Bool[np.ndarray, "h w"] | None:
-    """The mask of one object, however it is kept; None where there is none."""
-    from pycocotools import mask
-
-    if found.regions is not None:
-        return mask.decode(found.regions[i]).astype(bool)
-    return None if found.masks is None else found.masks[i].cpu().numpy()
 
 
 def coco_truth(
@@ -159,15 +137,7 @@ def _xywh(boxes: Float[Tensor, "n 4"]) -> list[tuple[float, float, float, float]
 def _regions(of: Instances) -> list[dict[str, Any]] | None:
     if of.regions is not None:
         return list(of.regions)
-    return None if of.masks is None else _rle(of.masks)
-
-
-def _rle(masks: Bool[Tensor, "n h w"]) -> list[dict[str, Any]]:
-    """COCO's run lengths, with text for JSON; they run down the columns."""
-    from pycocotools import mask
-
-    columns = masks.cpu().transpose(1, 2).contiguous().numpy().view(np.uint8).transpose(2, 1, 0)
-    return [{"size": list(r["size"]), "counts": r["counts"].decode()} for r in mask.encode(columns)]
+    return None if of.masks is None else run_lengths(of.masks)
 
 
 def _check(what: str, given: Sequence[Instances], sizes: Sequence[tuple[int, int]], classes: Sequence[str]) -> None:

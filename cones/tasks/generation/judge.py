@@ -10,23 +10,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones.backbones import locate, open_backbone
+from cones.backbones import open_backbone
+from cones.backbones.hub import locate
 from cones.backbones.judge import Judge
+from cones.backbones.settings import BackboneConfig
 from cones.concept.file import Concept
-from cones.config.tables import BackboneConfig, GenerationConcept
 from cones.tasks.generation.measure import diversity, likeness, obedience
 from cones.tasks.generation.prompt import prompt_embeds, sampled
 from cones.tasks.generation.sentences import PROMPTS
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """Pictures made with a Concept by the sentence they were made of, the first template's first, and what they are
-    worth; `of_prompts` has the likeness (`dino`) and `clip_t` of each sentence."""
-
-    pictures: dict[str, list[Image.Image]]
-    metrics: dict[str, float]
-    of_prompts: dict[str, tuple[float, float]]
+from cones.tasks.generation.settings import GenerationConcept
+from cones.tasks.task import Sampled
 
 
 @dataclass(frozen=True)

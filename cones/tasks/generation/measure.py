@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cones.interfaces.protocols import Predictions
+from cones.interfaces.pictures import Predictions
 
 
 def denoising_metrics(predictions: Sequence[Predictions]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cones.common.errors import ConceptError
 from cones.concept.file import Concept
-from cones.interfaces.protocols import TextEmbeds, with_rows
+from cones.interfaces.texts import TextEmbeds, with_rows
 
 AT_ONCE = 16
 """Pictures that are sampled together."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from cones.common.files import fresh_file, write_picture
 from cones.features.encoded import Encoded
-from cones.interfaces.protocols import TextEmbeds
+from cones.interfaces.protocols import text_of
+from cones.interfaces.texts import TextEmbeds
 from cones.methods.searched import Denoised
-from cones.search.loop import text_of
 from cones.visuals.sheets import picture_rows
 
 WATCHED = 4

@@ -1,0 +1,76 @@
+"""What the settings of all rooms are made of: the strict base class and the bounded types."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from cones.common.escaping import is_plain
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _plain(text: str) -> str:
+    """As a concept's card has it: it is refused before anything is searched."""
+    if not is_plain(text):
+        raise PydanticCustomError(
+            "plain", "must be plain text, without line breaks, control characters and what turns the direction of text"
+        )
+    return text
+
+
+def _on_this_machine(text: str) -> str:
+    """DVC would ask an address for its content."""
+    if "://" in text:
+        raise PydanticCustomError("on_this_machine", "must be a folder of this machine, and not an address")
+    return text
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""As large as the generators of NumPy and torch both take."""
+
+
+Count = Annotated[int, Field(ge=1, le=100_000_000)]
+
+
+Words = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain)]
+"""A name or sentence of people; text encoders read less than a hundred tokens of it."""
+
+
+Within = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
+"""A path from another one; empty: that one itself."""
+
+
+PathName = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain)]
+
+
+Source = Annotated[PathName, AfterValidator(_on_this_machine)]
+
+
+def each_once(names: list[Any]) -> list[Any]:
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("each_once", "must name each class once")
+    return names
+
+
+def _name(text: str) -> str:
+    """Names become folders, stages and settings of DVC, which takes a dot for the step to a setting within."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,79}", text):
+        raise PydanticCustomError("name", NAMES)
+    return text
+
+
+NAMES = "cannot be a name: letters, digits, `_` and `-`, a letter or digit first, at most 80"
+
+
+Name = Annotated[str, AfterValidator(_name)]
+
+
+Rate = Annotated[float, Field(gt=0, le=1e38)]
+"""The largest numbers of float32 are 3.4e38."""
+
+
+Weight = Annotated[float, Field(ge=0, le=1e38)]

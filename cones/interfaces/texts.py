@@ -1,0 +1,84 @@
+"""What stands for the text side of a model: prompts, and what the text encoder hands over.
+
+Axes: B images, C classes, T text tokens, d width of a site, m visual tokens.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Slot = Literal["before", "around", "after", "name"]
+
+
+@dataclass(frozen=True)
+class TextEmbeds:
+    """What the text encoder hands over. First axis 1: shared by all images; B: one prompt an image.
+
+    `mask` is True where a token is real; `owner` is the class a token belongs to, -1 for context and separators; it
+    is (B, T) where the sentences of images differ. CLIP has one token a class, in the joint space. `pooled` is for
+    models that want a sentence vector as well.
+    """
+
+    embeds: Float[Tensor, "b t d"]
+    mask: Bool[Tensor, "b t"]
+    owner: Int[Tensor, "*b t"]
+    pooled: Float[Tensor, "b d2"] | None = None
+
+    def to(self, device: torch.device | str) -> "TextEmbeds":
+        """The same on a device."""
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return TextEmbeds(self.embeds.to(device), self.mask.to(device), self.owner.to(device), pooled)
+
+    def at(self, places: Int[Tensor, " n"]) -> "TextEmbeds":
+        """Some of the texts, by their places on the first axis."""
+        places = places.to(self.embeds.device)
+        owner = self.owner[places] if self.owner.ndim == 2 else self.owner
+        pooled = None if self.pooled is None else self.pooled[places]
+        return TextEmbeds(self.embeds[places], self.mask[places], owner, pooled)
+
+    def in_turns(self, pictures: int) -> "TextEmbeds":
+        """A text for each of some pictures: they take turns. One that is for all stays so."""
+        return self if len(self.embeds) == 1 else self.at(torch.arange(pictures) % len(self.embeds))
+
+    @staticmethod
+    def one_per_class(embeds: Float[Tensor, "*b c d"]) -> "TextEmbeds":
+        """One token for each class, in class order."""
+        embeds = embeds if embeds.ndim == 3 else embeds[None]
+        classes = embeds.shape[1]
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        return TextEmbeds(embeds, mask, torch.arange(classes, device=embeds.device))
+
+
+def with_rows(
+    embeds: Float[Tensor, "s t d"], places: Bool[Tensor, "s t"], rows: Float[Tensor, "n d"], times: int = 1
+) -> Float[Tensor, "s t d"]:
+    """Sentences with `rows` in their places, of which each has n, or where they come again `times` n."""
+    return embeds.masked_scatter(places[..., None], rows.repeat(times, 1).expand(len(embeds), -1, -1))
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Vectors at the text encoder's input: (n, d) shared, (C, n, d) a class, (B, 1, n, d) an image.
+
+    `slot` says where they go in the sentence: before the class name, around it, after it, or in its place. `templates`
+    are the sentences of a batch of images, one each or one for all, where they take the place of `{}`.
+    """
+
+    vectors: Float[Tensor, "*lead n d"]
+    slot: Slot = "before"
+    templates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a method returns; a field left None leaves that site of the backbone alone.
+
+    `visual_tokens` (depth, m, d) enter the vision encoder: depth 1 at its input, more at the first `depth` layers.
+    """
+
+    text_tokens: TextTokens | None = None
+    text_embeds: TextEmbeds | None = None
+    visual_tokens: Float[Tensor, "depth m d"] | None = None

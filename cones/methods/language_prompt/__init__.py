@@ -1,0 +1,1 @@
+"""GLIP's own prompt tuning."""

@@ -1,0 +1,24 @@
+"""Prompt tuning for detection: the settings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cones.common.settings import Rate, Words
+from cones.methods.searched import Searched
+
+
+class PromptTuning(Searched):
+    """Prompt tuning for detection: context tokens before each class name are searched through the text encoder.
+
+    It is CoOp's idea (Zhou et al. 2022) on the caption that GLIP reads.
+    """
+
+    name: Literal["prompt_tuning"]
+    n_ctx: int = Field(4, ge=1, le=64)
+    """Context tokens a class name gets."""
+    ctx_init: Words | None = None
+    """Words the context starts from; None: N(0, 0.02)."""
+    class_specific: bool = False
+    """A context of its own for each class."""
+    lr: Rate = 0.002

@@ -1,0 +1,41 @@
+"""What the evaluation of classification leaves for people."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from cones.common.cells import plot_text
+from cones.common.files import write_picture
+from cones.data.prepared import Split
+from cones.tasks.task import Evaluation
+from cones.visuals.sheets import contact_sheet, shown_pictures
+from cones.visuals.tables import write_csv
+
+SHOWN = 40
+"""Test pictures that are shown, the same for every row."""
+
+SIDE = 160
+"""The longer side of a shown picture in classification, in pixels, if it is larger."""
+
+
+def write_classification(out: Path, found: Mapping[str, Evaluation], split: Split, best: str) -> None:
+    shown = shown_pictures(split, SHOWN, SIDE)
+    for index, picture in shown.items():
+        write_picture(out / "pictures" / f"{index}.jpg", picture, quality=85)
+    columns = ("picture", "actual", "predicted", "score")
+    for row, evaluation in found.items():
+        lines = _labels(evaluation, split.classes)
+        write_csv(out / "rows" / f"{row}.csv", columns, lines)
+        sheet = contact_sheet(list(shown.values()), [lines[i][1:3] for i in shown])
+        write_picture(out / "rows" / f"{row}.jpg", sheet, quality=85)
+        if row == best:
+            write_csv(out / "plot.csv", columns, lines, plot_text)
+
+
+def _labels(evaluation: Evaluation, classes: Sequence[str]) -> list[tuple[str, str, str, float]]:
+    """Picture, actual and predicted class, and the score, of each test picture."""
+    best = torch.cat([p.scores for p in evaluation.predictions]).max(1)
+    store = evaluation.store
+    rows = zip(store.ids, store.labels.tolist(), best.indices.tolist(), best.values.tolist())
+    return [(i, classes[truth], classes[guess], round(score, 6)) for i, truth, guess, score in rows]
