@@ -5,7 +5,7 @@ from typing import Any
 
 from cones.common.escaping import plain, quoted, shortened
 from cones.common.messages import nearest
-from cones.config.tables import BACKBONE_TASKS, METHOD_BACKBONES, METHODS
+from cones.config.tables import BACKBONE_TASKS, BY_NAME, METHOD_BACKBONES
 from cones.finetuning.settings import FINETUNES
 
 RESERVED = ("truth", "per_class")
@@ -137,7 +137,7 @@ def _is_given(settings: dict[str, Any], name: str) -> bool:
 
 def _without_effect(method: Any) -> str | None:
     """Why a setting of a search does nothing beside its others."""
-    kind = METHODS.get(_word(method, "name") or "") if isinstance(method, dict) else None
+    kind = BY_NAME.get(_word(method, "name") or "") if isinstance(method, dict) else None
     if kind is None or "optimiser" not in kind.model_fields:
         return None
     optimiser = method.get("optimiser", kind.model_fields["optimiser"].default)
