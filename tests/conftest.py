@@ -21,7 +21,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # as stages have it; threads that spi
 
 from jaxtyping import install_import_hook
 
-TENSOR_CODE = ["cones.backbones", "cones.features", "cones.interfaces", "cones.methods", "cones.search", "cones.tasks"]
+TENSOR_CODE = [f"cones.{room}" for room in ("backbones", "features", "interfaces", "methods", "search.loop", "tasks")]
 install_import_hook(TENSOR_CODE, "typecheck.checked")
 
 import psutil

@@ -12,6 +12,7 @@ def openings(monkeypatch: pytest.MonkeyPatch) -> "Counter[str]":
     from transformers import CLIPModel
 
     from cones import backbones
+    from cones.backbones import hub
     from cones.backbones.clip.clip import Clip
     from cones.backbones.glip.glip import Glip
     from cones.backbones.sd.sd import Diffusion
@@ -22,7 +23,7 @@ def openings(monkeypatch: pytest.MonkeyPatch) -> "Counter[str]":
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, **more: counted.update([what]) or real(*args, **more))
 
-    count(backbones, "base_hash", "hashed")
+    count(hub, "base_hash", "hashed")
     count(backbones, "open_backbone", "opened")
     for cls in (Clip, Glip, Diffusion):
         count(cls, "__init__", "made")

@@ -194,7 +194,7 @@ def test_what_is_kept_is_made_once_by_code_that_is_the_same(tmp_path: Path, monk
     package = shutil.copytree(
         ROOT / "cones", tmp_path / "cones", ignore=shutil.ignore_patterns("__pycache__", "builtin")
     )
-    monkeypatch.setattr("cones.common.kept.__file__", str(package / "kept.py"))
+    monkeypatch.setattr("cones.common.kept.__file__", str(package / "common/kept.py"))
     assert kept("text-maps", ["a", 1], tmp_path, make) == folder
     (package / "backbones/tuned.py").write_text("")
     assert kept("text-maps", ["a", 1], tmp_path, make) != folder

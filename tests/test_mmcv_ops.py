@@ -225,7 +225,7 @@ ASIDE = """
 import sys
 import mmcv
 mmcv.__path__.append(sys.argv[1])
-from cones.backbones import mmcv_ops
+from cones.backbones.glip import mmcv_ops
 mmcv_ops.install()
 assert not {"mmcv._ext", "mmcv.ops"} & set(sys.modules)
 import torch
@@ -241,7 +241,7 @@ def test_it_steps_aside_for_compiled_mmcv(tmp_path: Path) -> None:
 
 
 DYHEAD = """
-from cones.backbones.mmcv_ops import install
+from cones.backbones.glip.mmcv_ops import install
 install()
 import torch
 import mmdet.models

@@ -36,7 +36,7 @@ def start(tmp_path):
 
 STAGE = """
     import sys, time
-    from cones.process import run_stage
+    from cones.common.process import run_stage
 
     def main():
         {begin}
@@ -61,7 +61,7 @@ def test_what_holds_ctrl_c_back_says_where_it_goes_on(start: Start, number: int,
     """As a search does, to end its step and keep its state; SIGTERM comes to it in the same way."""
     program = """
         import signal, time
-        from cones.process import run_stage
+        from cones.common.process import run_stage
 
         def main():
             asked = []
@@ -135,8 +135,8 @@ def test_what_a_shell_runs_in_its_background_ends_at_sigterm(start: Start) -> No
 def test_a_stopped_command_ends_with_one_line(start: Start, number: int, code: int) -> None:
     program = """
         import sys, time
-        import cones.config
-        from cones.cli import main
+        import cones.config.params
+        from cones.cli.main import main
 
         def slowly():
             print("begun", flush=True)
@@ -157,7 +157,7 @@ WHAT_OPENMP_READ = """
     import ctypes
     from importlib.util import find_spec
     from pathlib import Path
-    from cones.process import share_the_cores
+    from cones.common.process import share_the_cores
 
     share_the_cores()
     (folder,) = find_spec("torch").submodule_search_locations

@@ -408,7 +408,7 @@ def test_a_model_brings_the_code_that_reads_it(workspace, tmp_path: Path) -> Non
     with zipfile.ZipFile(model / first) as wheel:
         names = wheel.namelist()
         package = Path(cones.__file__).parent
-        assert wheel.read("cones/pyfunc.py") == (package / "pyfunc.py").read_bytes()
+        assert wheel.read("cones/registry/pyfunc.py") == (package / "registry/pyfunc.py").read_bytes()
     assert {f"cones/{p.relative_to(package).as_posix()}" for p in package.rglob("*.py")} <= set(names)
     assert not [name for name in names if "builtin" in name or name.endswith((".safetensors", ".pyc"))]
 
