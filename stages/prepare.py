@@ -2,7 +2,8 @@
 
 from cones.common.layout import PREPARED, stage_lock
 from cones.common.process import STAGE_WAIT, lock, run_stage
-from cones.config.params import load_params
+from cones.common.planned import read_plan
+from cones.data.settings import DataSettings
 from cones.readers.prepare import prepare
 
 LEFT_OUT = (
@@ -20,7 +21,7 @@ LEFT_OUT = (
 
 
 def main(name: str) -> None:
-    config = load_params().entry("data", name)
+    config = read_plan("prepare", name).part("data", DataSettings)
     with lock(stage_lock("prepare", name), f"the data `{name}`", STAGE_WAIT):
         report = prepare(config, PREPARED / name)
     counts = ", ".join(f"{n} {split}" for split, n in report["pictures"].items())

@@ -16,12 +16,12 @@ from layouts import SPLIT_OF, coco, draw_picture
 
 import cones.data.listing
 from cones.common.errors import ConesError, DataError
+from cones.data.copying import list_pictures
 from cones.data.listing import gather
 from cones.data.settings import PictureData
 from cones.readers.coop import CoOpData
 from cones.readers.csv import TableData
 from cones.readers.labelme import LabelMeData
-from cones.readers.prepare import list_pictures
 from cones.readers.voc import VocData
 from cones.readers.yolo import YoloData
 

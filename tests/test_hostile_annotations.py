@@ -32,13 +32,14 @@ from pydantic import TypeAdapter
 from cones.cli.recognise import look_at
 from cones.common.errors import DataError
 from cones.common.escaping import printable
+from cones.data.copying import list_pictures
 from cones.data.masks import Runs, mask_area, outline_mask
 from cones.data.settings import PictureData
 from cones.features.draw import class_names
 from cones.interfaces.base import Label
 from cones.readers.coco import CocoData
 from cones.readers.folder import FolderData
-from cones.readers.prepare import list_pictures, prepare
+from cones.readers.prepare import prepare
 from cones.tasks.classification.settings import ClassificationConcept
 
 pytestmark = pytest.mark.timeout(30)

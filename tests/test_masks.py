@@ -10,9 +10,10 @@ from PIL import Image
 
 from cones.cli.recognise import look_at
 from cones.common.errors import DataError
+from cones.data.copying import list_pictures
 from cones.data.masks import object_mask
 from cones.readers.masks import MaskData, pair_masks
-from cones.readers.prepare import list_pictures, prepare
+from cones.readers.prepare import prepare
 
 NUCLEI = Path(__file__).parents[2] / "shared/data/nuclei_dsb2018/stage1_train"
 

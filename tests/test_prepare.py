@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import cones.data.copying
 import cones.data.listing
-import cones.readers.prepare
 from cones.common.errors import Changed, DataError
 from cones.common.files import fresh_folder
 from cones.readers.folder import FolderData
@@ -61,7 +61,7 @@ def test_data_that_changes_while_it_is_read(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable | None, named: str
 ) -> None:
     """The change comes after the pictures are listed and copied, as one that is being copied there does."""
-    copy = cones.readers.prepare.copy_pictures
+    copy = cones.data.copying.copy_pictures
 
     def copy_late(pictures: list, folder: Path) -> list:
         records = copy(pictures, folder)
@@ -69,7 +69,7 @@ def test_data_that_changes_while_it_is_read(
             change(class_folders)
         return records
 
-    monkeypatch.setattr(cones.data, "copy_pictures", copy_late)
+    monkeypatch.setattr(cones.data.copying, "copy_pictures", copy_late)
     (class_folders / "cat/loop").symlink_to(class_folders)
     config = FolderData(kind="folder", source=str(class_folders))
     if change is None:
@@ -93,7 +93,7 @@ def test_a_picture_that_changes_before_a_step_reads_it(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable, step: str
 ) -> None:
     """Whatever the step says of a picture that is gone or half written, that it changed is said instead."""
-    door = cones.readers.prepare if step == "copy_pictures" else cones.data.listing
+    door = cones.data.copying if step == "copy_pictures" else cones.data.listing
     read, calls = getattr(door, step), []
 
     def read_late(*args: object) -> object:

@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 
 from cones.common.errors import DataError
+from cones.data.copying import list_pictures
 from cones.data.prepared import SPLITS, Split
 from cones.readers.coop import CoOpData
 from cones.readers.csv import TableData
 from cones.readers.folder import FolderData
-from cones.readers.prepare import list_pictures, prepare
+from cones.readers.prepare import prepare
 
 ANIMALS = ("cat", "dog")
 KEEP = {"train": 6, "val": 2, "test": 2}

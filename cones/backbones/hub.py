@@ -126,6 +126,11 @@ def _wanted() -> Iterator[str]:
         yield from (f"{part}/{pattern}" for pattern in (*PART_WEIGHTS, *TEXTS))
 
 
+def base_files(folder: Path) -> set[Path]:
+    """What a base model is made of: its weights, configuration and vocabulary files."""
+    return {p for pattern in _wanted() for p in folder.glob(pattern) if p.is_file()}
+
+
 def base_hash(folder: Path) -> str:
-    """What a base model *is*: the SHA-256 over its weights, configuration and vocabulary files."""
-    return folder_hash(folder, {p for pattern in _wanted() for p in folder.glob(pattern)})
+    """What a base model *is*: the SHA-256 over its `base_files`."""
+    return folder_hash(folder, base_files(folder))

@@ -6,7 +6,7 @@ from pydantic import StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from cones.common.choices import REVISION
-from cones.common.settings import Source, Strict
+from cones.common.settings import ReadBy, Source, Strict
 
 Revision = Annotated[str, StringConstraints(pattern=REVISION)]
 
@@ -27,7 +27,7 @@ class BackboneConfig(ModelSource):
     clip: ModelSource | None = None
     """Of an `sd`, the CLIP whose text encoder it has: `init: image` starts from what it sees, and it measures `clip_i`
     and `clip_t`."""
-    judge: ModelSource | None = None
+    judge: Annotated[ModelSource | None, ReadBy("evaluate")] = None
     """Of an `sd`, the image encoder that measures likeness as `dino`: a DINO, or any other that took no part."""
 
     @model_validator(mode="after")

@@ -11,11 +11,11 @@ from cones.cli.recognise_layouts import KNOWN, entry_of
 from cones.common.choices import Task, Values
 from cones.common.errors import DataError
 from cones.common.escaping import printable
+from cones.data.copying import list_pictures
 from cones.data.folders import pictures_in
 from cones.data.settings import ObjectData, PictureData
 from cones.readers.folder import FolderData
 from cones.readers.masks import MaskData
-from cones.readers.prepare import list_pictures
 from cones.readers.subject import FEWEST, SubjectData
 
 ENOUGH = 5

@@ -7,7 +7,7 @@ from typing import Any
 from cones.common.choices import Values
 from cones.common.errors import DataError
 from cones.data.folders import class_folders, pictures_in, split_folders, subfolders
-from cones.readers.masknames import ending_of, is_of_masks, mask_folders, masks_beside, pictures_and_masks
+from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_beside, pictures_and_masks
 from cones.readers.masks import MaskData, Masked, open_mask, pair_masks, values_in
 from cones.readers.subject import FEWEST
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CHECKED = Path("data/checked.txt")
+PLAN = Path("plan")
 PREPARED = Path("data/prepared")
 ENCODED = Path("encoded")
 SEARCHED = Path("searched")

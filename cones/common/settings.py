@@ -1,6 +1,7 @@
 """What the settings of all rooms are made of: the strict base class and the bounded types."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -11,6 +12,24 @@ from cones.common.escaping import is_plain
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class ReadBy:
+    """Marks a field, in `Annotated`, that some stages read and no other."""
+
+    stages: tuple[str, ...]
+
+    def __init__(self, *stages: str) -> None:
+        object.__setattr__(self, "stages", stages)
+
+
+def read_by(settings: type[BaseModel], stage: str) -> set[str]:
+    """The fields of settings that a stage reads."""
+    marks = {
+        name: [m for m in field.metadata if isinstance(m, ReadBy)] for name, field in settings.model_fields.items()
+    }
+    return {name for name, of in marks.items() if all(stage in mark.stages for mark in of)}
 
 
 def _plain(text: str) -> str:

@@ -1,14 +1,38 @@
 """The settings of data sets: one class a layout."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from cones.common.settings import Seed, Source, Strict, Words, each_once
 
+if TYPE_CHECKING:
+    from cones.data.listing import Listing
+    from cones.data.prepared import Record
 
-class PictureData(Strict):
+    Written = tuple[tuple[str, ...], dict[str, list[Record]], dict]
+
+
+class DataSettings(Strict):
+    """A data set: where it comes from, and how it becomes splits of records."""
+
+    own: ClassVar[bool] = True
+    """Whether these are pictures of a person, which may change while they are read, and not generated ones."""
+    kind: str
+    source: str
+    seed: Seed = 0
+
+    def write(self, folder: Path) -> "Written":
+        """Write the pictures of each split below a folder: the classes, the records by split, and what to report.
+
+        Raises `DataError` for data that cannot be used.
+        """
+        raise NotImplementedError
+
+
+class PictureData(DataSettings):
     """Your own pictures, in a folder that DVC watches."""
 
     source: Source
@@ -29,6 +53,18 @@ class PictureData(Strict):
     would count twice. `drop` leaves out all copies of a picture that conflict, `keep_first` all but the first; under
     both, a picture of two splits stays in `test` rather than in `val`, and there rather than in `train`.
     """
+
+    def listing(self) -> "Listing":
+        """The classes and pictures that the data set names; no picture is opened, but masks are.
+
+        Raises `DataError` if they cannot be listed.
+        """
+        raise NotImplementedError
+
+    def write(self, folder: Path) -> "Written":
+        from cones.data.copying import write_listed
+
+        return write_listed(self, folder)
 
     @model_validator(mode="after")
     def _some_left(self) -> "PictureData":

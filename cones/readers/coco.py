@@ -53,6 +53,9 @@ class CocoData(ObjectData):
             raise PydanticCustomError("pictures", "`pictures` must name the splits that `annotations` names")
         return self
 
+    def listing(self) -> Listing:
+        return list_coco(self)
+
 
 Identity = int | str
 

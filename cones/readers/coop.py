@@ -26,6 +26,9 @@ class CoOpData(PictureData):
     pictures: Within | None = None
     """The folder of the pictures, by its path from `source`; None: as CoOp has it for this data set."""
 
+    def listing(self) -> Listing:
+        return list_coop(self)
+
 
 class KnownSet(NamedTuple):
     """A data set of CoOp's benchmark: the folder of its pictures, and the sentence its authors describe it with."""

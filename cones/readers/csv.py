@@ -24,6 +24,9 @@ class TableData(PictureData):
     table: PathName = "labels.csv"
     """The CSV, by its path from `source`."""
 
+    def listing(self) -> Listing:
+        return list_table(self)
+
 
 def list_table(config: TableData) -> Listing:
     """The classes and pictures of a CSV with the columns `path`, `label` and, if wanted, `split`.

@@ -1,12 +1,14 @@
 """Pictures in folders: class folders, with or without folders of splits above them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from cones.common.errors import DataError
 from cones.data.folders import RENAME, class_folders, entries, is_hidden, pictures_in, split_folders, subfolders
 from cones.data.listing import Listed, Listing
+from cones.data.masknames import masks_below, masks_beside, pictures_and_masks
 from cones.data.pictures import SUFFIXES
 from cones.data.settings import PictureData
 
@@ -16,8 +18,8 @@ class FolderData(PictureData):
 
     kind: Literal["folder"]
 
-
-LONGEST_SUFFIX = 10
+    def listing(self) -> Listing:
+        return without_masks(list_folder(self), Path(self.source))
 
 
 def list_folder(config: FolderData) -> Listing:
@@ -42,6 +44,19 @@ def list_folder(config: FolderData) -> Listing:
             f"is none: what is missing comes off train. {RENAME}"
         )
     return listing
+
+
+def without_masks(listing: Listing, source: Path) -> Listing:
+    """A listing without the masks in its class folders: x_mask.png beside x.png, and folders of masks beside or below
+    those of the pictures. They are no pictures of the class, and are reported as `masks`."""
+    roots = [root / name for root in split_folders(source).values() for name in listing.classes]
+    folders = {folder for root in roots for folder in pictures_and_masks(root)[1]}
+    masks = {p for p in (p.path for p in listing.pictures) if folders & set(p.parents)}
+    masks |= set(masks_beside([p.path for p in listing.pictures]))
+    masks |= {mask for root in roots for mask in masks_below(root)}
+    left = [p for p in listing.pictures if p.path not in masks]
+    report = {**listing.report, "masks": [p.id for p in listing.pictures if p.path in masks]}
+    return replace(listing, pictures=left, report=report)
 
 
 def _pictures(root: Path, classes: list[str], source: Path, split: str, report: dict) -> Iterator[Listed]:

@@ -25,6 +25,9 @@ class LabelMeData(ObjectData):
 
     kind: Literal["labelme"]
 
+    def listing(self) -> Listing:
+        return list_labelme(self)
+
 
 LEAST_CORNERS = 12
 """Of the polygon that stands for a circle, as LabelMe draws it."""

@@ -75,6 +75,9 @@ class MaskData(ObjectData):
             )
         return self
 
+    def listing(self) -> Listing:
+        return list_masks(self)
+
 
 CLASS = "object"
 """The one class where the configuration names none."""

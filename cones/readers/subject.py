@@ -13,13 +13,15 @@ from pydantic import Field
 
 from cones.common.errors import DataError
 from cones.common.escaping import printable
-from cones.common.settings import PathName, Seed, Source, Strict
+from cones.common.settings import PathName, Seed, Source
 from cones.data.folders import entries, pictures_in
+from cones.data.masknames import refuse_masks_beside
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
 from cones.data.prepared import SPLITS, Record, mask_file
+from cones.data.settings import DataSettings
 
 
-class SubjectData(Strict):
+class SubjectData(DataSettings):
     """A folder of a few pictures of one subject or in one style, of any size."""
 
     kind: Literal["subject"]
@@ -36,6 +38,10 @@ class SubjectData(Strict):
     """Pictures kept for the test; 0: likeness is to those that were learnt from, as DreamBooth's own test has it."""
     seed: Seed = 0
     """Of what is kept back."""
+
+    def write(self, folder: Path) -> tuple[tuple[str, ...], dict[str, list[Record]], dict]:
+        refuse_masks_beside(Path(self.source))
+        return copy_subject(self, folder)
 
 
 FEWEST = 3

@@ -25,6 +25,9 @@ class VocData(ObjectData):
 
     kind: Literal["voc"]
 
+    def listing(self) -> Listing:
+        return list_voc(self)
+
 
 MAIN = "ImageSets/Main"
 """The folder of the lists of pictures, one a split."""

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable
 from itertools import count as count_from
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -13,19 +13,21 @@ from pydantic import Field
 from cones.common.errors import DataError
 from cones.common.mapped import mapped_array
 from cones.common.messages import nearest
-from cones.common.settings import Seed, Strict, Words
+from cones.common.settings import Seed, Words
 from cones.data.masks import encode_mask
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, Object, Record
+from cones.data.settings import DataSettings
 from cones.synthetic import world as synthetic
 
 WorldCode = Literal["cones/synthetic", "cones/data/synthetic.py"]
 """Paths that stand for the code that draws; the second is that of a params.yaml of version 0.1."""
 
 
-class WorldData(Strict):
+class WorldData(DataSettings):
     """Pictures of the generated world, one object each."""
 
+    own: ClassVar[bool] = False
     kind: Literal["world"]
     source: WorldCode = "cones/synthetic"
     """The code that draws it, which DVC watches."""
@@ -38,10 +40,14 @@ class WorldData(Strict):
     test: int = Field(100, ge=1, le=100_000)
     seed: Seed = 0
 
+    def write(self, folder: Path) -> "Generated":
+        return generate_pictures(self, folder)
 
-class SceneData(Strict):
+
+class SceneData(DataSettings):
     """Pictures of the generated world with several objects each, their boxes and masks."""
 
+    own: ClassVar[bool] = False
     kind: Literal["scenes"]
     source: WorldCode = "cones/synthetic"
     """The code that draws them, which DVC watches."""
@@ -56,10 +62,14 @@ class SceneData(Strict):
     test: int = Field(100, ge=1, le=100_000)
     seed: Seed = 0
 
+    def write(self, folder: Path) -> "Generated":
+        return generate_scenes(self, folder)
 
-class SubjectWorldData(Strict):
+
+class SubjectWorldData(DataSettings):
     """Pictures of one thing of the generated world, always of one colour, to be generated anew."""
 
+    own: ClassVar[bool] = False
     kind: Literal["subject_world"]
     source: WorldCode = "cones/synthetic"
     """The code that draws it, which DVC watches."""
@@ -73,6 +83,9 @@ class SubjectWorldData(Strict):
     """Pictures that a search is validated on and does not learn from; 0 as in `SubjectData`."""
     test: int = Field(20, ge=1, le=1000)
     seed: Seed = 0
+
+    def write(self, folder: Path) -> "Generated":
+        return generate_subject(self, folder)
 
 
 Generated = tuple[tuple[str, ...], dict[str, list[Record]], dict]

@@ -30,6 +30,9 @@ class YoloData(ObjectData):
     table: PathName = "data.yaml"
     """The YAML that names the classes and the splits, by its path from `source`."""
 
+    def listing(self) -> Listing:
+        return list_yolo(self)
+
 
 LARGEST_SHARE = 2
 """A number beyond this is in pixels: a box that sticks out of its picture does not stick out so far."""

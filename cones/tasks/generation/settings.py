@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Name, Seed, Strict, Words
+from cones.common.settings import Name, ReadBy, Seed, Strict, Words
 from cones.tasks.settings import Template
 
 
@@ -21,7 +21,7 @@ class GenerationConcept(Strict):
     templates: Annotated[list[Template], Field(min_length=1)] | None = None
     """Sentences for the search; None: those of textual inversion for an object or a style. Pictures are sampled from
     the first one."""
-    prompts: Annotated[list[Template], Field(min_length=1)] | None = None
+    prompts: Annotated[Annotated[list[Template], Field(min_length=1)] | None, ReadBy("evaluate")] = None
     """Sentences that the evaluation makes pictures of, to see whether a sentence still steers them; None: a few places
     and looks."""
     views: int = Field(8, ge=1, le=256)
@@ -30,7 +30,7 @@ class GenerationConcept(Strict):
     """Smallest share of a picture's area that a random view keeps."""
     flip: bool = True
     """Mirror random views every other time; not for a subject that has a right and a left."""
-    samples: int = Field(16, ge=2, le=1000)
+    samples: Annotated[int, ReadBy("evaluate")] = Field(16, ge=2, le=1000)
     """Pictures that the evaluation makes of the first template; of each of `prompts` a quarter as many."""
     guidance: float = Field(7.5, ge=1, le=50)
     """Scale of classifier-free guidance in samples."""

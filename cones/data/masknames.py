@@ -72,3 +72,13 @@ def is_of_masks(folder: Path) -> bool:
 
 def _words(folder: Path) -> set[str]:
     return set(re.findall("[a-z]+", folder.name.lower()))
+
+
+def refuse_masks_beside(source: Path) -> None:
+    """Raise `DataError` for a folder of one subject whose pictures have masks beside them."""
+    masks = masks_beside(pictures_in(source, below=False))
+    if masks:
+        raise DataError(
+            f"{source} holds masks among its pictures, such as {next(iter(masks)).name}; move them to a folder in "
+            "it, each called as its picture, and name that with `masks`"
+        )
