@@ -16,11 +16,9 @@ from accelerate import Accelerator
 from common import WORK, write_results
 
 from cones.backbones.clip.clip import Clip
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.clip.settings import ClipModel
 from cones.config.params import parse_method
 from cones.config.tables import RunConfig
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.features.store import FeatureStore, write_features
 from cones.interfaces.texts import TextEmbeds
@@ -28,10 +26,11 @@ from cones.methods.cones.module import Cones
 from cones.methods.context import ContextTokens
 from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
-from cones.search.loop import optimiser_for, train_steps
+from cones.search.epochs import optimiser_for, train_steps
 from cones.search.outcome import peak_memory_mb
 from cones.search.row import search_row
 from cones.tasks.classification.settings import ClassificationConcept
+from cones.tasks.encode import draw, encode_concept
 
 ROUNDS = 5
 
@@ -64,7 +63,7 @@ def encode(source: str, work: Path, shots: int, views: int) -> Encoded:
     prepare(data, work / "prepared")
     concept = ClassificationConcept(task="classification", backbone="bench", data="glyphs", shots=shots, views=views)
     drawn = draw(concept, work / "prepared")
-    return encode_concept("bench", concept, BackboneConfig(kind="clip", source=source), drawn, work / "encoded")
+    return encode_concept("bench", concept, ClipModel(kind="clip", source=source), drawn, work / "encoded")
 
 
 def tiny() -> dict:

@@ -10,11 +10,9 @@ import time
 from accelerate import Accelerator
 from common import WORK, spread, write_results
 
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.clip.settings import ClipModel
 from cones.config.params import parse_method
 from cones.config.tables import RunConfig
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.readers.folder import FolderData
 from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
@@ -22,6 +20,7 @@ from cones.results.evaluate import evaluate_rows
 from cones.search.outcome import FoundRow
 from cones.search.row import search_row
 from cones.tasks.classification.settings import ClassificationConcept
+from cones.tasks.encode import draw, encode_concept
 
 SEEDS = (1, 2, 3)
 COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
@@ -61,7 +60,7 @@ def main(name: str, source: str | None = None) -> None:
                 task="classification", backbone="clip-tiny", data=name, shots=k, val_shots=None, seed=seed, names=names
             )
             drawn = draw(concept, WORK / name / "prepared")
-            backbone = BackboneConfig(kind="clip", source="models/backbones/clip-tiny")
+            backbone = ClipModel(kind="clip", source="models/backbones/clip-tiny")
             encoded = encode_concept("bench", concept, backbone, drawn, WORK / name / "encoded", accelerator.device)
             split_hashes[f"{k} shots, seed {seed}"] = encoded.about["split_hash"][:12]
             for label, (settings, rates) in METHODS.items():

@@ -16,12 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one seed a core, side by side
 
 from common import WORK, spread, write_results
 
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.glip.settings import GlipModel
 from cones.common.files import content_hash, read_json, write_json
 from cones.common.process import cores
-from cones.config.params import parse_method
+from cones.config.params import parse_finetune, parse_method
 from cones.config.tables import RunConfig
-from cones.finetuning.settings import FinetuneConfig
+from cones.inference.open import load
 from cones.readers.prepare import prepare
 from cones.readers.voc import VocData
 from cones.readers.world import SceneData
@@ -58,10 +58,9 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
     from accelerate import Accelerator
 
     from cones.concept.file import Concept
-    from cones.features.draw import draw
-    from cones.features.encode import encode_concept
-    from cones.finetuning.detector import finetune_row
+    from cones.finetuning.grounding import finetune_row
     from cones.search.row import search_row
+    from cones.tasks.encode import draw, encode_concept
 
     task = "segmentation" if name == "scenes" else "detection"
     work, accelerator = WORK / name / f"{shots}-{seed}", Accelerator()
@@ -69,7 +68,7 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
         task=task, backbone="glip-tiny", data=name, shots=shots, seed=seed, names=CELLS if name == "cells" else {}
     )
     drawn = draw(concept, WORK / name / "prepared")
-    backbone = BackboneConfig(kind="glip", source="models/backbones/glip-tiny")
+    backbone = GlipModel(kind="glip", source="models/backbones/glip-tiny")
     encoded = encode_concept("bench", concept, backbone, drawn, work / "encoded", accelerator.device)
     epochs = math.ceil(STEPS[name] / math.ceil(len(encoded.train) / BATCH))
     schedule = {"epochs": epochs, "batch_size": BATCH, "validate_every": max(1, epochs // 8), "patience": None}
@@ -96,13 +95,13 @@ def one_seed(name: str, shots: int | None, seed: int) -> tuple[str, dict[str, di
     finetunes = [(steps, said) for steps in FINETUNE_STEPS[name] for said in STARTS] if shots else []
     for steps, said in finetunes:
         label, start = f"full, {steps} steps, {said}", STARTS[said]
-        first, asked = Concept.load(folders[start] / CONCEPT_FILE), FINETUNE | {"steps": steps}
+        first, asked = load(folders[start] / CONCEPT_FILE), FINETUNE | {"steps": steps}
 
         def tuned(rate: float | None, first: Concept = first, asked: dict = asked) -> Any:
-            chosen = FinetuneConfig.model_validate(asked | {"lr": rate})
+            chosen = parse_finetune(asked | {"lr": rate})
             return finetune_row("bench", chosen, first, encoded, accelerator, WORK / name / "prepared")
 
-        facts = [folders[start].name, FinetuneConfig.model_validate(asked).model_dump()]
+        facts = [folders[start].name, parse_finetune(asked).model_dump()]
         folders[label] = line_of(label, facts, FINETUNE_RATES, tuned)
     lines = {label: read_json(out / "line.json") for label, out in folders.items()}
     return encoded.about["split_hash"][:12], lines

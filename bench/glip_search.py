@@ -18,16 +18,14 @@ from accelerate import Accelerator
 from common import WORK, write_results
 from torch import nn
 
-from cones.backbones.settings import BackboneConfig
-from cones.config.params import parse_method
+from cones.backbones.glip.settings import GlipModel
+from cones.config.params import parse_finetune, parse_method
 from cones.config.tables import RunConfig
 from cones.data.prepared import Split
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.features.live import LivePictures
-from cones.finetuning.detector import KIND_PARTS, finetune_row
-from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.grounding import finetune_row
+from cones.finetuning.steps import Steps
 from cones.interfaces.pictures import Features
 from cones.interfaces.protocols import text_of
 from cones.interfaces.texts import Prompts, TextEmbeds
@@ -36,13 +34,13 @@ from cones.methods.context import ContextTokens
 from cones.methods.language_prompt.module import LanguagePrompt
 from cones.readers.prepare import prepare
 from cones.readers.world import SceneData
-from cones.search.loop import optimiser_for, train_steps
+from cones.search.checkpoint import Progress
+from cones.search.epochs import Epochs
 from cones.search.outcome import peak_memory_mb
 from cones.search.row import search_row
-from cones.search.trained import Trained, parameters_of
-from cones.search.tuning import optimiser_for as finetuning_optimiser_for
-from cones.search.tuning import train_step
+from cones.search.trained import Trained
 from cones.tasks.detection.settings import DetectionConcept
+from cones.tasks.encode import draw, encode_concept
 
 ROUNDS, STEPS, BATCH = 5, 8, 16
 SEARCHES = {
@@ -73,7 +71,7 @@ def encoded_concept(work: Path, train: int, shots: int | None) -> tuple[Encoded,
     concept = DetectionConcept(task="segmentation", backbone="glip-tiny", data="scenes", shots=shots, val_shots=10)
     drawn = draw(concept, work / "prepared")
     began = time.perf_counter()
-    backbone = BackboneConfig(kind="glip", source="models/backbones/glip-tiny")
+    backbone = GlipModel(kind="glip", source="models/backbones/glip-tiny")
     encoded = encode_concept("bench", concept, backbone, drawn, work / "encoded")
     return encoded, drawn.shown, time.perf_counter() - began
 
@@ -106,8 +104,11 @@ def epoch_of(
 ) -> Callable[[], Any]:
     """An epoch of a method on pictures, which the search loop makes."""
     settings = parse_method({"name": "cones", **SCHEDULE})
-    optimiser = optimiser_for(method, settings)
-    return lambda: list(train_steps(method, backbone, names, pictures, settings, optimiser, accelerator, 0, 1, []))
+    work = Epochs(
+        method, backbone, names, pictures, pictures, settings, 0, accelerator, "detection", lambda epoch: None
+    )
+    work.begin(Progress())
+    return lambda: list(work.steps(1))
 
 
 def full_steps(encoded: Encoded, rows: list[int], work: Path, accelerator: Accelerator) -> Callable[[], None]:
@@ -115,17 +116,19 @@ def full_steps(encoded: Encoded, rows: list[int], work: Path, accelerator: Accel
     backbone: Any = encoded.backbone()
     split, canvas = Split.open(work / "prepared/train"), encoded.about["canvas"]
     live = LivePictures(encoded.train, split, rows, backbone, (canvas[0], canvas[1]))
-    method, settings = Cones(encoded.text), FinetuneConfig.model_validate(FULL)
-    parts = {part: backbone.part(part) for part in KIND_PARTS["full"]}
-    trained = Trained(parameters_of(parts), method.embeds, settings.validate_every)
-    optimiser = finetuning_optimiser_for(trained, settings)
+    method, settings = Cones(encoded.text), parse_finetune(FULL)
+    weights, _ = settings.what_trains(backbone, encoded)
+    trained = Trained(weights, method.embeds, settings.validate_every)
+    objective = backbone.objective(settings)
 
-    def loss_of(features: Features) -> torch.Tensor:
-        return backbone.loss(features, text_of(method, backbone, encoded.about["names"]))
+    def loss_of(features: Features, generator: torch.Generator) -> torch.Tensor:
+        return objective(features, text_of(method, backbone, encoded.about["names"]), generator)
+
+    work = Steps(trained, loss_of, dict, live, settings, 0, accelerator, lambda step: None)
 
     def run() -> None:
         for step in range(STEPS):
-            train_step(trained, loss_of, live, settings, optimiser, accelerator, 0, step)
+            list(work.steps(step))
 
     return run
 
@@ -137,7 +140,7 @@ def floor(encoded: Encoded, backbone: Any, names: list[str]) -> Callable[[], Non
 
     def run() -> None:
         for batch in batches:
-            backbone.loss(batch, text_of(method, backbone, names)).backward()
+            backbone.objective()(batch, text_of(method, backbone, names)).backward()
             method.embeds.grad = None
 
     return run
@@ -173,9 +176,7 @@ def main() -> None:
     named = search_row(
         "bench", RunConfig(concept="bench", method=parse_method({"name": "zero_shot"})), encoded, accelerator
     )
-    full = finetune_row(
-        "bench", FinetuneConfig.model_validate(FULL), named.concept, encoded, accelerator, work / "prepared"
-    )
+    full = finetune_row("bench", parse_finetune(FULL), named.concept, encoded, accelerator, work / "prepared")
     best["full"] = {"steps": full.result.steps_to_best, "val_mask_ap": full.metrics["mask_ap"]}
     ratios = [a / b for a, b in zip(each["prompt_tuning"], each["cones_cached"])]
     results = {

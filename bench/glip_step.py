@@ -89,7 +89,7 @@ def step_of(kind: str, folder: Path) -> Callable[[], None]:
     def step() -> None:
         seen = pyramid if kind.endswith("cached") else dict(glip.encode(pixels))
         features = Features(seen, torch.zeros(1, dtype=torch.long), instances=objects, geometry=geometry)
-        glip.loss(features, text_of(method, glip, NAMES, features)).backward()
+        glip.objective()(features, text_of(method, glip, NAMES, features)).backward()
         optimiser.step()
         optimiser.zero_grad()
 

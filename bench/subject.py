@@ -19,21 +19,22 @@ import torch
 from accelerate import Accelerator
 from common import WORK, best_rate, kept, key_of, spread, write_results
 
-from cones.backbones.settings import BackboneConfig, ModelSource
+from cones.backbones.sd.settings import DiffusionModel
+from cones.backbones.settings import ModelSource
 from cones.common.errors import SearchError
-from cones.concept.file import WEIGHTS_FILE, Concept
-from cones.config.params import parse_method
+from cones.concept.file import WEIGHTS_FILE
+from cones.config.params import parse_finetune, parse_method
 from cones.config.tables import RunConfig
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
-from cones.finetuning.dreambooth import class_pictures, dreambooth_row
-from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.diffusion import finetune_row
+from cones.finetuning.diffusion import prepare as prior_of
+from cones.inference.open import load
 from cones.readers.prepare import prepare
 from cones.readers.world import SubjectWorldData
 from cones.results.evaluate import evaluate_rows
 from cones.search.outcome import FoundRow, write_row
 from cones.search.row import search_row
+from cones.tasks.encode import draw, encode_concept
 from cones.tasks.generation.judge import Judges
 from cones.tasks.generation.settings import GenerationConcept
 
@@ -67,7 +68,7 @@ class Draw:
         data = SubjectWorldData(kind="subject_world", thing="zorb", colour="purple", train=5, test=20, seed=seed)
         prepare(data, work / "prepared")
         beside = {n: ModelSource(source=str(TINY / f"{n}-tiny")) for n in ("clip", "judge")}
-        self.backbone = BackboneConfig(kind="sd", source=str(TINY / "sd-tiny"), **beside)
+        self.backbone = DiffusionModel(kind="sd", source=str(TINY / "sd-tiny"), **beside)
         self.concept = GenerationConcept(
             task="generation", backbone="sd-tiny", data="zorb", word="flower", prompts=PROMPTS, seed=seed, guidance=4.0
         )
@@ -120,10 +121,10 @@ class Draw:
         else:
             first, kind = FINETUNES[name]
             self.line(first)
-            made = FinetuneConfig.model_validate({"concept": "zorb", "from": "row", **kind})
-            start = Concept.load(self.folder_of(first) / "concept.safetensors")
-            prior = class_pictures(made, self.encoded, "cpu")
-            found = dreambooth_row("row", made, start, self.encoded, self.accelerator, prior)
+            made = parse_finetune({"concept": "zorb", "from": "row", **kind})
+            start = load(self.folder_of(first) / "concept.safetensors")
+            prior = prior_of("row", made, self.encoded, "cpu")
+            found = finetune_row("row", made, start, self.encoded, self.accelerator, made=prior)
             (folder / WEIGHTS_FILE).write_bytes(found.weights)
         write_row(folder, "generation", found)
         return {**rates, "val": found.metrics, "test": self.judged(folder), "cost": found.cost}

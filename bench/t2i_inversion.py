@@ -87,7 +87,7 @@ class Inversion:
             else:
                 features = self.train.batch(torch.tensor([place]), torch.tensor([flip]))
             told = int(torch.randint(len(self.sentences.ids), (1,), generator=generator))
-            (self.sd.loss(features, self.text(slice(told, told + 1)), generator) / self.at_a_step).backward()
+            (self.sd.objective()(features, self.text(slice(told, told + 1)), generator) / self.at_a_step).backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
         if self.table is not None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,20 @@ from t2i_rungs import PICTURES, Recipe, settings_of
 from torch import Tensor
 
 from cones.backbones.judge import Judge
-from cones.backbones.settings import BackboneConfig, ModelSource
+from cones.backbones.sd.settings import DiffusionModel
+from cones.backbones.settings import ModelSource
 from cones.config.params import parse_method
 from cones.data.prepared import Split
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.interfaces.protocols import text_of
 from cones.interfaces.randomness import generator_for
 from cones.interfaces.texts import TextEmbeds
-from cones.methods.build import build
 from cones.methods.searched import Denoised
 from cones.readers.prepare import prepare
 from cones.readers.world import SubjectWorldData
-from cones.search.loop import search
+from cones.search.epochs import search
 from cones.search.row import _start
+from cones.tasks.encode import draw, encode_concept
 from cones.tasks.generation.measure import likeness
 from cones.tasks.generation.row import set_up
 from cones.tasks.generation.settings import GenerationConcept
@@ -84,7 +83,7 @@ class Bench:
         data = SubjectWorldData(kind="subject_world", thing="zorb", colour="purple", train=PICTURES, val=20, test=20)
         prepare(data, work / "prepared")
         beside = {n: ModelSource(source=str(TINY / f"{n}-tiny")) for n in ("clip", "judge")}
-        backbone = BackboneConfig(kind="sd", source=str(TINY / "sd-tiny"), **beside)
+        backbone = DiffusionModel(kind="sd", source=str(TINY / "sd-tiny"), **beside)
         concept = GenerationConcept(
             task="generation", backbone="sd-tiny", data="zorb", word=WORD, min_crop=1.0, views=2
         )
@@ -142,7 +141,7 @@ class Bench:
         settings = parse_method(settings_of(recipe, rate, steps, every))
         assert isinstance(settings, Denoised), "textual inversion and ConES have these settings"
         watch = Stopwatch()
-        method = build(settings, self.sd, _start(self.encoded, self.sd, [WORD]))
+        method = settings.build(self.sd, _start(self.encoded, self.sd, [WORD]))
         set_up(settings, self.sd)
 
         def look(line: dict[str, float]) -> None:
@@ -155,9 +154,5 @@ class Bench:
                     raise Enough
 
         stores = (self.encoded.train, self.encoded.val)
-        try:
+        with suppress(Enough):
             search(method, self.sd, [WORD], *stores, settings, seed, self.accelerator, None, look, "generation")
-        except Enough:
-            pass
-        finally:
-            self.sd.draw_noise(1, False, False)

@@ -12,7 +12,7 @@ from cones.common.escaping import printable
 from cones.common.layout import RESULTS
 from cones.common.redaction import address
 from cones.config.params import Params
-from cones.results.summary import summarise
+from cones.results.summary import rows_of, summarise
 
 MARKS = re.compile(r"[\\`*_{}\[\]()#!|<>~&]")
 """What Markdown gives a meaning."""
@@ -20,7 +20,7 @@ MARKS = re.compile(r"[\\`*_{}\[\]()#!|<>~&]")
 
 def publish_results(params: Params, concepts: Iterable[str] | None = None) -> None:
     """Put the finished rows, of some concepts or of all, beside the flow run."""
-    summary = summarise(params, concepts)
+    summary = summarise(rows_of(params), concepts)
     if not summary:
         return
     rows = [

@@ -1,20 +1,20 @@
 """Encode a concept: its shots and validation pictures through the image encoder, its names through the text encoder."""
 
+from cones.backbones.settings import BackboneConfig
 from cones.common.console import progress_bar
 from cones.common.layout import ENCODED, PREPARED, stage_lock
+from cones.common.planned import read_plan
 from cones.common.process import STAGE_WAIT, lock, run_stage
-from cones.config.params import load_params
+from cones.tasks.settings import ConceptSettings
 
 
 def main(name: str) -> None:
-    params = load_params()
-    concept = params.entry("concepts", name)
-    backbone = params.entry("backbones", concept.backbone)
+    planned = read_plan("encode", name)
+    concept, backbone = planned.part("concept", ConceptSettings), planned.part("backbone", BackboneConfig)
 
     from accelerate import Accelerator
 
-    from cones.features.draw import draw
-    from cones.features.encode import encode_concept
+    from cones.tasks.encode import draw, encode_concept
 
     drawn = draw(concept, PREPARED / concept.data)
     device = Accelerator().device

@@ -1,24 +1,26 @@
 """Evaluate a concept: every row's Concept on the test split, which no other stage opens."""
 
+from cones.backbones.settings import BackboneConfig
 from cones.common.errors import ConesError
 from cones.common.files import file_hash, fresh_folder, write_json
 from cones.common.layout import CACHE, EVALUATED, PREPARED, SEARCHED, stage_lock
+from cones.common.planned import Planned, read_plan
 from cones.common.process import STAGE_WAIT, lock, run_stage
-from cones.config.params import Params, load_params
-from cones.tasks.detection.settings import DetectionConcept
-from cones.tasks.generation.settings import GenerationConcept
+from cones.finetuning.settings import Finetune
+from cones.methods.searched import Method
+from cones.tasks.parts import part_of
 from cones.tasks.ranking import headline, rank
+from cones.tasks.settings import ConceptSettings
 
 
 def main(name: str) -> None:
-    params = load_params()
-    params.entry("concepts", name)
+    planned = read_plan("evaluate", name)
     with lock(stage_lock("evaluate", name), f"the concept `{name}`", STAGE_WAIT):
-        evaluate(params, name)
+        evaluate(planned, name)
 
 
-def evaluate(params: Params, name: str) -> None:
-    concept, rows = params.concepts[name], params.rows(name)
+def evaluate(planned: Planned, name: str) -> None:
+    concept, rows = planned.part("concept", ConceptSettings), planned.settings["rows"]
     if not rows:
         raise ConesError(
             f"`{name}` has no row in params.yaml; add one to the table `runs`, or take it out of `concepts`"
@@ -35,25 +37,26 @@ def evaluate(params: Params, name: str) -> None:
     from cones.data.prepared import Split
     from cones.results.evaluate import evaluate_rows
     from cones.results.files import write_evaluation
-    from cones.results.summary import refuse_other_settings, validation_metrics
-    from cones.tasks.generation.judge import Judges
+    from cones.results.summary import RowSettings, refuse_other_settings, validation_metrics
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
     split = Split.open(PREPARED / concept.data / "test")
     for row, path in concepts.items():
-        refuse_other_settings(params, row, Concept.load(path).card)
+        tuned = planned.part(f"rows.{row}.finetune", Finetune) if "finetune" in rows[row] else None
+        settings = RowSettings(name, concept, planned.part(f"rows.{row}.method", Method), tuned)
+        refuse_other_settings(row, settings, Concept.load(path).card)
     hashes = {row: file_hash(path) for row, path in concepts.items()}
-    device = Accelerator().device
-    backbone = params.entry("backbones", concept.backbone)
-    judges = Judges.of(concept, backbone, device) if isinstance(concept, GenerationConcept) else None
-    found = evaluate_rows(concepts, split.folder, CACHE, device, judges)
-    metrics = {r: {"test": e.metrics, **validation_metrics(SEARCHED / name / r)} for r, e in found.items()}
+    device, judges = Accelerator().device, None
+    if concept.judged:
+        backbone = planned.part("backbone", BackboneConfig)
+        judges = part_of(concept.task, "judge").Judges.of(concept, backbone, device)
+    evaluations = evaluate_rows(concepts, split.folder, CACHE, device, judges)
+    metrics = {r: {"test": e.metrics, **validation_metrics(SEARCHED / name / r)} for r, e in evaluations.items()}
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)
         write_json(out / "concepts.json", hashes)
-        threshold = concept.score_threshold if isinstance(concept, DetectionConcept) else 0.0
-        write_evaluation(out, concept.task, found, split, best, threshold)
+        write_evaluation(out, concept.task, evaluations, split, best, getattr(concept, "score_threshold", 0.0))
     head = headline(concept.task)
     for row, scores in metrics.items():
         print(f"{row}: test {head.replace('_', ' ')} {scores['test'][head]:.3f}")

@@ -1,8 +1,8 @@
 """Prepare a data set: its pictures by split, a manifest with hashes, a report of what was left out."""
 
 from cones.common.layout import PREPARED, stage_lock
-from cones.common.process import STAGE_WAIT, lock, run_stage
 from cones.common.planned import read_plan
+from cones.common.process import STAGE_WAIT, lock, run_stage
 from cones.data.settings import DataSettings
 from cones.readers.prepare import prepare
 

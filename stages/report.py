@@ -3,19 +3,26 @@
 from cones.common.errors import ConesError
 from cones.common.files import fresh_file, write_json
 from cones.common.layout import RESULTS
+from cones.common.planned import read_plan
 from cones.common.process import run_stage
-from cones.config.params import load_params
+from cones.finetuning.settings import Finetune
+from cones.methods.searched import Method
 from cones.results.page import report_page
-from cones.results.summary import summarise
+from cones.results.summary import RowSettings, summarise
+from cones.tasks.settings import ConceptSettings
 
 
 def main() -> None:
-    params = load_params()
-    summary = summarise(params)
-    missing = sorted(set(params.rows()) - {line["row"] for line in summary})
+    planned, rows = read_plan("report"), {}
+    for row, told in planned.settings["rows"].items():
+        tuned = planned.part(f"rows.{row}.finetune", Finetune) if "finetune" in told else None
+        concept = planned.part(f"concepts.{told['concept']}", ConceptSettings)
+        rows[row] = RowSettings(told["concept"], concept, planned.part(f"rows.{row}.method", Method), tuned)
+    summary = summarise(rows)
+    missing = sorted(set(rows) - {line["row"] for line in summary})
     if missing:
         raise ConesError(f"{', '.join(missing)} is not searched and evaluated yet; `dvc repro` does both")
-    page = report_page(summary)
+    page = report_page(summary, {settings.method.name: settings.method.summary() for settings in rows.values()})
     write_json(RESULTS / "summary.json", summary)
     with fresh_file(RESULTS / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

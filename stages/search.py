@@ -6,15 +6,15 @@ from contextlib import suppress
 from cones.common.console import progress_bar, row_progress
 from cones.common.files import fresh_folder
 from cones.common.layout import ENCODED, SEARCHED, lock_of
+from cones.common.planned import read_plan
 from cones.common.process import lock, run_stage
-from cones.config.params import load_params
-from cones.methods.searched import Searched
+from cones.methods.searched import Method, Row, Searched
 from cones.tasks.ranking import headline
 
 
 def main(row: str) -> None:
-    params = load_params()
-    run = params.entry("runs", row)
+    planned = read_plan("search", row)
+    run = Row(concept=planned.settings["concept"], method=planned.part("method", Method))
 
     from accelerate import Accelerator
 

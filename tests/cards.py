@@ -11,6 +11,7 @@ from safetensors.torch import save
 from cones.common.errors import ConceptError
 from cones.concept.card import CARD_KEY, ConceptCard
 from cones.concept.file import Concept
+from cones.inference.open import load
 
 HASH, REVISION = "0123456789abcdef" * 4, "0123456789" * 4
 NOISE: dict[str, Any] = {"optimiser": "adamw", "lr": 0.1, "epochs": 3, "batch_size": 4, "patience": None}
@@ -60,7 +61,7 @@ def tensors_of(kind: str) -> dict[str, torch.Tensor]:
 def loaded(folder: Path, card: Any, tensors: dict[str, torch.Tensor]) -> Concept:
     path = folder / "c.safetensors"
     path.write_bytes(save(tensors, {CARD_KEY: card if isinstance(card, str) else json.dumps(card)}))
-    return Concept.load(path)
+    return load(path)
 
 
 def attempt(folder: Path, card: Any, tensors: dict[str, torch.Tensor]) -> tuple[Concept | None, str]:

@@ -33,17 +33,16 @@ from PIL import Image
 from running import run_here
 
 from cones.backbones.clip.clip import Clip
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.clip.settings import ClipModel
 from cones.cli.main import main as command_line
 from cones.data.prepared import Split
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.pretrain import clip_model as tiny
 from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
 from cones.synthetic import world as synthetic
 from cones.tasks.classification.settings import ClassificationConcept
+from cones.tasks.encode import draw, encode_concept
 
 pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what tests start inherits it
@@ -132,7 +131,7 @@ def encoded(toy_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Encoded
     folder = tmp_path_factory.mktemp("encoded")
     prepare(WorldData(kind="world", vocabulary="novel", size=32, train=4, val=3, test=2), folder / "prepared")
     concept = ClassificationConcept(task="classification", backbone="toy", data="glyphs", shots=3, views=2)
-    backbone = BackboneConfig(kind="clip", source=str(toy_clip))
+    backbone = ClipModel(kind="clip", source=str(toy_clip))
     return encode_concept("few", concept, backbone, draw(concept, folder / "prepared"), folder / "few")
 
 
@@ -234,10 +233,14 @@ class Project:
         return Project.at(folder)
 
     def stage(self, name: str, target: str) -> subprocess.CompletedProcess:
-        """Run a stage's script in this process, with this process's number of threads."""
+        """Plan, then run a stage's script in this process, with this process's number of threads."""
+        planned = self._script("plan")
+        return planned if planned.returncode else self._script(name, target)
+
+    def _script(self, name: str, *arguments: str) -> subprocess.CompletedProcess:
         script = f"stages/{name}.py"
         return run_here(
-            self.folder, self.environment(), [script, target], lambda: runpy.run_path(script, run_name="__main__")
+            self.folder, self.environment(), [script, *arguments], lambda: runpy.run_path(script, run_name="__main__")
         )
 
     def cones(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -12,23 +12,22 @@ from torch import Tensor
 from toys import toy_glip_config, write_toy_glip
 
 from cones.backbones.glip.glip import Glip
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.glip.settings import GlipModel
 from cones.concept.file import WEIGHTS_FILE, Concept
-from cones.config.params import parse_method
+from cones.config.params import parse_finetune, parse_method
 from cones.config.tables import RunConfig
 from cones.data.prepared import Split
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
 from cones.features.live import LivePictures
-from cones.finetuning.detector import finetune_row
-from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.grounding import finetune_row
 from cones.finetuning.tuned import FinetunedRow
+from cones.inference.open import load
 from cones.readers.prepare import prepare
 from cones.readers.world import SceneData
 from cones.search.row import search_row
+from cones.tasks.detection.measure import MEASURES
 from cones.tasks.detection.settings import DetectionConcept
-from cones.tasks.table import TASKS
+from cones.tasks.encode import draw, encode_concept
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("head", "lora", "full", "mask_head")
@@ -54,7 +53,7 @@ class Bench:
 
     def __init__(self, scenes: Path, glip: Path, folder: Path, accelerator, task: str = "segmentation") -> None:
         concept = DetectionConcept(task=task, backbone="toy", data="scenes", shots=1)
-        config = BackboneConfig(kind="glip", source=str(glip))
+        config = GlipModel(kind="glip", source=str(glip))
         self.scenes, self.accelerator, self.folder = scenes, accelerator, folder
         self.encoded = encode_concept("toy", concept, config, draw(concept, scenes), folder / "encoded")
         run = RunConfig(concept="toy", method=parse_method({"name": "zero_shot"}))
@@ -63,7 +62,7 @@ class Bench:
 
     def finetune(self, kind: str, checkpoint: Path | None = None, on_step: Callable = lambda line: None, **more):
         settings = {"steps": 2, "batch_size": 4, "lr": 0.01, "validate_every": 2, "rank": RANK} | more
-        parsed = FinetuneConfig.model_validate({"concept": "toy", "from": "zero", "kind": kind, **settings})
+        parsed = parse_finetune({"concept": "toy", "from": "zero", "kind": kind, **settings})
         return finetune_row("row", parsed, self.start, self.encoded, self.accelerator, self.scenes, checkpoint, on_step)
 
     def live(self, **changes: float) -> LivePictures:
@@ -77,7 +76,7 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         row.concept.save(folder / "concept.safetensors")
         (folder / WEIGHTS_FILE).write_bytes(row.weights)
-        return Concept.load(folder / "concept.safetensors")
+        return load(folder / "concept.safetensors")
 
     def predict(self, backbone: Glip, concept: Concept) -> list[Tensor]:
         """Boxes, scores, labels and masks of the validation pictures, one tensor after the other."""
@@ -117,7 +116,7 @@ def judge_by_distance(monkeypatch: pytest.MonkeyPatch, sign: int) -> None:
         return {"mask_ap": far, "box_ap": far, "box_ap50": far}
 
     for task in ("detection", "segmentation"):
-        monkeypatch.setitem(TASKS, task, replace(TASKS[task], quick=quick))
+        monkeypatch.setitem(MEASURES, task, replace(MEASURES[task], quick=quick))
 
 
 @pytest.fixture

@@ -9,20 +9,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from cones.backbones.sd.settings import DiffusionModel
 from cones.backbones.settings import BackboneConfig, ModelSource
 from cones.concept.file import WEIGHTS_FILE, Concept
-from cones.config.params import parse_method
+from cones.config.params import parse_finetune, parse_method
 from cones.config.tables import RunConfig
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
-from cones.finetuning.dreambooth import class_pictures, dreambooth_row
-from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.diffusion import finetune_row
+from cones.finetuning.diffusion import prepare as prior_of
 from cones.finetuning.tuned import FinetunedRow
+from cones.inference.open import load
 from cones.readers.prepare import prepare
 from cones.readers.world import SubjectWorldData
 from cones.search.outcome import FoundRow, write_row
 from cones.search.row import search_row
+from cones.tasks.encode import draw, encode_concept
 from cones.tasks.generation.settings import GenerationConcept
 
 PROMPTS = ["a red {}", "a {} on a blue background"]
@@ -56,7 +57,7 @@ class Studio:
         if not path.exists():
             path.parent.mkdir(parents=True)
             write_row(path.parent, "generation", self.found[key])
-        return Concept.load(path, device="cpu")
+        return load(path, device="cpu")
 
     def tune(
         self,
@@ -68,17 +69,18 @@ class Studio:
     ) -> FinetunedRow:
         """Fine-tune from a Concept."""
         few = {"steps": 3, "validate_every": 2, "batch_size": 2, "prior_pictures": 0}
-        made = FinetuneConfig.model_validate({"concept": "zorb", "from": "row", **few, **given})
-        prior = class_pictures(made, self.encoded, "cpu")
+        made = parse_finetune({"concept": "zorb", "from": "row", **few, **given})
+        prior = prior_of("tuned", made, self.encoded, "cpu")
         watch = on_step or (lambda line: None)
-        return dreambooth_row("tuned", made, start, self.encoded, self.accelerator, prior, checkpoint, watch, samples)
+        how = (self.encoded, self.accelerator, None, checkpoint, watch, samples, prior)
+        return finetune_row("tuned", made, start, *how)
 
     def written(self, row: FinetunedRow, folder: Path) -> Concept:
         """A fine-tuned row as it is read from its files."""
         folder.mkdir(parents=True, exist_ok=True)
         row.concept.save(folder / "concept.safetensors")
         (folder / WEIGHTS_FILE).write_bytes(row.weights)
-        return Concept.load(folder / "concept.safetensors", device="cpu")
+        return load(folder / "concept.safetensors", device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +108,7 @@ def studio(
     config = SubjectWorldData(kind="subject_world", thing="zorb", colour="purple", train=3, val=2, test=3)
     prepare(config, folder / "prepared")
     beside = {"clip": ModelSource(source=str(toy_clip)), "judge": ModelSource(source=str(toy_judge))}
-    backbone = BackboneConfig(kind="sd", source=str(toy_sd), **beside)
+    backbone = DiffusionModel(kind="sd", source=str(toy_sd), **beside)
     concept = GenerationConcept(
         task="generation", backbone="sd", data="zorb", word="red flower", views=2, samples=3, sampling_steps=2,
         prompts=PROMPTS,

@@ -5,33 +5,32 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from test_structure import ROOT, closure, file_of, imports
 
 import cones.common.kept
 import cones.data
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.clip.settings import ClipModel
 from cones.cli.damage import damaged_encoded, damaged_kept
 from cones.common.errors import DataError
 from cones.common.files import file_hash
 from cones.common.kept import CODE, SEAL, kept
+from cones.config.code import code_hashes
 from cones.config.params import parse_method
-from cones.config.tables import RunConfig
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
+from cones.config.tables import FINETUNE_KINDS, RunConfig
 from cones.features.encoded import Encoded
 from cones.features.store import write_features
-from cones.finetuning.detector import KIND_PARTS
-from cones.finetuning.settings import FINETUNES, KEEPS_FEATURES, FinetuneConfig
+from cones.finetuning.settings import keeps_features
 from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
 from cones.results.evaluate import evaluate_rows
 from cones.search.row import search_row
 from cones.tasks.classification.settings import ClassificationConcept
+from cones.tasks.encode import draw, encode_concept
+
+ROOT = Path(__file__).parent.parent
 
 GLYPHS = WorldData(kind="world", vocabulary="novel", size=32, train=4, val=3, test=3)
 
@@ -60,7 +59,7 @@ def test_a_picture_is_opened_once_for_all_its_views_and_features_are_hashed_once
     prepare(GLYPHS, tmp_path / "prepared")
     concept = ClassificationConcept(task="classification", backbone="toy", data="glyphs", shots=2, val_shots=1, views=4)
     drawn = draw(concept, tmp_path / "prepared")
-    backbone = BackboneConfig(kind="clip", source=str(toy_clip))
+    backbone = ClipModel(kind="clip", source=str(toy_clip))
     encoded = encode_concept("few", concept, backbone, drawn, tmp_path / "few")
     assert opened_pictures == {("train", i): 1 for i in drawn.shown} | {("val", i): 1 for i in drawn.held}
     ours = {path.parent.name: n for path, n in read.items() if path.name == "image.npy"}
@@ -214,24 +213,20 @@ def test_what_was_not_made_to_its_end_is_not_kept(tmp_path: Path) -> None:
 def test_what_is_kept_knows_all_the_code_that_makes_it() -> None:
     """A module that a maker begins to import is listed, unless it only describes, stores, reads bytes or settings."""
     package = ROOT / "cones"
-    makers = ("picture_encoding.py", "warmstart.py", "class_pictures.py", "backbones/__init__.py")
-    run = set().union(*(closure(package / maker) for maker in makers))
-    # The data door leads to what prepares data of every layout as well; pictures take what opens them from it.
-    names = [n.split(".")[2] for n in imports(package / "picture_encoding.py") if n.startswith("cones.data.")]
-    opening = {file_of(getattr(cones.data, name).__module__) for name in names}
-    opening |= {file_of(n) for file in opening for n in imports(file) if n.startswith("cones.data.")} - {None}
-    decide = {f for f in run if not f.startswith(("cones/data/", "cones/config"))}
-    decide |= {file.relative_to(ROOT).as_posix() for file in opening}
-    storing = {f"cones/{name}.py" for name in ("card", "files", "intact", "kept", "mapped", "reading", "tensors")}
-    refusing = {"cones/choices.py", "cones/data/decoding.py"}
+    makers = ("features/views.py", "methods/warmstart.py", "finetuning/class_pictures.py", "backbones/__init__.py")
+    kinds = [f"cones.backbones.{kind}.settings" for kind in ("clip", "glip", "sd")]
+    decide = {file for maker in makers for file in code_hashes(package / maker, kinds)}
+    # They describe, store and refuse, or are the Concept and settings that are given to them.
+    aside = ("cones/concept/", "cones/data/", "cones/tasks/", "cones/visuals/", "cones/methods/searched.py")
+    decide = {f for f in decide if not f.startswith(aside) and not f.endswith("__init__.py")}
+    decide |= {"cones/data/pictures.py", "cones/data/prepared.py", "cones/tasks/detection/encode.py"}
     listed = {pattern: {p.relative_to(ROOT).as_posix() for p in package.glob(pattern)} for pattern in CODE}
     assert all(listed.values())
-    assert decide - storing - refusing - set().union(*listed.values()) == set()
-    assert set().union(*listed.values()) - decide <= {f"cones/backbones/{p.name}" for p in package.glob("backbones/*")}
+    assert decide - set().union(*listed.values()) == set()
 
 
-def test_each_kind_of_fine_tuning_says_whether_kept_features_hold() -> None:
-    assert set(KEEPS_FEATURES) == set().union(*FINETUNES.values())
-    assert set(KEEPS_FEATURES) == set(get_args(FinetuneConfig.model_fields["kind"].annotation))
-    for kind, parts in KIND_PARTS.items():
-        assert KEEPS_FEATURES[kind] == (not {"backbone", "neck"} & set(parts))
+@pytest.mark.parametrize("kind", FINETUNE_KINDS)
+def test_each_kind_of_fine_tuning_says_whether_kept_features_hold(kind: str) -> None:
+    """They do not where it trains what encodes pictures."""
+    parts = {"full": ("backbone", "neck", "bbox_head", "mask_head")}.get(kind, ())
+    assert keeps_features(kind) == (not {"backbone", "neck"} & set(parts))

@@ -17,7 +17,7 @@ from cones.features.encoded import Encoded
 from cones.methods.cones.module import Cones
 from cones.methods.context import ContextTokens
 from cones.search.checkpoint import KEY, Keeper, Progress, resume, save_checkpoint
-from cones.search.loop import search
+from cones.search.epochs import search
 from cones.search.outcome import SearchResult
 
 RARELY = {"epochs": 6, "batch_size": 8, "validate_every": 6, "patience": None, "checkpoint_seconds": 0}

@@ -10,13 +10,11 @@ import pytest
 from layouts import deep_png
 from PIL import Image
 
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.clip.settings import ClipModel
 from cones.common.errors import DataError
 from cones.data.pictures import open_picture, random_view
 from cones.data.prepared import Split
 from cones.data.splits import draw_shots
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.readers.coop import CoOpData
 from cones.readers.csv import TableData
 from cones.readers.folder import FolderData
@@ -24,6 +22,7 @@ from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
 from cones.synthetic.world import CAPTIONS, NOVEL, SHAPES, picture, scene
 from cones.tasks.classification.settings import ClassificationConcept
+from cones.tasks.encode import draw, encode_concept
 
 
 def test_a_scene_is_the_same_from_the_same_seed_and_true_to_its_labels() -> None:
@@ -284,7 +283,7 @@ def test_coop_splits_bring_their_pictures_classes_and_sentence(class_folders: Pa
 
 def test_a_concept_says_the_sentence_of_its_data(class_folders: Path, tmp_path: Path, toy_clip: Path) -> None:
     own = ["{} texture."]
-    backbone = BackboneConfig(kind="clip", source=str(toy_clip))
+    backbone = ClipModel(kind="clip", source=str(toy_clip))
     prepare(coop(class_folders, zhou(), "split_zhou_DescribableTextures.json").model_copy(update={"pictures": ""}),
             tmp_path / "p")  # fmt: skip
     for given, said in ((None, own), (["my {}"], ["my {}"])):

@@ -10,7 +10,10 @@ import pytest
 from conftest import Project
 from safetensors import safe_open
 
+from cones.config.tables import BY_NAME
 from cones.results.page import report_page
+
+METHODS = {name: method.summary() for name, method in BY_NAME.items()}
 
 PARAMS = """
 backbones:
@@ -85,7 +88,7 @@ def test_nothing_is_left_to_do_and_one_edit_runs_one_row(detected: Project, tmp_
 
 def test_the_report_shows_what_was_found(detected: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(detected.folder)
-    page = report_page(json.loads(Path("results/summary.json").read_text()))
+    page = report_page(json.loads(Path("results/summary.json").read_text()), METHODS)
     assert "mask ap50" in page
     assert page.count('class="gallery wide"') == 1
     for row in ROWS:

@@ -12,7 +12,7 @@ from t2i_inversion import Inversion
 from torch import Tensor
 from toys import write_toy_sd
 
-from cones.backbones.sd.sd import HELD_TIMES, Diffusion, Noising
+from cones.backbones.sd.sd import HELD_TIMES, Diffusion
 from cones.common.errors import BackboneError, ParamsError
 from cones.common.files import read_json, write_json
 from cones.config.params import parse_method
@@ -21,6 +21,7 @@ from cones.features.store import write_features
 from cones.interfaces.pictures import Features
 from cones.interfaces.randomness import generator_for
 from cones.interfaces.texts import TextTokens
+from cones.methods.searched import Denoised
 
 TEMPLATES = ("a photo of a {}", "{} on sand", "nothing at all")
 
@@ -93,7 +94,7 @@ def test_the_loss_is_the_weighted_error_of_the_noise(sd: Diffusion, features: Fe
 
     monkeypatch.setitem(vars(sd), "unet", Silent())
     text = sd.embed_text(["gear"])
-    loss = sd.loss(features, text, seeded(3))
+    loss = sd.objective()(features, text, seeded(3))
     (noisy, times), generator = given[0], seeded(3)
     shape = noisy.shape
     latents = features.tensors["mean"] + features.tensors["std"] * torch.randn(shape, generator=generator)
@@ -115,8 +116,8 @@ def drawn(sd: Diffusion, monkeypatch) -> list[tuple[Tensor, ...]]:
 
 def test_stratified_timesteps_hit_every_stratum(sd: Diffusion, features: Features, drawn) -> None:
     text = sd.embed_text(["gear"], templates=("a {}", "the {}", "{}"))
-    sd.noising = Noising(copies=4, stratified=True)
-    sd.loss(features, text, seeded())
+    settings = Denoised(name="x", noise={"copies": 4, "stratified": True})
+    sd.objective(settings)(features, text, seeded())
     latents, noise, times, embeds, _ = drawn[-1]
     assert len(latents) == len(noise) == len(times) == len(embeds) == 12
     assert sorted((times * 12 // 1000).tolist()) == list(range(12))
@@ -125,8 +126,8 @@ def test_stratified_timesteps_hit_every_stratum(sd: Diffusion, features: Feature
 
 @pytest.mark.parametrize("stratified", [False, True])
 def test_opposite_noise_is_of_one_picture_at_one_timestep(sd: Diffusion, features, drawn, stratified: bool) -> None:
-    sd.noising = Noising(copies=4, stratified=stratified, antithetic=True)
-    sd.loss(features, sd.embed_text(["gear"]), seeded())
+    settings = Denoised(name="x", noise={"copies": 4, "stratified": stratified, "antithetic": True})
+    sd.objective(settings)(features, sd.embed_text(["gear"]), seeded())
     latents, noise, times, *_ = drawn[-1]
     assert len(latents) == len(noise) == len(times) == 12
     for one, other in zip(range(0, 12, 2), range(1, 12, 2)):
@@ -164,7 +165,7 @@ def test_fine_tuned_weights_are_merged_before_the_unet_goes_to_its_device(toy_sd
 def test_gradients_reach_the_text_and_no_weight(sd: Diffusion, features: Features) -> None:
     text = sd.embed_text(["gear"])
     text.embeds.requires_grad_()
-    sd.loss(features, text, seeded()).backward()
+    sd.objective()(features, text, seeded()).backward()
     assert text.embeds.grad is not None
     assert text.embeds.grad.abs().sum() > 0
     assert not any(p.requires_grad for part in (sd.unet, sd.vae, sd.text_encoder) for p in part.parameters())

@@ -20,6 +20,7 @@ from cones.common.errors import ConceptError, DataError, SearchError
 from cones.common.files import read_json
 from cones.concept.file import Concept
 from cones.data.prepared import Split
+from cones.inference.open import load
 from cones.readers.prepare import prepare
 from cones.readers.world import SceneData
 from cones.results.evaluate import evaluate_rows
@@ -156,7 +157,7 @@ finetunes:
     assert written[0] == written[1]
     assert "tuned: val mask_ap" in capsys.readouterr().out
     assert (out / "curves.csv").read_text().splitlines()[0].startswith("epoch,step,train_loss,val_score,val_box_ap")
-    Concept.load(out / "concept.safetensors").open_backbone().part("backbone")
+    load(out / "concept.safetensors").open_backbone().part("backbone")
 
 
 def test_one_model_is_open_at_a_time(maskless: Bench, tmp_path: Path, monkeypatch, capsys) -> None:

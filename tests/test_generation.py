@@ -12,23 +12,21 @@ from torch import Tensor, nn
 
 from cones.backbones.sd.sd import Diffusion
 from cones.config.params import parse_method
-from cones.features.draw import draw
-from cones.features.encode import encode_concept
 from cones.features.encoded import Encoded
-from cones.finetuning.dreambooth import _drawn
+from cones.finetuning.diffusion import _drawn
 from cones.interfaces.pictures import Features
 from cones.interfaces.randomness import generator_for
 from cones.interfaces.texts import Prompts, TextEmbeds
-from cones.methods.build import build
 from cones.methods.cones.module import Cones
 from cones.methods.cones.sentences import SentenceCones, places_of
-from cones.methods.fixed import FixedSentences, ZeroShot
+from cones.methods.fixed import FixedSentences, FixedText
 from cones.methods.language_prompt.module import LanguagePrompt
 from cones.methods.searched import Searched
 from cones.methods.warmstart import fit_map, pictured_rows, random_phrases
-from cones.search.loop import search, train_steps
+from cones.search.epochs import search, train_steps
 from cones.search.row import _start
 from cones.search.schedule import learning_rate
+from cones.tasks.encode import draw, encode_concept
 
 TOKENS = 2
 """Of the class word "red flower"."""
@@ -36,7 +34,7 @@ TOKENS = 2
 
 def method_of(studio: Studio, settings: dict) -> nn.Module:
     backbone = studio.encoded.backbone()
-    return build(parse_method(settings), backbone, _start(studio.encoded, backbone, ["red flower"]))
+    return parse_method(settings).build(backbone, _start(studio.encoded, backbone, ["red flower"]))
 
 
 def test_cones_never_runs_the_text_encoder_and_moves_its_own_rows_only(studio: Studio, monkeypatch) -> None:
@@ -214,7 +212,7 @@ def test_no_field_of_a_text_is_lost_on_the_way(studio: Studio) -> None:
     sentences = SentenceCones(text, places_of(text.owner, "own"), torch.zeros(TOKENS, 32))
     for method, pooled in (
         (FixedSentences(text), text.pooled), (sentences, text.pooled),
-        (Cones(flat), one.pooled), (LanguagePrompt(flat), one.pooled), (ZeroShot(flat), one.pooled),
+        (Cones(flat), one.pooled), (LanguagePrompt(flat), one.pooled), (FixedText(flat), one.pooled),
     ):  # fmt: skip
         assert torch.equal(method(["x"]).text_embeds.pooled, pooled)
     drawn = _drawn(text, studio.encoded.train.batch(torch.tensor([0, 1])), generator_for(0))
@@ -274,10 +272,10 @@ def test_only_what_the_mask_shows_counts(studio: Studio) -> None:
     mask[:, :, :4] = 1
     masked = Features({**features.tensors, "mask": mask}, features.views)
     text = studio.encoded.text.in_turns(3)
-    losses = [float(sd.loss(f, text, generator_for(1))) for f in (features, masked)]
+    losses = [float(sd.objective()(f, text, generator_for(1))) for f in (features, masked)]
     whole = Features({**features.tensors, "mask": torch.ones(3, 1, 8, 8)}, features.views)
     assert losses[0] != pytest.approx(losses[1], rel=1e-4)
-    assert float(sd.loss(whole, text, generator_for(1))) == pytest.approx(losses[0], rel=1e-5)
+    assert float(sd.objective()(whole, text, generator_for(1))) == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_the_loop_sees_no_test_picture(studio: Studio, tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ import pytest
 from conftest import Project
 from PIL import Image
 
+from cones.config.tables import BY_NAME
 from cones.results.page import report_page
+
+METHODS = {name: method.summary() for name, method in BY_NAME.items()}
 
 PARAMS = """
 backbones:
@@ -86,7 +89,7 @@ def test_nothing_is_left_to_do_and_one_edit_runs_one_row(generated: Project, tmp
 
 def test_the_report_shows_the_samples(generated: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(generated.folder)
-    page = report_page(json.loads(Path("results/summary.json").read_text()))
+    page = report_page(json.loads(Path("results/summary.json").read_text()), METHODS)
     assert page.count("data:image/jpeg") == len(ROWS)
     assert "Sentence by sentence" in page
     assert "a red {}" in page

@@ -27,7 +27,7 @@ from cones.cli.main import app
 from cones.common.errors import ConceptError
 from cones.concept.file import Concept
 from cones.data.prepared import Split
-from cones.finetuning.lora import attention_layers
+from cones.inference.open import load
 from cones.interfaces.base import BaseModelCard
 from cones.results.evaluate import evaluate_rows
 from cones.results.files import write_evaluation
@@ -299,7 +299,7 @@ def test_a_fine_tuned_row_is_its_file_and_its_embeddings_stay(studio: Studio, tm
     row = studio.tune(start, kind=kind, lr=1e-3)
     sd = studio.encoded.backbone()
     unet = dict(sd.unet.named_parameters())
-    layers = attention_layers(sd.unet)
+    _, layers = sd.lora_layers()
     assert len(layers) == 4 * 2 * 7  # four layers an attention, two attentions in each of seven transformer blocks
     expected = sum(p.numel() for p in unet.values())
     if kind == "lora":
@@ -321,7 +321,7 @@ def test_a_fine_tuned_row_is_its_file_and_its_embeddings_stay(studio: Studio, tm
 
 
 def test_class_pictures_are_made_once_and_count(studio: Studio, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("cones.finetuning.dreambooth.CACHE", tmp_path)
+    monkeypatch.setattr("cones.finetuning.diffusion.CACHE", tmp_path)
     start, settings = studio.concept_of(**CONES), {"kind": "dreambooth", "steps": 2}
     without = studio.tune(start, **settings)
     with_prior = studio.tune(start, prior_pictures=3, **settings)
@@ -372,4 +372,4 @@ def test_a_file_without_its_sentences_is_refused(studio: Studio, tmp_path: Path)
     less = {n: t for n, t in concept.tensors.items() if n != "unconditional"}
     Concept(concept.card, less).save(tmp_path / "less.safetensors")
     with pytest.raises(ConceptError, match="lacks unconditional; it is not a whole Concept"):
-        Concept.load(tmp_path / "less.safetensors")
+        load(tmp_path / "less.safetensors")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from cones.backbones.glip.fusion import FusedTextLayer
 from cones.backbones.glip.glip import Glip
+from cones.backbones.glip.settings import GlipModel
 from cones.common.errors import BackboneError
 from cones.common.files import read_json, write_json
 from cones.interfaces.pictures import Features, Instances
@@ -87,7 +88,7 @@ def test_vectors_of_words_give_what_the_words_give(glip: Glip, slot: Any) -> Non
 def test_only_the_prompt_gets_a_gradient(glip: Glip) -> None:
     features = features_of(glip, PICTURES, OBJECTS)
     vectors = torch.randn(2, 96, requires_grad=True)
-    glip.loss(features, glip.embed_text(NAMES, TextTokens(vectors))).backward()
+    glip.objective()(features, glip.embed_text(NAMES, TextTokens(vectors))).backward()
     assert vectors.grad is not None
     assert (vectors.grad.abs().sum(1) > 0).all()
     for part in (glip.vision, glip.language_model, glip.head, glip.mask_head):
@@ -103,10 +104,10 @@ def test_masks_move_the_prompt_too(glip: Glip) -> None:
     embeds = text.embeds.clone().requires_grad_(True)
     whole = Features(features.tensors, features.views, instances=objects, geometry=features.geometry)
     searched = TextEmbeds(embeds, text.mask, text.owner)
-    (of_both,) = torch.autograd.grad(glip.loss(whole, searched), embeds)
-    (of_boxes,) = torch.autograd.grad(glip.loss(features, searched), embeds)
+    (of_both,) = torch.autograd.grad(glip.objective()(whole, searched), embeds)
+    (of_boxes,) = torch.autograd.grad(glip.objective()(features, searched), embeds)
     assert not torch.allclose(of_both, of_boxes, rtol=0.01)
-    assert glip.loss(whole, text) > glip.loss(features, text)
+    assert glip.objective()(whole, text) > glip.objective()(features, text)
     found = glip.predict(features, text).instances
     assert found is not None
     assert found[0].masks is not None
@@ -140,8 +141,8 @@ def test_a_mirrored_view_learns_what_the_mirrored_picture_does(glip: Glip) -> No
     )
     canvas = glip.canvas([(50, 70)])
     assert torch.equal(glip.view([image], canvas, flipped=True)[0], glip.view([mirrored], canvas)[0])
-    view = glip.loss(features_of(glip, [image], [objects], flipped=True), text)
-    plain = glip.loss(features_of(glip, [mirrored], [Instances(boxes, objects.labels)]), text)
+    view = glip.objective()(features_of(glip, [image], [objects], flipped=True), text)
+    plain = glip.objective()(features_of(glip, [mirrored], [Instances(boxes, objects.labels)]), text)
     torch.testing.assert_close(view, plain)
 
 
@@ -158,7 +159,7 @@ def test_channels_are_in_the_order_that_the_weights_were_trained_with(glip: Glip
 def test_a_picture_without_objects_is_learnt_from(glip: Glip) -> None:
     text = glip.embed_text(NAMES)
     for objects in ([OBJECTS[1], OBJECTS[1]], [OBJECTS[0], OBJECTS[1]]):
-        loss = glip.loss(features_of(glip, PICTURES, objects), text)
+        loss = glip.objective()(features_of(glip, PICTURES, objects), text)
         assert loss.isfinite()
         assert loss > 0
 
@@ -181,20 +182,18 @@ def test_too_much_text_is_refused(glip: Glip) -> None:
 def test_a_search_on_cached_pyramids_loads_no_encoder(
     toy_glip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accelerator: Any
 ) -> None:
-    from cones.backbones.settings import BackboneConfig
     from cones.config.params import parse_method
     from cones.config.tables import RunConfig
-    from cones.features.draw import draw
-    from cones.features.encode import encode_concept
     from cones.readers.prepare import prepare
     from cones.readers.world import SceneData
     from cones.search.row import search_row
     from cones.tasks.detection.settings import DetectionConcept
+    from cones.tasks.encode import draw, encode_concept
 
     prepare(SceneData(kind="scenes", vocabulary="novel", size=64, train=12, val=10, test=10), tmp_path / "prepared")
     concept = DetectionConcept(task="segmentation", backbone="toy", data="d", shots=1, seed=0)
     drawn = draw(concept, tmp_path / "prepared")
-    encoded = encode_concept("c", concept, BackboneConfig(kind="glip", source=str(toy_glip)), drawn, tmp_path / "c")
+    encoded = encode_concept("c", concept, GlipModel(kind="glip", source=str(toy_glip)), drawn, tmp_path / "c")
 
     def refuse(self: Glip) -> None:
         raise AssertionError("an encoder was loaded")

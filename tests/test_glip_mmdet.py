@@ -130,7 +130,7 @@ def test_predictions_are_those_of_mmdet(official_glip: Path, tmp_path: Path) -> 
 
 def test_the_loss_is_that_of_mmdet(official_glip: Path, tmp_path: Path) -> None:
     glip, model = Glip(official_glip), mmdet_glip(official_glip, tmp_path)
-    ours = glip.loss(features_of(glip, PICTURES, OBJECTS), glip.embed_text(NAMES))
+    ours = glip.objective()(features_of(glip, PICTURES, OBJECTS), glip.embed_text(NAMES))
     batch = mmdet_batch(model, PICTURES, OBJECTS)
     theirs = model.loss(batch["inputs"], batch["data_samples"])
     assert all(value > 0 for value in theirs.values())
@@ -164,7 +164,8 @@ def test_padding_of_the_text_changes_nothing(official_glip: Path) -> None:
         torch.cat([text.mask, torch.zeros(1, more, dtype=torch.bool)], 1),
         torch.cat([text.owner, torch.full((more,), -1)]),
     )
-    torch.testing.assert_close(glip.loss(features, padded), glip.loss(features, text), atol=1e-5, rtol=1e-5)
+    loss = glip.objective()
+    torch.testing.assert_close(loss(features, padded), loss(features, text), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         glip.predict(features, padded).scores, glip.predict(features, text).scores, atol=1e-5, rtol=1e-5
     )

@@ -17,14 +17,16 @@ from hostile import NO_FILES, leaves, no_file, replaced
 from cones.common.errors import ConceptError, DataError, SearchError
 from cones.concept.card import CARD_KEY, ConceptCard, read_card
 from cones.concept.checks import read_weights
-from cones.concept.file import Concept, tensors_hash
+from cones.concept.file import tensors_hash
 from cones.config.params import parse_method
 from cones.config.tables import RunConfig
 from cones.features.draw import class_names
+from cones.inference.open import load
 from cones.interfaces.base import BaseModelCard
 from cones.search import row as rows
 from cones.search.checkpoint import load_checkpoint
 from cones.search.row import make_card
+from cones.tasks.classification.measure import MEASURES
 from cones.tasks.classification.settings import ClassificationConcept
 
 SHAPES: tuple[Any, ...] = (
@@ -241,7 +243,7 @@ FILES = {
     "a hundred axes": header(text_embeds=entry(0, 64, [16]), y=entry(64, 64, [1] * 100 + [0])),
 }
 READERS: dict[str, Callable[[Path], Any]] = {
-    "Concept": Concept.load,
+    "Concept": load,
     "weights": read_weights,
     "checkpoint": lambda path: load_checkpoint(path, torch.nn.Linear(2, 2), torch.optim.SGD([torch.zeros(1)], 0.1)),
 }
@@ -262,17 +264,17 @@ def test_what_is_no_file_is_refused_and_not_waited_for(kind: str, tmp_path: Path
     no_file(tmp_path / "c.safetensors", kind)
     told = "is not a readable safetensors file" if kind == "memory" else "is no file; give a Concept file"
     with pytest.raises(ConceptError, match=rf"c\.safetensors {told}"):
-        Concept.load(tmp_path / "c.safetensors")
+        load(tmp_path / "c.safetensors")
 
 
 def test_a_file_of_gigabytes_and_a_name_of_kilobytes_are_refused(tmp_path: Path) -> None:
     with (tmp_path / "c.safetensors").open("wb") as file:
         file.truncate(2 << 30)
     with pytest.raises(ConceptError, match="has 2048 MB; a Concept has kilobytes, at most 1024 MB"):
-        Concept.load(tmp_path / "c.safetensors")
+        load(tmp_path / "c.safetensors")
     for name in ("x" * 5000, "a\0b"):
         with pytest.raises(ConceptError, match="there is no Concept file"):
-            Concept.load(name)
+            load(name)
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
@@ -322,11 +324,11 @@ def test_a_side_metric_that_is_no_number_stands_in_no_card_and_the_main_one_must
     encoded: Any, accelerator: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunConfig(concept="c", method=parse_method({"name": "zero_shot"}))
-    task = rows.TASKS["classification"]
+    task = MEASURES["classification"]
 
     def search(**metrics: float) -> rows.FoundRow:
         known = dataclasses.replace(task, full=lambda *given: SimpleNamespace(metrics=metrics))
-        monkeypatch.setattr(rows, "TASKS", {"classification": known})
+        monkeypatch.setitem(MEASURES, "classification", known)
         return rows.search_row("r", run, encoded, accelerator)
 
     found = search(accuracy=0.5, loss=float("nan"))

@@ -25,7 +25,7 @@ from cones.features.encoded import Encoded
 from cones.features.store import FeatureStore
 from cones.features.targets import Targets
 from cones.results.page import report_page
-from cones.results.summary import finished_metrics, summarise
+from cones.results.summary import finished_metrics, rows_of, summarise
 from cones.search.checkpoint import HASH, KEY, Progress, load_checkpoint, resume, save_checkpoint
 from cones.search.outcome import SearchResult, cost_of
 from cones.visuals.tables import write_csv
@@ -74,7 +74,7 @@ def finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def page() -> str:
-    return report_page(summarise(load_params()))
+    return report_page(summarise(rows_of(load_params())), {})
 
 
 READERS: dict[str, tuple[str, Callable[[], object]]] = {
@@ -162,11 +162,11 @@ def test_a_table_that_lost_lines_is_told(finished_row: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -3], ids=str)
 def test_a_concept_that_is_cut_off_is_told_by_the_report(finished_row: Path, keep: int) -> None:
-    summary = summarise(load_params())
+    summary = summarise(rows_of(load_params()))
     (path,) = Path().rglob("concept.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=f"^{path} is not a readable safetensors file .*`dvc repro`"):
-        report_page(summary)
+        report_page(summary, {})
 
 
 def test_a_damaged_about_does_not_keep_clean_from_its_work(finished_row: Path) -> None:

@@ -18,7 +18,7 @@ from cones.cli.doctor import Finding, show
 from cones.common.errors import ConesError
 from cones.common.process import plain_errors
 from cones.common.redaction import guard_output, redacted
-from cones.concept.file import Concept
+from cones.inference.open import load
 from cones.registry.versions import look_up
 
 pytestmark = pytest.mark.usefixtures("no_other_registry")
@@ -111,8 +111,8 @@ def test_no_error_of_the_registry_holds_the_password(case: str, monkeypatch: pyt
     guard_output()
     for act in (
         lambda: look_up("few"),
-        lambda: Concept.load("models:/few@champion"),
-        lambda: Concept.load("models:/few/1"),
+        lambda: load("models:/few@champion"),
+        lambda: load("models:/few/1"),
     ):
         told = said_by(act)
         assert "Tracking" in told, "an expected error"

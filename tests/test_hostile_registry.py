@@ -12,7 +12,7 @@ from hostile import refused
 from registries import Registry, change
 
 from cones.common.errors import Busy
-from cones.concept.file import Concept
+from cones.inference.open import load
 from cones.registry.faults import every_page
 from cones.registry.fetch import fetched_concept
 from cones.registry.register import _promote
@@ -37,7 +37,7 @@ def test_a_name_that_a_registry_can_have_is_looked_up(name: str, registry: Regis
     refused(lambda: look_up(name), f"`{name}` is not registered")
     registry.client.create_registered_model(name)
     refused(lambda: look_up(name), f"`{name}` is registered but has no champion")
-    refused(lambda: Concept.load(f"models:/{name}/1"), "is not in the registry")
+    refused(lambda: load(f"models:/{name}/1"), "is not in the registry")
 
 
 CANNOT = [
@@ -52,7 +52,7 @@ CANNOT = [
 
 @pytest.mark.parametrize("uri", CANNOT, ids=[str(i) for i in range(len(CANNOT))])
 def test_what_cannot_be_a_version_is_not_asked_for(uri: str) -> None:
-    refused(lambda: Concept.load(uri), "is no version of a concept; give models:/NAME@champion or models:/NAME/VERSION")
+    refused(lambda: load(uri), "is no version of a concept; give models:/NAME@champion or models:/NAME/VERSION")
 
 
 @pytest.mark.parametrize("uri", [
@@ -60,7 +60,7 @@ def test_what_cannot_be_a_version_is_not_asked_for(uri: str) -> None:
     "models:/nothing/latest",
 ])  # fmt: skip
 def test_what_is_not_there_is_no_fault_that_may_pass(uri: str, registry: Registry) -> None:
-    refused(lambda: Concept.load(uri), uri)
+    refused(lambda: load(uri), uri)
 
 
 def test_a_champion_that_is_no_version_is_told(registry: Registry) -> None:
@@ -69,7 +69,7 @@ def test_a_champion_that_is_no_version_is_told(registry: Registry) -> None:
     registry.client.set_registered_model_alias("few", CHAMPION, number)
     change("UPDATE registered_model_aliases SET version = 999")(registry.database)
     refused(lambda: look_up("few"), "the champion of `few` is version 999, which is not there; run `cones register`")
-    refused(lambda: Concept.load("models:/few@champion"), "models:/few@champion is not in the registry")
+    refused(lambda: load("models:/few@champion"), "models:/few@champion is not in the registry")
 
 
 SOURCES: dict[str, Callable[[Path], str]] = {
@@ -87,7 +87,7 @@ SOURCES: dict[str, Callable[[Path], str]] = {
 def test_files_that_are_elsewhere_are_one_plain_line(case: str, registry: Registry, tmp_path: Path) -> None:
     number = registry.version(SOURCES[case](tmp_path))
     refused(
-        lambda: Concept.load(f"models:/few/{number}"),
+        lambda: load(f"models:/few/{number}"),
         f"models:/few/{number} has no concept.safetensors that can be fetched",
     )
 
@@ -127,7 +127,7 @@ def test_files_that_are_no_concept_are_one_plain_line(case: str, registry: Regis
     folder = registry.source(f"file-{case}")
     spoil(folder / "artifacts/concept.safetensors")
     number = registry.version(folder.as_uri())
-    refused(lambda: Concept.load(f"models:/few/{number}"), told)
+    refused(lambda: load(f"models:/few/{number}"), told)
 
 
 def test_a_server_of_files_cannot_write_elsewhere(
@@ -136,7 +136,7 @@ def test_a_server_of_files_cannot_write_elsewhere(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     number = registry.version(f"{answering}/artifacts/mlflow-artifacts/artifacts/x")
     before = set(tmp_path.parent.iterdir())
-    refused(lambda: Concept.load(f"models:/few/{number}"), "has no concept.safetensors that can be fetched")
+    refused(lambda: load(f"models:/few/{number}"), "has no concept.safetensors that can be fetched")
     assert set(tmp_path.parent.iterdir()) == before
     assert not [*tmp_path.iterdir(), *Path("/tmp").glob("evil*")]
 
@@ -238,7 +238,7 @@ def test_code_of_a_version_is_run_by_mlflow_and_not_by_ours(loader: str, registr
     registry.client.set_registered_model_alias("few", CHAMPION, number)
     assert look_up("few").row == "few-cones"
     for uri in (f"models:/few/{number}", "models:/few@champion"):
-        assert Concept.load(uri).card.row == f"hostile-{loader}"
+        assert load(uri).card.row == f"hostile-{loader}"
         with fetched_concept(uri) as path:
             assert [p.name for p in path.parent.parent.rglob("*") if p.is_file()] == ["concept.safetensors"]
     assert not marker.exists(), "ours runs none of it"

@@ -29,6 +29,7 @@ from cones.common.files import file_hash
 from cones.concept.checks import WEIGHTS_KEY
 from cones.concept.file import WEIGHTS_FILE, Concept
 from cones.inference import files as predicting
+from cones.inference.open import load
 from cones.registry import fetch as fetching
 
 ROOT = Path(__file__).parent.parent
@@ -187,7 +188,7 @@ def test_the_cache_of_weights_makes_no_other_folder(hash: str, tmp_path: Path, m
     file = tmp_path / "c.safetensors"
     monkeypatch.setattr(fetching, "_download", lambda version, name, folder: Path(shutil.copy(file, folder)))
     with pytest.raises(ConceptError, match=r"weights_sha256: String should match"):
-        Concept.load("models:/x/1")
+        load("models:/x/1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.safetensors"]
 
 

@@ -26,6 +26,7 @@ from cones.common.errors import Busy, ConceptError, DataError, TrackingError
 from cones.common.files import file_hash, write_json
 from cones.concept.file import Concept
 from cones.config.params import load_params
+from cones.inference.open import load
 from cones.registry.claims import CLAIM_TAG, claim, is_held
 from cones.registry.register import _promote, register
 from cones.registry.versions import CHAMPION, KEY_TAG, beside_report, content_key, look_up
@@ -267,7 +268,7 @@ def test_a_moved_project_registers_again_where_it_is(workspace, tmp_path: Path) 
     project.enter(there)
     for use in (
         lambda: look_up("few"),
-        lambda: Concept.load("models:/few@champion"),
+        lambda: load("models:/few@champion"),
         lambda: cones.load("models:/few/1"),
     ):
         with pytest.raises(TrackingError, match=rf"files are noted in {here}/mlartifacts/few: this project was moved"):
@@ -277,7 +278,7 @@ def test_a_moved_project_registers_again_where_it_is(workspace, tmp_path: Path) 
     assert f"stays in {here}/mlartifacts/few" in told[0]
     assert not here.exists(), "nothing is written to the old place"
     assert look_up("few").version == 4
-    assert Concept.load("models:/few@champion").card.row == "few-cones"
+    assert load("models:/few@champion").card.row == "few-cones"
     assert not any(r.new for r in project.register(told))
 
     shutil.move(there, here)

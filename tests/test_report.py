@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cones.config.tables import BY_NAME
 from cones.results.page import report_page
 from cones.tasks.classification.report import CLASSIFICATION
 from cones.visuals.charts import line_chart
+
+METHODS = {name: method.summary() for name, method in BY_NAME.items()}
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -77,7 +80,7 @@ def test_names_from_outside_are_text_and_not_markup(finished, tmp_path: Path, mo
     for path in (project.folder / "evaluated/few/rows").glob("*.csv"):
         path.write_text(path.read_text().replace("zorb", "<b onclick=x>zorb</b>"))
     monkeypatch.chdir(project.folder)
-    told = report_page(json.loads(Path("results/summary.json").read_text()))
+    told = report_page(json.loads(Path("results/summary.json").read_text()), METHODS)
     assert "<b onclick" not in told
     assert "&lt;b onclick=x&gt;zorb" in told
 

@@ -10,7 +10,7 @@ from cones.common.files import file_hash, write_json
 from cones.concept.card import ConceptCard
 from cones.config.params import Params, load_params
 from cones.interfaces.base import BaseModelCard
-from cones.results.summary import finished_metrics, refuse_other_settings
+from cones.results.summary import finished_metrics, refuse_other_settings, rows_of
 
 VAL = {"box_ap": 0.5}
 TUNED = "finetunes:\n  few-tuned: {concept: few, from: few-cones, kind: head, steps: 30}\n"
@@ -61,11 +61,11 @@ def params(tmp_path: Path) -> Params:
 def test_a_concept_of_its_row_passes(params: Params) -> None:
     tuned = {**params.finetunes["few-tuned"].model_dump(by_alias=True), "trained_tensors": 7}
     for row in params.runs:
-        refuse_other_settings(params, row, card(params, row))
-    refuse_other_settings(params, "few-tuned", card(params, "few-tuned", finetune=tuned))
+        refuse_other_settings(row, rows_of(params)[row], card(params, row))
+    refuse_other_settings("few-tuned", rows_of(params)["few-tuned"], card(params, "few-tuned", finetune=tuned))
     before = params.method_of("few-cones").model_dump()
     del before["checkpoint_seconds"]  # a setting that came after this file was written
-    refuse_other_settings(params, "few-cones", card(params, "few-cones", method=before))
+    refuse_other_settings("few-cones", rows_of(params)["few-cones"], card(params, "few-cones", method=before))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_concept_of_its_row_passes(params: Params) -> None:
 )
 def test_a_concept_of_other_settings_is_refused_with_the_way_on(params: Params, changed: dict, what: str) -> None:
     with pytest.raises(ConceptError) as told:
-        refuse_other_settings(params, "few-cones", card(params, "few-cones", **changed))
+        refuse_other_settings("few-cones", rows_of(params)["few-cones"], card(params, "few-cones", **changed))
     assert f"searched/few/few-cones/concept.safetensors was searched with {what}: `dvc repro` searches" in str(
         told.value
     )
@@ -97,7 +97,7 @@ def test_a_concept_of_other_settings_is_refused_with_the_way_on(params: Params, 
 def test_what_a_search_has_from_the_encoded_concept_is_encoded_again(params: Params, changed: dict, what: str) -> None:
     """Searching again alone would find the same in the encoded concept for ever."""
     with pytest.raises(ConceptError) as told:
-        refuse_other_settings(params, "few-cones", card(params, "few-cones", **changed))
+        refuse_other_settings("few-cones", rows_of(params)["few-cones"], card(params, "few-cones", **changed))
     assert f"was searched with {what}: `dvc repro` searches it again, or" in str(told.value)
     assert str(told.value).endswith("`dvc repro --force --single-item encode@few` and then `dvc repro`")
 
@@ -137,9 +137,11 @@ finetunes: {{}}
     base = base_called(params.concepts["few"].backbone)
     facts = {"task": task, "names": ["a"], "templates": ["my {}"], "base": base}
     facts |= {"guidance": 3.0, "sampling_steps": 30} if task == "generation" else {}
-    refuse_other_settings(params, "few-row", card(params, "few-row", **{**facts, **right}))
+    refuse_other_settings("few-row", rows_of(params)["few-row"], card(params, "few-row", **{**facts, **right}))
     with pytest.raises(ConceptError, match="encode@few"):
-        refuse_other_settings(params, "few-row", card(params, "few-row", **{**facts, **right, **wrong}))
+        refuse_other_settings(
+            "few-row", rows_of(params)["few-row"], card(params, "few-row", **{**facts, **right, **wrong})
+        )
 
 
 def test_names_of_a_zero_shot_row_are_its_own(tmp_path: Path) -> None:
@@ -148,12 +150,12 @@ def test_names_of_a_zero_shot_row_are_its_own(tmp_path: Path) -> None:
     path.write_text(own.replace("views: 2", "views: 2, names: {a: red a, b: red b}"))
     params = load_params(path)
     two = {"classes": ["a", "b"], "names": ["my a", "red b"]}
-    refuse_other_settings(params, "few-zero-shot", card(params, "few-zero-shot", **two))
+    refuse_other_settings("few-zero-shot", rows_of(params)["few-zero-shot"], card(params, "few-zero-shot", **two))
     with pytest.raises(ConceptError, match=r"names\.a my a, and params.yaml has red a"):
-        refuse_other_settings(params, "few-coop", card(params, "few-coop", **two))
+        refuse_other_settings("few-coop", rows_of(params)["few-coop"], card(params, "few-coop", **two))
 
 
 def test_a_fine_tuning_of_other_settings_is_refused(params: Params) -> None:
     tuned = params.finetunes["few-tuned"].model_dump(by_alias=True) | {"steps": 31, "trained_tensors": 7}
     with pytest.raises(ConceptError, match=r"finetune.steps 31, and params.yaml has 30.*finetune@few-tuned"):
-        refuse_other_settings(params, "few-tuned", card(params, "few-tuned", finetune=tuned))
+        refuse_other_settings("few-tuned", rows_of(params)["few-tuned"], card(params, "few-tuned", finetune=tuned))

@@ -19,15 +19,16 @@ from cones.features.encoded import Encoded
 from cones.interfaces.protocols import text_of
 from cones.interfaces.randomness import generator_for
 from cones.interfaces.texts import Prompts, TextEmbeds
-from cones.methods.cones.module import BLENDS, Cones, class_means, start_embeddings
+from cones.methods.cones.module import BLENDS, Cones, start_embeddings
 from cones.methods.context import ContextTokens
 from cones.methods.searched import Searched
+from cones.methods.start import class_means
 from cones.search.checkpoint import Progress, load_checkpoint
-from cones.search.loop import search
+from cones.search.epochs import search
 from cones.search.row import search_row
 from cones.search.schedule import learning_rate
+from cones.tasks.classification.measure import MEASURES
 from cones.tasks.ranking import rank
-from cones.tasks.table import TASKS
 
 CONES = {"name": "cones", "lr": 0.01, "epochs": 6, "batch_size": 8, "patience": None, "checkpoint_seconds": 0}
 
@@ -80,7 +81,7 @@ def test_coop_runs_it_at_every_step(encoded: Encoded, accelerator) -> None:
 
 
 def test_a_shared_text_is_encoded_once_a_validation(encoded: Encoded, accelerator, monkeypatch) -> None:
-    monkeypatch.setitem(TASKS, "classification", replace(TASKS["classification"], batch=7))
+    monkeypatch.setitem(MEASURES, "classification", replace(MEASURES["classification"], batch=7))
     found = row(encoded, accelerator, {"name": "coop", "n_ctx": 3, "epochs": 2, "batch_size": 8})
     assert len(encoded.val) > 3 * 7
     assert found.cost["text_encoder_calls"] == 8 + 3
@@ -188,10 +189,9 @@ def test_a_stopped_search_resumes_to_the_same_bits(encoded: Encoded, accelerator
     checkpoint = tmp_path / "state.safetensors"
 
     def method():
-        from cones.methods.build import build
         from cones.search.row import _start
 
-        return build(parsed, backbone, _start(encoded, backbone, names))
+        return parsed.build(backbone, _start(encoded, backbone, names))
 
     common = (backbone, names, encoded.train, encoded.val, parsed, 0, accelerator, checkpoint)
     with pytest.raises(Stopped):

@@ -1,12 +1,17 @@
 """The only door to backbones: find a base model's files, check what they are, open them."""
 
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cones.common.errors import BackboneError
 
 if TYPE_CHECKING:
     import torch
+
+    from cones.backbones.settings import Family
+    from cones.interfaces.protocols import Backbone
 
 
 def usable_device(device: Any = "auto") -> "torch.device":
@@ -31,23 +36,21 @@ def usable_device(device: Any = "auto") -> "torch.device":
     return probe.device
 
 
-def open_backbone(kind: str, folder: Path, device: Any = "cpu", task: str | None = None, **known: Any) -> Any:
+def open_backbone(kind: str, folder: Path, device: Any = "cpu", task: str | None = None, **known: Any) -> "Backbone":
     """Open a base model of a kind from its folder for a task, or for all it can do.
 
     `known` are facts that need no weights to be read again.
     """
-    match kind:
-        case "clip":
-            from cones.backbones.clip.clip import Clip
+    return _settings(kind).open_model(folder, device, task, **known)
 
-            return Clip(folder, device, **known)
-        case "glip":
-            from cones.backbones.glip.glip import Glip
 
-            return Glip(folder, device, draws_masks=task != "detection", **known)
-        case "sd":
-            from cones.backbones.sd.sd import Diffusion
+def family_of(kind: str) -> "Family":
+    """The family of a kind of base model."""
+    return _settings(kind).FAMILY
 
-            return Diffusion(folder, device)
-        case _:
-            raise BackboneError(f"unknown kind of backbone `{kind}`; there are clip, glip and sd")
+
+def _settings(kind: str) -> ModuleType:
+    kinds = sorted(file.parent.name for file in Path(__file__).parent.glob("*/settings.py"))
+    if kind not in kinds:
+        raise BackboneError(f"unknown kind of backbone `{kind}`; there are {', '.join(kinds[:-1])} and {kinds[-1]}")
+    return import_module(f"cones.backbones.{kind}.settings")

@@ -1,12 +1,12 @@
 """The settings of base models."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import StringConstraints
 
 from cones.common.choices import REVISION
-from cones.common.settings import ReadBy, Source, Strict
+from cones.common.settings import Source, Strict
 
 Revision = Annotated[str, StringConstraints(pattern=REVISION)]
 
@@ -19,21 +19,23 @@ class ModelSource(Strict):
     """Commit of a hub model, 40 hex digits; None for a folder."""
 
 
+Family = Literal["dual_encoder", "late", "grounding", "diffusion"]
+"""What base models have in common that a method works on: two encoders that meet in one space; a detector whose text
+side meets pictures late; one that fuses both; a diffusion model that reads what a text encoder hands over."""
+
+
 class BackboneConfig(ModelSource):
-    """A base model: a folder in its library's layout, or but for GLIP a hub name with a pinned revision."""
+    """A base model: a folder in its library's layout, or a hub name with a pinned revision."""
 
-    kind: Literal["clip", "glip", "sd"]
-    """`sd` is a Stable Diffusion of diffusers."""
-    clip: ModelSource | None = None
-    """Of an `sd`, the CLIP whose text encoder it has: `init: image` starts from what it sees, and it measures `clip_i`
-    and `clip_t`."""
-    judge: Annotated[ModelSource | None, ReadBy("evaluate")] = None
-    """Of an `sd`, the image encoder that measures likeness as `dino`: a DINO, or any other that took no part."""
+    family: ClassVar[Family]
+    tasks: ClassVar[frozenset[str]]
+    """What it can do."""
+    kind: str
+    """The name of its folder in `cones/backbones`."""
 
-    @model_validator(mode="after")
-    def _helpers(self) -> "BackboneConfig":
-        for name in ("clip", "judge"):
-            if (getattr(self, name) is None) == (self.kind == "sd"):
-                needs = f"an `sd` backbone needs `{name}`" if self.kind == "sd" else f"`{name}` is for an `sd` backbone"
-                raise PydanticCustomError("helpers", needs)  # type: ignore[arg-type]
-        return self
+    def models(self) -> Iterator[tuple[str, ModelSource]]:
+        """It and the models beside it that it names, by what they are called: its kind, and the settings' names."""
+        yield self.kind, self
+        for name in type(self).model_fields:
+            if isinstance(model := getattr(self, name), ModelSource):
+                yield name, model

@@ -28,7 +28,7 @@ from cones.common.layout import (
 )
 from cones.common.process import lock
 from cones.config.params import Params
-from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.settings import Finetune
 from cones.search.checkpoint import row_checkpoint
 
 KEY = re.compile("[0-9a-f]{16}")
@@ -86,7 +86,7 @@ def _checkpoints(params: Params) -> Iterator[Stale]:
     current, unknown = set(), []
     for row, settings in params.rows().items():
         about, start = ENCODED / settings.concept / "about.json", None
-        if isinstance(settings, FinetuneConfig):
+        if isinstance(settings, Finetune):
             start = SEARCHED / settings.concept / settings.from_ / "concept.safetensors"
         try:
             current.add(row_checkpoint(settings, read_json(about), start).parent)

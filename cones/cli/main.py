@@ -6,7 +6,7 @@ A concept goes from your pictures to a registered model in three steps: **cones 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -339,10 +339,12 @@ def export(
     """Write a concept of generation as `prompt_embeds` and `negative_prompt_embeds` for diffusers' own pipelines."""
     from cones.common.outputs import refuse_unwritable
     from cones.inference.files import open_concept
+    from cones.interfaces.protocols import Paints
     from cones.tasks.generation.infer import export_embeds
 
     refuse_unwritable(out.parent, [out.name])
-    written = export_embeds(open_concept(concept, base, device, fetch), prompt, out, dtype)
+    opened = open_concept(concept, base, device, fetch)
+    written = export_embeds(opened, lambda: cast(Paints, opened.backbone), prompt, out, dtype)
     told = ", ".join(f"{name} {shape}" for name, shape in written.items())
     print(printable(f"{out} holds {told} in {dtype}"))
     print(f"load the pipeline in that: StableDiffusionPipeline.from_pretrained(..., torch_dtype=torch.{dtype})")

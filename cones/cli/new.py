@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -21,7 +21,7 @@ from cones.common.layout import CHECKPOINTS
 from cones.common.process import lock
 from cones.common.settings import Name
 from cones.config.params import Params, load_params
-from cones.config.tables import BACKBONE_TASKS
+from cones.interfaces.protocols import DrawsMasks
 from cones.methods.cones.settings import Cones
 from cones.methods.coop import CoOp
 
@@ -58,10 +58,11 @@ def task_of(found: Found, backbone: BackboneConfig) -> Task:
         return "generation" if found.one_subject else "classification"
     if found.task == "segmentation" and not found.has_masks:
         raise ParamsError("not every object has a mask, which segmentation needs; take --task detection")
-    if found.task == "detection" or not found.has_masks or "segmentation" not in BACKBONE_TASKS[backbone.kind]:
+    if found.task == "detection" or not found.has_masks or "segmentation" not in backbone.tasks:
         return "detection"
     try:
-        has_head = open_backbone(backbone.kind, locate(backbone.source, backbone.revision)).has_masks
+        model = open_backbone(backbone.kind, locate(backbone.source, backbone.revision))
+        has_head = cast(DrawsMasks, model).has_masks
     except BackboneError:
         has_head = False
     if found.task == "segmentation" and not has_head:
@@ -142,7 +143,7 @@ def _refuse_names(*names: str) -> None:
 
 def _refuse(backbone: str, task: str, params: Params, path: Path) -> None:
     """`ParamsError` for a base model that does not do the task."""
-    fitting = [b for b, config in params.backbones.items() if task in BACKBONE_TASKS[config.kind]]
+    fitting = [b for b, config in params.backbones.items() if task in config.tasks]
     if backbone not in fitting:
         kind = params.backbones[backbone].kind
         raise ParamsError(

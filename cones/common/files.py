@@ -152,3 +152,8 @@ def path_hash(path: Path) -> str:
 def content_hash(content: Any) -> str:
     """SHA-256 of a JSON-able value, in hex; the order of mappings does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def written_path(path: Path) -> str:
+    """A path as text of valid UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

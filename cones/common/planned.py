@@ -42,14 +42,21 @@ class Planned:
     bases: dict[str, str] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
 
+    def _at(self, path: str) -> Any:
+        """What stands at a dotted path of the settings."""
+        here: Any = self.settings
+        for step in path.split("."):
+            here = here[step]
+        return here
+
     def part(self, name: str, kind: type[Settings]) -> Settings:
         """A part of the settings as the class that it was planned as, which is a `kind`."""
-        place = self.classes[name]
+        place = self.classes.get(name, "")
         found = resolve_name(place) if place.startswith("cones.") else None
         if not (isinstance(found, type) and issubclass(found, kind)):
             raise ConesError(f"the plan names {place!r:.100} for `{name}`, which is no {kind.__name__}; {AGAIN}")
         try:
-            return found.model_validate_json(json.dumps(self.settings[name]))
+            return found.model_validate_json(json.dumps(self._at(name)))
         except ValidationError as error:
             raise ConesError(f"the plan has `{name}` of another version: {first_mistake(error)}; {AGAIN}") from None
 
@@ -57,13 +64,15 @@ class Planned:
 AGAIN = "`dvc repro --force plan` writes it anew"
 
 
-def read_plan(stage: str, name: str) -> Planned:
-    """The plan of an entry; `ParamsError` with the nearest name if there is none."""
-    path = PLAN / stage / f"{name}.json"
-    known = [p.stem for p in (PLAN / stage).glob("*.json")]
+def read_plan(stage: str, name: str = "") -> Planned:
+    """The plan of an entry of a stage, or of the one that has no name; `ParamsError` with the nearest name if there is
+    none."""
     if not PLAN.is_dir():
         raise ConesError(f"there is no {PLAN}/ here; `dvc repro plan` makes it from params.yaml")
+    if stage not in TABLES:
+        return Planned(**read_json(PLAN / f"{stage}.json", PlanFile, AGAIN))
+    known = [p.stem for p in (PLAN / stage).glob("*.json")]
     if name not in known:
         table = TABLES[stage]
         raise ParamsError(f"{quoted(name)} is not in the table `{table}` of params.yaml{nearest(name, known)}")
-    return Planned(**read_json(path, PlanFile, AGAIN))
+    return Planned(**read_json(PLAN / stage / f"{name}.json", PlanFile, AGAIN))

@@ -24,6 +24,22 @@ class ReadBy:
         object.__setattr__(self, "stages", stages)
 
 
+@dataclass(frozen=True)
+class OnlyFor:
+    """Marks a field, in `Annotated`, that means something on some families of base models and on no other."""
+
+    families: tuple[str, ...]
+
+    def __init__(self, *families: str) -> None:
+        object.__setattr__(self, "families", families)
+
+
+def families_of(settings: type[BaseModel], name: str) -> tuple[str, ...] | None:
+    """The families that a field is for; None: all."""
+    field = settings.model_fields[name]
+    return next((mark.families for mark in field.metadata if isinstance(mark, OnlyFor)), None)
+
+
 def read_by(settings: type[BaseModel], stage: str) -> set[str]:
     """The fields of settings that a stage reads."""
     marks = {

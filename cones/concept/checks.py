@@ -1,22 +1,18 @@
 """What a Concept must be: its card by the settings there are, its tensors and weights by card and base model."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from cones.common.errors import ConceptError, ConesError
+from cones.common.errors import ConceptError
 from cones.common.messages import first_mistake
 from cones.common.tensors import read_safetensors
-from cones.concept.card import JOIN, ConceptCard, mistake_of, short
-from cones.config.params import load_params
-from cones.config.tables import BACKBONE_TASKS, METHOD_BACKBONES, MethodSettings
-from cones.finetuning.settings import FINETUNES, FinetuneConfig
-from cones.interfaces.base import BaseModelCard
+from cones.concept.card import ConceptCard
+from cones.interfaces.protocols import Backbone, Grounding
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
@@ -25,77 +21,6 @@ SENTENCES = {"sentences": 3, "places": 2, "unconditional": 3}
 AXES = {"text_embeds": 2, "owner": 1, "pooled": 2, **SENTENCES}
 SEARCHED = "searched."
 WEIGHTS_KEY = "cones_weights"
-SETTINGS = {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in get_args(MethodSettings)}
-"""What there is to set, by the name of a method."""
-
-
-def check_card(where: Path | str, card: ConceptCard) -> None:
-    """`ConceptError` for a card whose method, task or fine-tuning this version does not have, or not together."""
-    if mistake := _method_mistake(card) or _task_mistake(card) or _finetune_mistake(card):
-        raise ConceptError(f"{where} has a card that does not fit together: {mistake}; take the file from its maker")
-
-
-def _method_mistake(card: ConceptCard) -> str | None:
-    name = card.method.get("name")
-    if name == JOIN:
-        origins = card.method.get("of")
-        well = isinstance(origins, list) and all(isinstance(o, dict) for o in origins) and card.task != "generation"
-        return None if well else "method: `join` has `of`, a list of cards, and is for other tasks than generation"
-    if not isinstance(name, str) or name not in METHOD_BACKBONES:
-        return f"method.name: must be one of {', '.join([*METHOD_BACKBONES, JOIN])}, got {short(name)}"
-    if card.base.kind not in METHOD_BACKBONES[name]:
-        return f"method.name: `{name}` is not defined on a `{card.base.kind}` backbone"
-    try:  # settings that this version does not know are of another one
-        SETTINGS[name].model_validate({k: v for k, v in card.method.items() if k in SETTINGS[name].model_fields})
-    except ValidationError as error:
-        return f"method.{mistake_of(error)}"
-    return None
-
-
-def _task_mistake(card: ConceptCard) -> str | None:
-    tasks, detects = BACKBONE_TASKS[card.base.kind], card.task in ("detection", "segmentation")
-    if card.task not in tasks:
-        return f"task: a `{card.base.kind}` backbone does {' and '.join(sorted(tasks))}, got {card.task}"
-    if len(card.names) != len(card.classes):
-        return f"names: must be one a class, got {len(card.names)} for {len(card.classes)} classes"
-    if not detects and (card.score_threshold, card.canvas) != (None, None):
-        return f"score_threshold and canvas are for detection and segmentation; the task is {card.task}"
-    if card.task == "generation":
-        if None in (card.guidance, card.sampling_steps):
-            return "guidance and sampling_steps must be given where the task is generation"
-        return None if len(card.classes) == 1 else f"classes: generation has one, got {len(card.classes)}"
-    if (card.guidance, card.sampling_steps) != (None, None):
-        return f"guidance and sampling_steps are for generation; the task is {card.task}"
-    return None
-
-
-def _finetune_mistake(card: ConceptCard) -> str | None:
-    if (card.finetune is None) != (card.weights_sha256 is None):
-        return "finetune and weights_sha256 go together; the card has one of them"
-    if card.finetune is None:
-        return None
-    kinds, kind = FINETUNES.get(card.base.kind, ()), card.finetune.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        there = f"one of {', '.join(kinds)}" if kinds else "left out"
-        return f"finetune.kind: on a `{card.base.kind}` backbone it must be {there}, got {short(kind)}"
-    names = {field.alias or name for name, field in FinetuneConfig.model_fields.items()}
-    try:
-        FinetuneConfig.model_validate({k: v for k, v in card.finetune.items() if k in names})
-    except ValidationError as error:
-        return f"finetune.{mistake_of(error)}"
-    return None
-
-
-def is_named_here(base: BaseModelCard) -> bool:
-    """Whether the params.yaml of the folder you stand in names a hub model at its revision."""
-    if base.revision is None or not os.path.isfile("params.yaml"):
-        return False
-    try:
-        tables = load_params().backbones.values()
-    except (ConesError, OSError):
-        return False
-    models = [model for table in tables for model in (table, table.clip, table.judge) if model is not None]
-    return any((model.source, model.revision) == (base.source, base.revision) for model in models)
 
 
 def check_tensors(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
@@ -159,7 +84,7 @@ def _check_sentences(where: Path, card: ConceptCard, tensors: Mapping[str, Tenso
         raise ConceptError(f"{where} has searched.vectors {tuple(vectors.shape)}; they must be (n, d)")
 
 
-def check_fit(card: ConceptCard, tensors: Mapping[str, Tensor], backbone: Any) -> None:
+def check_fit(card: ConceptCard, tensors: Mapping[str, Tensor], backbone: Backbone) -> None:
     """`ConceptError` for tensors or a canvas that the opened base model cannot take."""
     embeds, vectors = tensors["text_embeds"], tensors.get("searched.vectors")
     texts = backbone.sites["text_embeds"]
@@ -172,13 +97,13 @@ def check_fit(card: ConceptCard, tensors: Mapping[str, Tensor], backbone: Any) -
                 f"`{card.row}` has {what} {width} wide, and {card.base.name} takes {wanted}: they do not belong "
                 "together; take the Concept file from where it was made, or search the row again"
             )
-    if card.task == "generation" and tensors["sentences"].shape[1] > texts.max_tokens:
+    if card.task == "generation" and tensors["sentences"].shape[1] > (texts.max_tokens or 0):
         length = tensors["sentences"].shape[1]
         raise ConceptError(f"`{card.row}` has sentences of {length} tokens; {card.base.name} takes {texts.max_tokens}")
-    if card.canvas is not None and max(card.canvas) > backbone.largest_side:
+    if card.canvas is not None and max(card.canvas) > (largest := cast(Grounding, backbone).largest_side):
         raise ConceptError(
             f"`{card.row}` has the canvas {list(card.canvas)}; pictures for {card.base.name} take at most "
-            f"{backbone.largest_side} pixels a side: take the file from where it was made"
+            f"{largest} pixels a side: take the file from where it was made"
         )
 
 

@@ -4,7 +4,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from cones.backbones.settings import BackboneConfig
 from cones.common.errors import ParamsError
@@ -12,15 +12,17 @@ from cones.common.escaping import one_line, quoted, shortened
 from cones.common.messages import nearest, pydantic_mistakes
 from cones.common.settings import Name, Strict
 from cones.common.yaml_file import read_yaml
-from cones.config.rules import cross_mistakes
+from cones.config.rules import cross_mistakes, without_idle
 from cones.config.tables import (
+    BackboneChoice,
     ConceptConfig,
     DataConfig,
+    FinetuneConfig,
     MethodConfig,
-    MethodSettings,
     RunConfig,
 )
-from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.settings import Finetune
+from cones.methods.searched import Method, Row
 
 MOST_TOLD = 50
 """Of the mistakes in a file; who has more of them begins with these."""
@@ -30,20 +32,25 @@ class Params(Strict):
     """The whole of `params.yaml`."""
 
     data: dict[Name, DataConfig]
-    backbones: dict[Name, BackboneConfig]
+    backbones: dict[Name, BackboneChoice]
     concepts: dict[Name, ConceptConfig]
     runs: dict[Name, RunConfig]
     finetunes: dict[Name, FinetuneConfig] = {}
 
-    def rows(self, concept: str | None = None) -> dict[str, RunConfig | FinetuneConfig]:
+    def rows(self, concept: str | None = None) -> dict[str, Row | Finetune]:
         """The rows of one concept, or of all: searches first, then fine-tunings, in the tables' order."""
-        every: dict[str, RunConfig | FinetuneConfig] = {**self.runs, **self.finetunes}
+        every: dict[str, Row | Finetune] = {**self.runs, **self.finetunes}
         return {name: row for name, row in every.items() if concept in (None, row.concept)}
 
-    def method_of(self, row: str) -> MethodSettings:
+    def method_of(self, row: str) -> Method:
         """The method that a row searched with, or that its fine-tuning started from."""
         finetune = self.finetunes.get(row)
         return self.runs[row if finetune is None else finetune.from_].method
+
+    def settings_of(self, row: str) -> dict[str, Any]:
+        """What a row says: its concept's name, its method (of a fine-tuning that of its start), its second step."""
+        settings = {"concept": self.rows()[row].concept, "method": self.method_of(row)}
+        return settings | ({"finetune": self.finetunes[row]} if row in self.finetunes else {})
 
     def entry(self, table: Literal["data", "backbones", "concepts", "runs", "finetunes"], name: str) -> Any:
         """One entry of a table; `ParamsError` with the nearest name if there is none."""
@@ -65,7 +72,7 @@ def parse_params(raw: Any, path: Path | str = "params.yaml") -> Params:
     mistakes: list[str] = []
     params = None
     try:
-        params = Params.model_validate(raw)
+        params = Params.model_validate(without_idle(raw))
     except ValidationError as error:
         mistakes += islice(pydantic_mistakes(error, Params), MOST_TOLD + 1)
     mistakes += islice(cross_mistakes(raw), MOST_TOLD + 1)
@@ -78,10 +85,24 @@ def parse_params(raw: Any, path: Path | str = "params.yaml") -> Params:
     return params
 
 
-def parse_method(settings: dict[str, Any]) -> MethodSettings:
+def parse_method(settings: dict[str, Any]) -> Method:
     """Method settings from a plain mapping, as in a row's `method`."""
+    return _parsed(MethodConfig, settings, RunConfig, ("method",))
+
+
+def parse_backbone(settings: dict[str, Any]) -> BackboneConfig:
+    """The settings of a base model from a plain mapping, as in the table `backbones`."""
+    return _parsed(BackboneChoice, settings, Params, ("backbones", "it"))
+
+
+def parse_finetune(settings: dict[str, Any]) -> Finetune:
+    """The settings of a fine-tuning from a plain mapping, as in the table `finetunes`."""
+    return _parsed(FinetuneConfig, settings, Params, ("finetunes", "it"))
+
+
+def _parsed(kind: Any, settings: dict[str, Any], within: type[BaseModel], under: tuple[str, ...]) -> Any:
     try:
-        return TypeAdapter(MethodConfig).validate_python(settings)
+        return TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:
-        mistakes = pydantic_mistakes(error, RunConfig, under=("method",))
+        mistakes = pydantic_mistakes(error, within, under=under)
         raise ParamsError("; ".join(mistakes)) from None

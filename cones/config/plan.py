@@ -19,7 +19,17 @@ from cones.common.planned import Planned
 from cones.common.settings import Strict, read_by
 from cones.config.code import code_hashes
 from cones.config.params import Params
+from cones.tasks.parts import Part, module_of
+from cones.tasks.settings import ConceptSettings
 
+TASK_PARTS: dict[str, tuple[Part, ...]] = {
+    "encode": ("encode",),
+    "search": ("measure", "row"),
+    "finetune": ("measure", "row"),
+    "evaluate": ("measure", "encode", "visuals"),
+    "report": ("report",),
+}
+"""The files of a task's folder that a stage runs, beside its settings."""
 KNOWN_BASES = CACHE / "base-hashes.json"
 """SHA-256 of local base models, by how their files stood when they were read: gigabytes are read once."""
 
@@ -42,7 +52,7 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
     for name, concept in params.concepts.items():
         backbone = params.backbones[concept.backbone]
         about = {"concept": concept, "backbone": backbone}
-        rows = {row: _row(params, row) for row in params.rows(name)}
+        rows = {row: params.settings_of(row) for row in params.rows(name)}
         for stage, more in (("encode", {}), ("evaluate", {"rows": rows})):
             bases = hashes.of(backbone, stage)
             plans[stage, name] = _planned(stage, {**about, **more}, bases=bases)
@@ -51,16 +61,10 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
             bases = hashes.of(backbone, stage)
             parts = {**settings, "data": concept.data} if stage == "finetune" else settings
             plans[stage, row] = _planned(stage, parts, about, bases)
-    every = {row: _row(params, row) for row in params.rows()}
-    plans["report", ""] = _planned("report", {"rows": every}, {"concepts": params.concepts})
+    every = {row: params.settings_of(row) for row in params.rows()}
+    plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts})
     hashes.keep()
     return plans
-
-
-def _row(params: Params, row: str) -> dict[str, Any]:
-    """What a row says: its concept, its method (of a fine-tuning that of its first step), its second step."""
-    settings = {"concept": params.rows()[row].concept, "method": params.method_of(row)}
-    return settings | ({"finetune": params.finetunes[row]} if row in params.finetunes else {})
 
 
 def _planned(
@@ -68,10 +72,20 @@ def _planned(
 ) -> Planned:
     """A plan with `parts` as its settings; `also` are settings that it is run with and does not read."""
     classes = {path: f"{type(of).__module__}:{type(of).__name__}" for path, of in _objects(parts)}
-    modules = {type(of).__module__ for _, of in _objects({"parts": parts, "also": also or {}})}
+    run = [of for _, of in _objects({"parts": parts, "also": also or {}})]
+    modules = {type(of).__module__ for of in run} | {name for of in run for name in _modules(of, stage)}
     helpers = {f"cones.backbones.{name}.settings" for name in bases or {}}
     code = code_hashes(Path(f"stages/{stage}.py"), modules | helpers)
     return Planned(_dumped(parts, stage), classes, dict(bases or {}), code)
+
+
+def _modules(of: Strict, stage: str) -> Iterator[str]:
+    """What settings lead to by name: the parts of a task, and how a family of base models is fine-tuned."""
+    if isinstance(of, ConceptSettings):
+        judge: tuple[Part, ...] = ("judge",) if of.judged and stage == "evaluate" else ()
+        yield from (module_of(of.task, part) for part in (*TASK_PARTS[stage], *judge))
+    elif isinstance(of, BackboneConfig) and stage == "finetune":
+        yield f"cones.finetuning.{of.family}"
 
 
 def _objects(of: Any, path: str = "") -> Iterator[tuple[str, Strict]]:
@@ -103,11 +117,9 @@ class BaseHashes:
 
     def of(self, backbone: BackboneConfig, stage: str) -> dict[str, str]:
         """That of a base model by its kind, and of the models beside it that a stage reads by their names there."""
-        models: dict[str, ModelSource] = {backbone.kind: backbone}
-        read = read_by(type(backbone), stage)
-        models |= {n: m for n in read if isinstance(m := getattr(backbone, n), ModelSource)}
-        found = {kind: self._hash(model) for kind, model in models.items()}
-        return {kind: value for kind, value in found.items() if value}
+        read = {backbone.kind, *read_by(type(backbone), stage)}
+        found = {name: self._hash(model) for name, model in backbone.models() if name in read}
+        return {name: value for name, value in found.items() if value}
 
     def _hash(self, model: ModelSource) -> str:
         if model.revision is not None:

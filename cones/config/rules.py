@@ -3,32 +3,14 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from cones.common.escaping import plain, quoted, shortened
+from cones.common.escaping import plain, quoted
 from cones.common.messages import nearest
-from cones.config.tables import BACKBONE_TASKS, BY_NAME, METHOD_BACKBONES
-from cones.finetuning.settings import FINETUNES
+from cones.common.settings import families_of
+from cones.config.tables import BY_NAME, FINETUNE_KINDS, FINETUNES, KINDS
+from cones.finetuning.settings import Finetune
 
 RESERVED = ("truth", "per_class")
 """No names of rows: such files stand beside those of the rows."""
-SD_ONLY = ("noise", "gradient_checkpointing", "sample_every", "rows")
-INITS = {
-    "clip": ("text", "image", "blend", "random"),
-    "glip": ("text", "random"),
-    "sd": ("text", "word", "image", "random"),
-}
-ALL_INITS = set().union(*INITS.values())
-FINETUNE_SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "rank": {"glip": ("lora",), "sd": ("lora",)},
-    "least_scale": {"glip": ("full",)},
-    "colour_jitter": {"glip": ("full",)},
-    "prompt_lr": {"glip": ("head", "lora", "full")},
-    "prior_pictures": {"sd": FINETUNES["sd"]},
-    "prior_weight": {"sd": FINETUNES["sd"]},
-    "noise": {"sd": FINETUNES["sd"]},
-    "gradient_checkpointing": {"sd": FINETUNES["sd"]},
-    "sample_every": {"sd": FINETUNES["sd"]},
-}
-"""Settings that do not go with every kind of fine-tuning: with which they do, by the kind of backbone."""
 
 
 def cross_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
@@ -74,12 +56,12 @@ def _missing(raw: dict[Any, Any], table: str, name: str | None, where: str) -> I
 
 
 def _concept_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
-    tasks = set().union(*BACKBONE_TASKS.values())
+    tasks = {task for kind in KINDS.values() for task in kind.tasks}
     for name, concept in _entries(raw, "concepts").items():
         for field, table in (("backbone", "backbones"), ("data", "data")):
             yield from _missing(raw, table, _word(concept, field), f"concepts.{plain(name)}.{field}")
         kind, task = _kind(raw, {"concept": name}), _word(concept, "task")
-        if kind is not None and task in tasks and task not in BACKBONE_TASKS[kind]:
+        if kind is not None and task in tasks and task not in KINDS[kind].tasks:
             yield f"a {kind} backbone does not do {task} (concepts.{plain(name)}.backbone)"
 
 
@@ -89,7 +71,7 @@ def _kind(raw: dict[Any, Any], row: dict[str, Any]) -> str | None:
     for key, table in (("concept", "concepts"), ("backbone", "backbones")):
         here = _entry(raw, table, _word(here, key))
     kind = _word(here, "kind")
-    return kind if kind in BACKBONE_TASKS else None
+    return kind if kind in KINDS else None
 
 
 def _entry(raw: dict[Any, Any], table: str, name: str | None) -> dict[str, Any]:
@@ -105,28 +87,58 @@ def _finetune_mistakes(raw: dict[Any, Any], finetune: dict[str, Any], where: str
     start = _entry(raw, "runs", first)
     if start and start.get("concept") != finetune.get("concept"):
         yield f"{quoted(first)} is a row of another concept ({where}.from)"
-    wanted = _word(finetune, "kind")
     if kind is None:
         return
-    if kind not in FINETUNES:
-        there = " and ".join(FINETUNES)
-        yield f"fine-tuning a `{kind}` backbone is not defined; it is for {there} ({where}.concept)"
-    elif wanted in FINETUNES[kind]:
+    wanted, family = _word(finetune, "kind"), KINDS[kind].family
+    there = [name for name, one in FINETUNE_KINDS.items() if family in one.families]
+    if not there:
+        kinds = " and ".join(k for k, one in KINDS.items() if _finetuned(one.family))
+        yield f"fine-tuning a `{kind}` backbone is not defined; it is for {kinds} ({where}.concept)"
+    elif wanted in there:
         yield from _of_other_kinds(finetune, kind, where)
-    elif wanted in set().union(*FINETUNES.values()):
-        there = ", ".join(FINETUNES[kind])
-        yield f"`kind: {wanted}` is not defined on a `{kind}` backbone; those that are: {there} ({where}.kind)"
+    elif wanted in FINETUNE_KINDS:
+        those = ", ".join(there)
+        yield f"`kind: {wanted}` is not defined on a `{kind}` backbone; those that are: {those} ({where}.kind)"
+
+
+def _finetuned(family: str) -> bool:
+    return any(family in kind.families for kind in FINETUNE_KINDS.values())
 
 
 def _of_other_kinds(finetune: dict[str, Any], backbone_kind: str, where: str) -> Iterator[str]:
     """Settings that are given and that this kind of fine-tuning never looks at."""
-    for setting, kinds in FINETUNE_SETTINGS.items():
-        if _is_given(finetune, setting) and finetune["kind"] not in kinds.get(backbone_kind, ()):
-            there = ", ".join(f"`{k}` on a `{b}` backbone" for b, of in kinds.items() for k in of)
+    kinds = [(b, of.family, k, one) for b, of in KINDS.items() for k, one in FINETUNE_KINDS.items()]
+    for setting in dict.fromkeys(name for kind in FINETUNES for name in kind.model_fields):
+        users = [(b, k) for b, family, k, one in kinds if _uses(one, setting, family)]
+        if _is_given(finetune, setting) and (backbone_kind, finetune["kind"]) not in users:
+            there = ", ".join(f"`{k}` on a `{b}` backbone" for b, k in users)
             yield (
                 f"`kind: {finetune['kind']}` on a `{backbone_kind}` backbone has no use for `{setting}`, which is for "
                 f"{there}; leave it out ({where}.{setting})"
             )
+
+
+def _uses(kind: type[Finetune], setting: str, family: str) -> bool:
+    """Whether a kind of fine-tuning looks at a setting on a family of base models."""
+    if family not in kind.families or setting not in kind.model_fields:
+        return False
+    return family in (families_of(kind, setting) or kind.families)
+
+
+def without_idle(raw: dict[Any, Any]) -> dict[Any, Any]:
+    """The same without settings that a kind of fine-tuning does not have and another has: `cross_mistakes` tells of
+    those that are given, and one that is switched off means nothing."""
+    every = {name for kind in FINETUNES for name in kind.model_fields}
+    finetunes = raw.get("finetunes")
+    if not isinstance(finetunes, dict):
+        return raw
+
+    def kept(entry: Any) -> Any:
+        kind = FINETUNE_KINDS.get(_word(entry, "kind") or "") if isinstance(entry, dict) else None
+        idle = every - set(kind.model_fields) if kind else set()
+        return {k: v for k, v in entry.items() if k not in idle} if idle else entry
+
+    return {**raw, "finetunes": {name: kept(entry) for name, entry in finetunes.items()}}
 
 
 def _is_given(settings: dict[str, Any], name: str) -> bool:
@@ -149,30 +161,15 @@ def _without_effect(method: Any) -> str | None:
 def undefined_pair(method: Any, backbone_kind: str | None) -> str | None:
     """Why a method cannot be used on a kind of backbone; None if it can, or if either is not known."""
     name = _word(method, "name") if isinstance(method, dict) else None
-    if name not in METHOD_BACKBONES or backbone_kind not in BACKBONE_TASKS:
+    if name not in BY_NAME or backbone_kind not in KINDS:
         return None
-    if backbone_kind not in METHOD_BACKBONES[name]:
-        there = sorted(m for m, kinds in METHOD_BACKBONES.items() if backbone_kind in kinds)
+    settings, family = BY_NAME[name], KINDS[backbone_kind].family
+    if family not in settings.families:
+        there = sorted(m for m, of in BY_NAME.items() if family in of.families)
         return f"the method `{name}` is not defined on a `{backbone_kind}` backbone; those that are: {', '.join(there)}"
-    if backbone_kind != "sd":
-        for field in SD_ONLY:
-            if _is_given(method, field):
-                return f"`{name}` with {field} is for an `sd` backbone, and this is a `{backbone_kind}`; leave it out"
-    return _undefined_start(method, backbone_kind) if name == "cones" else None
-
-
-def _undefined_start(method: dict[str, Any], backbone_kind: str) -> str | None:
-    """Why a search of `cones` cannot have this many tokens or this start."""
-    init, tokens = _word(method, "init") or "text", method.get("n_tokens")
-    if backbone_kind == "clip" and tokens not in (None, 1):
-        return (
-            f"`cones` with n_tokens {shortened(tokens)} is not defined on a `clip` backbone: its text encoder hands "
-            "over one vector a class; set n_tokens to 1 or leave it out"
-        )
-    if backbone_kind == "sd" and tokens is not None and method.get("rows", "own") != "own":
-        came = f"n_tokens {shortened(tokens)} and rows {shortened(method['rows'])}"
-        return f"`cones` with {came}: n_tokens is for `rows: own`; leave one out"
-    if init in ALL_INITS and init not in INITS[backbone_kind]:
-        there = ", ".join(INITS[backbone_kind])
-        return f"`cones` with init {init} is not defined on a `{backbone_kind}` backbone; those that are: {there}"
-    return None
+    for field in settings.model_fields:
+        families = families_of(settings, field)
+        if families and family not in families and _is_given(method, field):
+            kinds = " or ".join(f"`{kind}`" for kind, of in KINDS.items() if of.family in families)
+            return f"`{name}` with {field} is for an {kinds} backbone, and this is a `{backbone_kind}`; leave it out"
+    return settings.mistake(method, family, backbone_kind)

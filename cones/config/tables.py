@@ -1,4 +1,5 @@
-"""What an entry of `params.yaml` can choose: one line each for a data kind, a task, a method.
+"""What an entry of `params.yaml` can choose: one line each for a data kind, a kind of base model, a task, a
+method, a kind of fine-tuning.
 
 A line names a settings class, which says all about itself and does its work by its methods: nothing else knows it.
 """
@@ -8,11 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union, get_args
 
 from pydantic import Field
 
-from cones.common.settings import Name, Strict
+from cones.backbones.settings import BackboneConfig
+from cones.common.settings import Strict
+from cones.data.settings import DataSettings
+from cones.finetuning.settings import Finetune
+from cones.methods.searched import Method, Row
+from cones.tasks.settings import ConceptSettings
 
 
 def _classes(*places: str) -> tuple[Any, ...]:
     return tuple(resolve_name(place) for place in places)
+
+
+def _tag(settings: type[Strict], field: str) -> str:
+    return get_args(settings.model_fields[field].annotation)[0]
 
 
 DATA = _classes(
@@ -34,6 +44,11 @@ CONCEPTS = _classes(
     "cones.tasks.detection.settings:DetectionConcept",
     "cones.tasks.generation.settings:GenerationConcept",
 )
+BACKBONES = _classes(
+    "cones.backbones.clip.settings:ClipModel",
+    "cones.backbones.glip.settings:GlipModel",
+    "cones.backbones.sd.settings:DiffusionModel",
+)
 METHODS = _classes(
     "cones.methods.zero_shot:ZeroShot",
     "cones.methods.coop:CoOp",
@@ -42,42 +57,33 @@ METHODS = _classes(
     "cones.methods.textual_inversion.settings:TextualInversion",
     "cones.methods.cones.settings:Cones",
 )
+FINETUNES = _classes(
+    "cones.finetuning.head:Head",
+    "cones.finetuning.lora:Lora",
+    "cones.finetuning.full:Full",
+    "cones.finetuning.mask_head:MaskHead",
+    "cones.finetuning.dreambooth:DreamBooth",
+)
 
 if TYPE_CHECKING:
-    DataConfig: TypeAlias = Any
-    ConceptConfig: TypeAlias = Any
-    MethodSettings: TypeAlias = Any
-    MethodConfig: TypeAlias = Any
+    DataConfig: TypeAlias = DataSettings
+    BackboneChoice: TypeAlias = BackboneConfig
+    ConceptConfig: TypeAlias = ConceptSettings
+    MethodConfig: TypeAlias = Method
+    FinetuneConfig: TypeAlias = Finetune
 else:
     DataConfig = Annotated[Union[DATA], Field(discriminator="kind")]  # noqa: UP007 - of a tuple
     ConceptConfig = Annotated[Union[CONCEPTS], Field(discriminator="task")]  # noqa: UP007
-    MethodSettings = Union[METHODS]  # noqa: UP007
-    MethodConfig = Annotated[MethodSettings, Field(discriminator="name")]
+    BackboneChoice = Annotated[Union[BACKBONES], Field(discriminator="kind")]  # noqa: UP007
+    MethodConfig = Annotated[Union[METHODS], Field(discriminator="name")]  # noqa: UP007
+    FinetuneConfig = Annotated[Union[FINETUNES], Field(discriminator="kind")]  # noqa: UP007
 
-METHOD_BACKBONES = {
-    "zero_shot": {"clip", "glip", "sd"},
-    "coop": {"clip"},
-    "prompt_tuning": {"glip"},
-    "language_prompt": {"glip"},
-    "textual_inversion": {"sd"},
-    "cones": {"clip", "glip", "sd"},
-}
-BACKBONE_TASKS = {
-    "clip": {"classification"},
-    "glip": {"detection", "segmentation"},
-    "sd": {"generation"},
-}
-"""Which tasks a kind of backbone does."""
-BY_NAME: dict[str, type[Strict]] = {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in METHODS}
+KINDS: dict[str, type[BackboneConfig]] = {_tag(kind, "kind"): kind for kind in BACKBONES}
+BY_NAME: dict[str, type[Method]] = {_tag(kind, "name"): kind for kind in METHODS}
+FINETUNE_KINDS: dict[str, type[Finetune]] = {_tag(kind, "kind"): kind for kind in FINETUNES}
 
 
-def method_summaries() -> dict[str, str]:
-    """What each method does, in the first sentence of its settings' docstring."""
-    return {name: (kind.__doc__ or "").strip().split("\n")[0] for name, kind in BY_NAME.items()}
-
-
-class RunConfig(Strict):
+class RunConfig(Row):
     """One row: a method applied to a concept."""
 
-    concept: Name
     method: MethodConfig

@@ -1,22 +1,28 @@
 """Which pictures a concept is searched and validated on, and what its classes are called."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 from cones.common.errors import DataError
 from cones.common.escaping import is_plain, shortened
-from cones.common.messages import nearest
 from cones.data.prepared import Split, records_hash
-from cones.data.splits import draw_pictures, draw_shots
 from cones.features.targets import picture_of, refuse_maskless
-from cones.tasks.classification.settings import ClassificationConcept
-from cones.tasks.detection.settings import DetectionConcept
-from cones.tasks.generation.settings import GenerationConcept
-
-AnyConcept = ClassificationConcept | DetectionConcept | GenerationConcept
 
 
-def class_names(concept: AnyConcept, classes: tuple[str, ...]) -> list[str]:
+class ConceptLike(Protocol):
+    """What drawing asks of the settings of a concept."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def data(self) -> str: ...
+
+    def spoken(self, classes: Sequence[str]) -> list[str]: ...
+
+
+def class_names(concept: ConceptLike, classes: tuple[str, ...]) -> list[str]:
     """What each class is called in a sentence: its own name with spaces for underscores, or what `names` says; a
     subject by its class word. `DataError` for a class that no Concept can name."""
     for name in classes:
@@ -25,14 +31,7 @@ def class_names(concept: AnyConcept, classes: tuple[str, ...]) -> list[str]:
                 f"the class {shortened(name)} is empty, longer than 1000 characters, or has control characters or what "
                 "turns the direction of text, which no Concept can name; rename it in the data"
             )
-    if isinstance(concept, GenerationConcept):
-        return [concept.word]
-    for given in concept.names:
-        if given not in classes:
-            raise DataError(
-                f"`names` speaks of the class `{given}`, which the data does not have{nearest(given, classes)}"
-            )
-    return [concept.names.get(c, c.replace("_", " ")) for c in classes]
+    return concept.spoken(classes)
 
 
 @dataclass(frozen=True)
@@ -64,27 +63,7 @@ class Drawn:
         return {name: records_hash([split.records[i] for i in rows]) for name, (split, rows) in chosen.items()}
 
 
-def draw(concept: AnyConcept, data: Path) -> Drawn:
-    """Draw a concept's pictures from prepared data; `DataError` if a class has fewer than `shots`."""
-    train, val = Split.open(data / "train"), Split.open(data / "val")
-    if isinstance(concept, GenerationConcept):
-        refuse_other_task(concept, train)
-        every = [list(range(len(split.records))) for split in (train, val)]
-        return Drawn(train, every[0], val, every[1], class_names(concept, train.classes), concept.views)
-    shots, val_shots, at_most = concept.shots, concept.val_shots or concept.shots, concept.val_shots is None
-    if isinstance(concept, DetectionConcept):
-        for split in (train, val):
-            refuse_other_task(concept, split)
-        shown = draw_pictures(train, shots, concept.seed)
-        held = draw_pictures(val, val_shots, concept.seed, at_most)
-    else:
-        refuse_other_task(concept, train)
-        shown = draw_shots(train, concept.shots, concept.seed)
-        held = draw_shots(val, val_shots or concept.shots, concept.seed, at_most)
-    return Drawn(train, shown, val, held, class_names(concept, train.classes), concept.views)
-
-
-def refuse_other_task(concept: AnyConcept, split: Split) -> None:
+def refuse_other_task(concept: ConceptLike, split: Split) -> None:
     """`DataError` for boxes where classes are wanted and the like, and for missing masks."""
     if bool(split.records) and split.records[0].objects is not None:
         holds, tasks = "boxes", ["detection", "segmentation"]

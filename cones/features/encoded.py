@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from cones.backbones import open_backbone
+from cones.backbones import family_of, open_backbone
 from cones.backbones.hub import locate
 from cones.common.errors import DAMAGED, DataError
 from cones.common.files import read_json
 from cones.common.intact import damaged_parts
 from cones.features.store import FeatureStore
 from cones.interfaces.base import BaseModelCard
-from cones.interfaces.protocols import Backbone
+from cones.interfaces.protocols import Backbone, DualEncoder
 from cones.interfaces.texts import TextEmbeds
 
 
@@ -31,7 +31,7 @@ class About(BaseModel):
     """What `about.json` holds in any case; what a task or a base model is told beside it stands there, too."""
 
     concept: str
-    task: Literal["classification", "detection", "segmentation", "generation"]
+    task: str
     classes: list[str]
     names: list[str]
     templates: list[str]
@@ -84,10 +84,15 @@ class Encoded:
     def base(self) -> BaseModelCard:
         return BaseModelCard.model_validate(self.about["base"])
 
-    def clip(self, device: Any = "cpu") -> Any:
+    @property
+    def family(self) -> str:
+        """That of its base model."""
+        return family_of(self.base.kind)
+
+    def clip(self, device: Any = "cpu") -> DualEncoder:
         """The CLIP of a concept of generation."""
         about = self.about["clip"]
-        return open_backbone("clip", locate(about["source"], about["revision"]), device)
+        return cast(DualEncoder, open_backbone("clip", locate(about["source"], about["revision"]), device))
 
     def backbone(self, device: Any = "cpu", task: str | None = None) -> Backbone:
         """The base model for a task, if none is given the concept's; its encoders load only when they are used."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from PIL import Image
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from cones.data.prepared import Split
 from cones.features.store import IN_MEMORY, FeatureStore
-from cones.interfaces.pictures import Features
+from cones.interfaces.pictures import Features, Instances
+from cones.interfaces.protocols import Grounding
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class LivePictures:
     split: Split
     rows: list[int]
     """Where the store's pictures stand in the split."""
-    backbone: Any
+    backbone: Grounding
     canvas: tuple[int, int]
     """Height and width that they are fitted into."""
     least_scale: float = 1.0
@@ -33,7 +33,7 @@ class LivePictures:
     """By how much at most each of their channels is scaled up or down, and shifted, in standard deviations."""
     _decoded: dict[int, Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def by(self, backbone: Any) -> "LivePictures":
+    def by(self, backbone: Grounding) -> "LivePictures":
         """The same pictures, encoded by another model; those that are decoded stay so."""
         other = replace(self, backbone=backbone)
         other._decoded.update(self._decoded)
@@ -43,11 +43,24 @@ class LivePictures:
     def views(self) -> int:
         return self.store.views
 
+    @property
+    def labels(self) -> Tensor:
+        return self.store.labels
+
+    @property
+    def truths(self) -> list[Instances]:
+        return self.store.truths
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        return self.store.sizes
+
     def __len__(self) -> int:
         return len(self.store)
 
-    def batch(self, rows: Tensor, views: Tensor) -> Features:
+    def batch(self, rows: Tensor, views: Tensor | None = None) -> Features:
         """Pictures by their index (B,), each in the view asked for (B,), with gradients where they are on."""
+        views = torch.zeros_like(rows) if views is None else views
         none = torch.zeros(len(rows), 3, 1, 1)
         return self._encoded(rows, views, [1.0] * len(rows), none + 1, none)
 
@@ -87,6 +100,3 @@ class LivePictures:
         for rows in torch.arange(len(self)).split(size):
             features = self.batch(rows, torch.zeros_like(rows))
             yield replace(features, tensors={name: t.half().float() for name, t in features.tensors.items()})
-
-
-Pictures = FeatureStore | LivePictures

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 from cones.data.pictures import random_view
 from cones.data.prepared import Split
 from cones.features.store import FeatureStore, write_features
+from cones.interfaces.protocols import OneSize, Paints
 
 
 @torch.inference_mode()
 def encode_split(
-    backbone: Any,
+    backbone: OneSize,
     split: Split,
     rows: list[int],
     views: int,
@@ -51,7 +52,7 @@ def encode_split(
         def encode(view: int) -> dict[str, Tensor]:
             tensors = dict(backbone.encode(backbone.pixels(seen(pictures, view))))
             if masked:
-                tensors["mask"] = backbone.cells(seen(masks, view))
+                tensors["mask"] = cast(Paints, backbone).cells(seen(masks, view))
             return tensors
 
         return encode

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from cones.common.kept import kept
 from cones.features.encoded import Encoded
+from cones.interfaces.protocols import Paints
 
 AT_ONCE = 16
 
@@ -24,7 +25,7 @@ def class_latents(
 
     def make(folder: Path) -> None:
         nonlocal made
-        backbone: Any = encoded.backbone(device)
+        backbone = cast(Paints, encoded.backbone(device))
         batches: list[dict[str, Tensor]] = []
         while made < count:
             text = encoded.text.embeds[:1].expand(min(AT_ONCE, count - made), -1, -1)

@@ -1,49 +1,49 @@
-"""Low-rank additions to linear layers (Hu et al. 2021), by peft."""
+"""LoRA: low-rank additions to linear layers."""
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
-import torch
-from torch import nn
+from pydantic import Field
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
-"""The linear layers of a Stable Diffusion's attention, by the ends of their names, which LoRA adds to."""
+from cones.common.settings import Count, OnlyFor, Rate, Weight
+from cones.finetuning.settings import Finetune
+from cones.methods.searched import Noise
 
-
-LORA_SCALE = 1.0
-"""Of the additions: LoRA's alpha over its rank, which are set equal."""
-
-
-def attention_layers(unet: nn.Module) -> list[str]:
-    """The names of a UNet's attention layers that LoRA adds to (Ruiz et al. 2023 with Hu et al. 2021)."""
-    return [
-        n
-        for n, m in unet.named_modules()
-        if isinstance(m, nn.Linear) and f".{n}".endswith(tuple(f".{e}" for e in ATTENTION))
-    ]
+if TYPE_CHECKING:
+    from cones.features.encoded import Encoded
+    from cones.finetuning.settings import Trains
+    from cones.interfaces.protocols import Adapts, Backbone
 
 
-def add_lora(
-    part: str, module: nn.Module, rank: int, seed: int, layers: Sequence[str] | None = None
-) -> dict[str, nn.Parameter]:
-    """Add B A to the weight of every linear layer of a part, or of some, in place (Hu et al. 2021, LoRA, section 4.1).
+class Lora(Finetune):
+    """Low-rank additions train (Hu et al. 2021): to the linear layers of a detector's head, with the embeddings;
+    or to the attention layers of a diffusion model."""
 
-    Gives A (rank, in), random from the seed, and B (out, rank), zero, as `<weight>.lora_A` and `<weight>.lora_B`: for
-    each layer rank x (in + out) numbers. Everything else in the part stops training.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
+    families: ClassVar[frozenset[str]] = frozenset({"grounding", "diffusion"})
+    kind: Literal["lora"]
+    rank: int = Field(4, ge=1, le=256)
+    """Of the additions."""
+    prompt_lr: Annotated[Rate, OnlyFor("grounding")] = 1e-3
+    """Of the embeddings."""
+    prior_pictures: Annotated[int | None, OnlyFor("diffusion")] = Field(None, ge=0, le=10_000)
+    """Pictures of the class word that the base model makes of itself first, for what it trains on beside the subject's
+    (prior preservation, Ruiz et al. 2023, section 3.2); None: none."""
+    prior_weight: Annotated[Weight, OnlyFor("diffusion")] = 1.0
+    """Of the loss on them."""
+    noise: Annotated[Noise | None, OnlyFor("diffusion")] = None
+    """How a step draws its noise."""
+    gradient_checkpointing: Annotated[bool, OnlyFor("diffusion")] = False
+    """Less memory, more time."""
+    sample_every: Annotated[Count | None, OnlyFor("diffusion")] = None
+    """Steps between validation pictures, which the registry shows; None: none are made."""
 
-    if layers is None:
-        layers = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
-    config = LoraConfig(r=rank, lora_alpha=int(LORA_SCALE * rank), target_modules=list(layers))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        inject_adapter_in_model(config, module).train(module.training)
-    added: dict[str, nn.Parameter] = {}
-    for name in layers:
-        layer = module.get_submodule(name)
-        for side in ("lora_A", "lora_B"):
-            added[f"{part}.{name}.weight.{side}"] = getattr(layer, side)["default"].weight
-    trains = sum(p.requires_grad for p in module.parameters())
-    # peft takes the names for endings of names, and so could have met others as well.
-    assert trains == len(added) == 2 * len(layers), f"LoRA trains {trains} tensors of {2 * len(layers)}"
-    return added
+    @property
+    def class_pictures(self) -> int:
+        """How many pictures of the class word it goes on learning."""
+        return self.prior_pictures or 0
+
+    def what_trains(self, backbone: "Backbone", encoded: "Encoded") -> "Trains":
+        from cones.finetuning.additions import LORA_SCALE, add_lora
+
+        part, layers = cast("Adapts", backbone).lora_layers()
+        seed = encoded.about["seed"]
+        return add_lora(part, backbone.part(part), self.rank, seed, layers), {"lora_scale": LORA_SCALE}

@@ -14,10 +14,10 @@ from cones.common.errors import ConceptError
 from cones.concept.checks import WEIGHTS_KEY
 from cones.concept.file import Concept
 from cones.features.encoded import Encoded
-from cones.finetuning.settings import FinetuneConfig
+from cones.finetuning.settings import Finetune
+from cones.finetuning.steps import Metrics
 from cones.search.outcome import FoundRow, versions
 from cones.search.trained import Trained
-from cones.search.tuning import Metrics
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FinetunedRow(FoundRow):
 
 def tuned_concept(
     name: str,
-    settings: FinetuneConfig,
+    settings: Finetune,
     start: Concept,
     task: str,
     trained: Trained,

@@ -2,26 +2,18 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import torch
-from PIL import Image
 
 from cones.common.errors import ConceptError, DataError, NotFetched
 from cones.common.escaping import is_plain, printable
 from cones.common.files import fresh_file, write_json, write_picture
 from cones.common.outputs import refuse_unwritable
-from cones.concept.file import Concept
 from cones.data.folders import pictures_in
 from cones.data.pictures import SUFFIXES, open_picture
-from cones.interfaces.pictures import Instances
-from cones.tasks.classification.infer import Prediction
-from cones.tasks.detection.infer import Detections, coco_dataset, written_path
-from cones.visuals.objects import draw_instances
-from cones.visuals.sheets import captioned
+from cones.inference.open import OpenConcept, load
+from cones.tasks.parts import part_of
 
 LONGEST = 120
 """Bytes of a picture's name that what is drawn of it is called by."""
@@ -36,7 +28,7 @@ def predict_files(
     threshold: float | None = None,
     device: str = "auto",
     fetch: bool | None = None,
-) -> list[tuple[Path, Prediction | Detections]]:
+) -> list[tuple[Path, Any]]:
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
     `concept` is a registered name, a `models:/` URI or a file. What is found in pictures is written as a COCO data set
@@ -51,43 +43,38 @@ def predict_files(
     opened = open_concept(concept, base, device, fetch)
     if opened.card.task == "generation":
         raise ConceptError(f"`{opened.card.concept}` makes pictures and does not judge them; use `cones generate`")
-    found: list[Any] = opened.predict(paths, threshold=threshold)
-    card = opened.card
+    predictions = opened.predict(paths, threshold=threshold)
+    card, infer = opened.card, part_of(opened.card.task, "infer")
     about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}
     names = [f"pictures/{i:05d}-{_stem(path)}.jpg" for i, path in enumerate(paths)] if draw else []
     drawn = [{"drawn": name} for name in names] or [{} for _ in paths]
-    if card.task == "classification":
-        lines = [{"path": written_path(path), **asdict(p), **d} for path, p, d in zip(paths, found, drawn)]
-        content: dict[str, Any] = {**about, "predictions": lines}
-    else:
-        least = card.score_threshold if threshold is None else threshold
-        dataset = coco_dataset(paths, found, card.classes)
-        dataset["images"] = [image | d for image, d in zip(dataset["images"], drawn)]
-        content = {"info": {**about, "score_threshold": least}, **dataset}
+    content = infer.content(about, card, paths, predictions, drawn, threshold)
     write_json(out / "predictions.json", content)  # first, since it is what took long
-    for name, path, one in zip(names, paths, found):
+    for name, path, one in zip(names, paths, predictions):
         with fresh_file(out / name) as temporary:
-            write_picture(temporary, _drawn(open_picture(path), one, card.classes), quality=90)
-    return list(zip(paths, found))
+            write_picture(temporary, infer.drawn_picture(open_picture(path), one, card.classes), quality=90)
+    return list(zip(paths, predictions))
 
 
-def open_concept(concept: str, base: Path | None = None, device: str = "auto", fetch: bool | None = None) -> Concept:
-    """A Concept by its file, its `models:/` URI, or the name it is registered under; see `Concept.load`.
+def open_concept(
+    concept: str, base: Path | None = None, device: str = "auto", fetch: bool | None = None
+) -> OpenConcept:
+    """A Concept by its file, its `models:/` URI, or the name it is registered under; see `inference.open.load`.
 
     `fetch` None: a person at a terminal is asked before a base model is fetched that nobody here has named.
     """
     if concept.startswith("models:/") or concept.endswith(".safetensors") or os.path.lexists(concept):
-        opened = Concept.load(concept, base, device, bool(fetch))
+        opened = load(concept, base, device, bool(fetch))
     else:
         from cones.registry.versions import look_up
 
-        opened = Concept.load(look_up(concept).uri, base, device, bool(fetch))
+        opened = load(look_up(concept).uri, base, device, bool(fetch))
     if fetch is None and sys.stdin.isatty():
         opened.fetch = _agreed(opened)
     return opened
 
 
-def _agreed(concept: Concept) -> bool:
+def _agreed(concept: OpenConcept) -> bool:
     """Whether the person at the terminal lets the Concept's base model be fetched, where that has to be asked."""
     import typer
 
@@ -104,13 +91,6 @@ def _stem(path: Path) -> str:
     plain."""
     plain = "".join(c if is_plain(c) else "_" for c in path.stem)
     return plain.encode()[:LONGEST].decode(errors="ignore")
-
-
-def _drawn(picture: Image.Image, found: Prediction | Detections, classes: Sequence[str]) -> Image.Image:
-    if isinstance(found, Prediction):
-        return captioned(picture, f"{found.label}  {found.score:.2f}")
-    labels = torch.tensor([classes.index(label) for label in found.labels], dtype=torch.long)
-    return draw_instances(picture, Instances(found.boxes, labels, found.masks, found.scores), classes, threshold=0.0)
 
 
 def _pictures(given: Iterable[Path]) -> Iterable[Path]:

@@ -11,10 +11,11 @@ from cones.common.errors import ConceptError
 from cones.common.files import content_hash, file_hash, fresh_file
 from cones.common.messages import nearest
 from cones.concept.card import JOIN, ConceptCard
-from cones.concept.file import WEIGHTS_FILE, Concept
+from cones.concept.file import WEIGHTS_FILE
+from cones.inference.open import OpenConcept
 
 
-def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
+def join(concepts: Sequence[OpenConcept], rename: Mapping[str, str]) -> OpenConcept:
     """One Concept with the classes of two or more, in their order; nothing is searched again.
 
     `rename` gives classes of the Concepts after the first another label. Each keeps its own context tokens, since its
@@ -42,10 +43,11 @@ def join(concepts: Sequence[Concept], rename: Mapping[str, str]) -> Concept:
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)
     _refuse_too_many(concepts, len(owner))
     tensors = {"text_embeds": embeds, "owner": owner}
-    return Concept(card, tensors, concepts[0].base_folder, concepts[0].weights_file, concepts[0].device)
+    first_one = concepts[0]
+    return OpenConcept(card, tensors, first_one.weights_file, first_one.base_folder, first_one.device)
 
 
-def save_joined(joined: Concept, out: Path) -> None:
+def save_joined(joined: OpenConcept, out: Path) -> None:
     """Write a joined Concept, with the fine-tuned weights beside it where there are any.
 
     Raises `ConceptError` if other weights stand there already.
@@ -101,7 +103,7 @@ def _classes(cards: Sequence[ConceptCard], rename: Mapping[str, str]) -> list[st
     return classes
 
 
-def _owner(concepts: Sequence[Concept]) -> torch.Tensor:
+def _owner(concepts: Sequence[OpenConcept]) -> torch.Tensor:
     """Which class of the joined Concept each token belongs to, -1 for context: (T,)."""
     parts, start = [], 0
     for concept in concepts:
@@ -111,7 +113,7 @@ def _owner(concepts: Sequence[Concept]) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def _refuse_too_many(concepts: Sequence[Concept], tokens: int) -> None:
+def _refuse_too_many(concepts: Sequence[OpenConcept], tokens: int) -> None:
     base = concepts[0].card.base
     most = concepts[0].backbone.sites["text_embeds"].max_tokens
     if most is not None and tokens > most:

@@ -39,9 +39,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cones.common.errors import ConesError
 from cones.common.messages import first_mistake
 from cones.common.process import STOPPED_CODE
-from cones.concept.file import Concept
 from cones.data.pictures import open_picture
 from cones.inference.files import open_concept
+from cones.inference.open import OpenConcept
 from cones.tasks.detection.infer import coco_dataset
 
 MOST_BYTES = 64 << 20
@@ -96,7 +96,7 @@ class Guard:
         return JSONResponse({"error": how}, 401, {"WWW-Authenticate": "Bearer"})
 
 
-def app_of(concept: Concept, hosts: tuple[str, ...] = LOOPBACK, token: str | None = None) -> Starlette:
+def app_of(concept: OpenConcept, hosts: tuple[str, ...] = LOOPBACK, token: str | None = None) -> Starlette:
     """The application that answers for a Concept, to requests for one of `hosts` ("*": any), with the token.
 
     Its `state.working` is held by the thread that works on a request, also when nobody waits for it any more.
@@ -174,7 +174,7 @@ def pictures_of(content_type: str, body: bytes) -> list[bytes]:
     return read(Pictures, content_type, body).pictures
 
 
-def predicted(concept: Concept, given: list[bytes]) -> dict[str, Any]:
+def predicted(concept: OpenConcept, given: list[bytes]) -> dict[str, Any]:
     """What predictions.json would hold of these files; one is opened at a time, as pixels they may take much memory."""
     card, found = concept.card, list[Any]()
     for i, content in enumerate(given):
@@ -186,7 +186,7 @@ def predicted(concept: Concept, given: list[bytes]) -> dict[str, Any]:
     return {"info": info, **coco_dataset([Path(str(i)) for i in range(len(found))], found, card.classes)}
 
 
-def generated(concept: Concept, wanted: Wanted) -> dict[str, Any]:
+def generated(concept: OpenConcept, wanted: Wanted) -> dict[str, Any]:
     """Pictures of what a prompt says, as PNG in base64."""
     pictures = []
     for picture in concept.generate(wanted.prompt, wanted.n, wanted.seed):

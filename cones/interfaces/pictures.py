@@ -1,7 +1,8 @@
 """What stands for the picture side of a model: features of views, their objects, and what is predicted."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -75,3 +76,50 @@ class Predictions:
 
     scores: Float[Tensor, "b c"]
     instances: tuple[Instances, ...] | None = None
+
+
+def mean_loss(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
+    """The mean cross entropy of the probabilities of true classes."""
+    picked = scores.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
+    return float(-picked.log().mean())
+
+
+class Pictures(Protocol):
+    """Pictures that are trained and validated on: kept features, or pictures that are encoded as they are asked for.
+
+    As the truth they have `labels` (N,), or `truths` with `sizes`.
+    """
+
+    @property
+    def labels(self) -> Int[Tensor, " n"]:
+        """The class of each picture (N,); -1 where it has objects."""
+        ...
+
+    @property
+    def views(self) -> int:
+        """In how many views each can be had; 0 is the plain one."""
+        ...
+
+    @property
+    def truths(self) -> Sequence[Instances]:
+        """The objects of each picture in its own pixels; none where the pictures have classes."""
+        ...
+
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """(height, width) of each picture that has objects."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Int[Tensor, " b"], views: Int[Tensor, " b"] | None = None) -> Features:
+        """Some pictures, each in the view asked for; the plain one if none is."""
+        ...
+
+    def batches(self, size: int) -> Iterator[Features]:
+        """All pictures once in their plain view, in order."""
+        ...
+
+    def sample(self, size: int, generator: torch.Generator) -> Features:
+        """A batch to train on: different pictures drawn at random, each in a random view."""
+        ...

@@ -1,19 +1,25 @@
-"""What methods, backbones and tasks hand to each other: the narrow waist.
+"""What a backbone is to all other rooms: the narrow waist.
 
-Axes: B images, C classes, T text tokens, d width of a site, m visual tokens.
+`Backbone` is what all have; the protocols after it say what some families have besides. Axes: B images, C classes, T
+text tokens, d width of a site, m visual tokens, L layers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from cones.common.errors import BackboneError
-from cones.interfaces.pictures import Features, Predictions
-from cones.interfaces.texts import TextEmbeds, TextTokens
+from cones.interfaces.pictures import Features, Geometry, Predictions
+from cones.interfaces.texts import Prompts, TextEmbeds, TextTokens
+
+Loss = Callable[[Features, TextEmbeds, torch.Generator | None], Float[Tensor, ""]]
+"""Features of a batch and their texts to what is minimised; whatever it draws comes from the generator."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,27 @@ class Site:
     max_tokens: int | None = None
 
 
-@runtime_checkable
 class Backbone(Protocol):
-    """A frozen vision-language model, cut where prompts go in."""
+    """A frozen vision-language model, cut where prompts go in.
 
+    `sites` are named as the fields of `Prompts`: text_tokens, text_embeds, visual_tokens. `text_encoder_calls` counts
+    how often the text encoder ran.
+    """
+
+    family: str
+    device: torch.device
     sites: dict[str, Site]
     text_encoder_calls: int
 
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Mapping[str, Tensor]:
-        """The `tensors` of Features for a batch of preprocessed pictures."""
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What is done to a picture before it is encoded, as a Concept records it."""
+        ...
+
+    def encode(
+        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m d"] | None = None
+    ) -> Mapping[str, Tensor]:
+        """The `tensors` of Features for a batch of preprocessed pictures; gradients reach the visual tokens, if any."""
         ...
 
     def embed_text(
@@ -46,13 +64,141 @@ class Backbone(Protocol):
         """The vectors of some words at the text encoder's input."""
         ...
 
-    def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """What a search minimises."""
+    def objective(self, settings: BaseModel | None = None) -> Loss:
+        """What is minimised, as the settings of a method or a fine-tuning say it; None: as it is usual."""
         ...
 
     def predict(self, features: Features, text: TextEmbeds) -> Predictions:
         """What the model sees, given these texts."""
         ...
+
+    def part(self, name: str) -> nn.Module:
+        """A part of it by the name it has in the state dict, loaded if it is not yet."""
+        ...
+
+    def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Put fine-tuned weights, by their names in the state dict, over its own; `about` says how they are used."""
+        ...
+
+
+class OneSize(Backbone, Protocol):
+    """Its pictures all have one size."""
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> Float[Tensor, "b 3 h w"]:
+        """Resize, crop and normalise pictures as it expects them."""
+        ...
+
+
+class DualEncoder(OneSize, Protocol):
+    """Pictures and texts meet in one space: CLIP and its kin."""
+
+    logit_scale: float
+    """What similarities are multiplied by."""
+
+
+class Adapts(Backbone, Protocol):
+    """Low-rank additions can be trained on it."""
+
+    def lora_layers(self) -> tuple[str, list[str] | None]:
+        """The part that they go to, and which of its linear layers; None: all."""
+        ...
+
+
+class Grounding(Adapts, Protocol):
+    """Finds what texts name: boxes of any number in pictures of any size, fitted into a canvas (height, width)."""
+
+    @property
+    def largest_side(self) -> int:
+        """The longest side in pixels that a canvas for pictures of any size has."""
+        ...
+
+    def canvas(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """The canvas that pictures of these sizes (height, width) all fit into once they are resized."""
+        ...
+
+    def view(
+        self, pictures: Sequence[Image.Image], canvas: tuple[int, int], flipped: bool = False, scale: float = 1.0
+    ) -> tuple[Float[Tensor, "b 3 h w"], tuple[Geometry, ...]]:
+        """Pictures resized, normalised and padded into a canvas, mirrored if asked for; `scale` makes them smaller."""
+        ...
+
+    def predict(self, features: Features, text: TextEmbeds, least: float = 0.0) -> Predictions:
+        """Boxes with a score of at least `least`, in the pixels of the original pictures."""
+        ...
+
+    def pyramid(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+        """As `encode`, with gradients where the image encoder is trained."""
+        ...
+
+
+class DrawsMasks(Grounding, Protocol):
+    """It has a mask head, or can be given one."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it has one."""
+        ...
+
+    def crop_masks(self, masks: Bool[Tensor, "n h w"], boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n s s"]:
+        """Masks cut to their boxes, as the mask head is to draw them."""
+        ...
+
+    def add_mask_head(self, seed: int) -> dict[str, Any]:
+        """Give it a mask head with random weights; returns the settings it can be built again by."""
+        ...
+
+
+class Paints(OneSize, Adapts, Protocol):
+    """Makes pictures of texts: Stable Diffusion and its kin."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of its text encoder."""
+        ...
+
+    def cells(self, masks: Sequence[Image.Image]) -> Float[Tensor, "b 1 y x"]:
+        """Masks at the resolution of its latents."""
+        ...
+
+    def sample(
+        self,
+        embeds: Float[Tensor, "b t d"],
+        unconditional: Float[Tensor, "1 t d"],
+        seed: int,
+        steps: int = ...,
+        guidance: float = ...,
+        first: int = 0,
+    ) -> list[Image.Image]:
+        """A picture for each text; the i-th one's noise comes from (seed, first + i)."""
+        ...
+
+    def embed_prompt(self, prompt: str, vectors: Mapping[str, Float[Tensor, "n d"]]) -> TextEmbeds:
+        """A prompt with vectors in the places of `{}` and `{name}`."""
+        ...
+
+
+def refuse_missing_sites(prompts: Prompts, backbone: Backbone, method: str) -> None:
+    """`BackboneError` for prompts that enter where the backbone has no site."""
+    for site in ("text_tokens", "text_embeds", "visual_tokens"):
+        if getattr(prompts, site) is not None and site not in backbone.sites:
+            there = ", ".join(backbone.sites)
+            raise BackboneError(
+                f"{method} gives {site.replace('_', ' ')}, and a {backbone.family} backbone such as this one has no "
+                f"site for them; it takes {there}"
+            )
+
+
+def prompts_of(
+    method: nn.Module,
+    backbone: Backbone,
+    names: Sequence[str],
+    features: Features | None = None,
+    generator: torch.Generator | None = None,
+) -> Prompts:
+    """What a method gives, refused where the backbone has no site for it."""
+    prompts: Prompts = method(names, features, generator)
+    refuse_missing_sites(prompts, backbone, type(method).__name__)
+    return prompts
 
 
 def text_of(
@@ -62,15 +208,8 @@ def text_of(
     features: Features | None = None,
     generator: torch.Generator | None = None,
 ) -> TextEmbeds:
-    """The text side that a method's prompts make; the text encoder runs only if they enter before it.
-
-    `BackboneError` for prompts that enter the image encoder: kept features know nothing of them.
-    """
-    prompts = method(names, features, generator)
-    if prompts.visual_tokens is not None:
-        raise BackboneError(
-            f"{type(method).__name__} gives visual tokens, which a search on kept features has no place for"
-        )
+    """The text side that a method's prompts make; the text encoder runs only if they enter before it."""
+    prompts = prompts_of(method, backbone, names, features, generator)
     if prompts.text_embeds is not None:
         return prompts.text_embeds
     return backbone.embed_text(names, prompts.text_tokens)

@@ -1,13 +1,16 @@
-"""Methods at the text encoder's input: zero-shot sentences and CoOp's context tokens."""
+"""Context tokens at the text encoder's input: CoOp's, and those of prompt tuning."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from cones.interfaces.pictures import Features
+from cones.interfaces.protocols import Backbone
 from cones.interfaces.texts import Prompts, Slot, TextTokens
+from cones.methods.start import Start
 
 
 class ContextTokens(nn.Module):
@@ -33,3 +36,26 @@ def random_context(
     """Context tokens from N(0, 0.02): (n, width), or (classes, n, width)."""
     shape = (n, width) if classes is None else (classes, n, width)
     return 0.02 * torch.randn(shape, generator=generator)
+
+
+class ContextSettings(Protocol):
+    """What the settings of a method with context tokens say of them."""
+
+    @property
+    def n_ctx(self) -> int: ...
+
+    @property
+    def ctx_init(self) -> str | None: ...
+
+    @property
+    def class_specific(self) -> bool: ...
+
+
+def start_context(settings: ContextSettings, backbone: Backbone, start: Start) -> Float[Tensor, "*classes n d"]:
+    """The context that a search starts from: that of some words, or noise."""
+    classes = len(start.names)
+    if settings.ctx_init is not None:
+        words = backbone.word_vectors(settings.ctx_init)
+        return words.expand(classes, -1, -1) if settings.class_specific else words
+    width = backbone.sites["text_tokens"].width
+    return random_context(settings.n_ctx, width, classes if settings.class_specific else None, start.generator)

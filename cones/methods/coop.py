@@ -1,11 +1,21 @@
-"""Context Optimization (CoOp): the settings."""
+"""Context Optimization (CoOp)."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from cones.common.settings import Count, Rate, Weight, Words
 from cones.methods.searched import Searched
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cones.interfaces.protocols import Backbone
+    from cones.interfaces.texts import Slot
+    from cones.methods.start import Start
+
+SLOTS: "dict[str, Slot]" = {"end": "before", "middle": "around", "front": "after"}
+"""Where context tokens stand, by the place of the class name."""
 
 
 class CoOp(Searched):
@@ -14,6 +24,8 @@ class CoOp(Searched):
     The defaults are its published settings.
     """
 
+    families: ClassVar[frozenset[str]] = frozenset({"dual_encoder"})
+    site: ClassVar[Literal["text_embeds", "text_tokens"]] = "text_tokens"
     name: Literal["coop"]
     n_ctx: int = Field(16, ge=1, le=64)
     """Context tokens; with `ctx_init` their number is that of its words."""
@@ -28,3 +40,8 @@ class CoOp(Searched):
     epochs: Count = 200
     """Published: 50 at 1 shot, 100 at 2 and 4, 200 at 8 and 16."""
     patience: Count | None = None
+
+    def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
+        from cones.methods.context import ContextTokens, start_context
+
+        return ContextTokens(start_context(self, backbone, start), SLOTS[self.class_token_position])

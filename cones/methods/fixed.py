@@ -25,7 +25,7 @@ class FixedSentences(nn.Module):
         return Prompts(text_embeds=sentences.at(drawn_sentences(len(self.embeds), features, generator)))
 
 
-class ZeroShot(nn.Module):
+class FixedText(nn.Module):
     """The class names as the text encoder embeds them (Radford et al. 2021). Nothing is searched."""
 
     def __init__(self, text: TextEmbeds) -> None:

@@ -1,11 +1,17 @@
-"""Prompt tuning for detection: the settings."""
+"""Prompt tuning for detection."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from cones.common.settings import Rate, Words
 from cones.methods.searched import Searched
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cones.interfaces.protocols import Backbone
+    from cones.methods.start import Start
 
 
 class PromptTuning(Searched):
@@ -14,6 +20,8 @@ class PromptTuning(Searched):
     It is CoOp's idea (Zhou et al. 2022) on the caption that GLIP reads.
     """
 
+    families: ClassVar[frozenset[str]] = frozenset({"grounding"})
+    site: ClassVar[Literal["text_embeds", "text_tokens"]] = "text_tokens"
     name: Literal["prompt_tuning"]
     n_ctx: int = Field(4, ge=1, le=64)
     """Context tokens a class name gets."""
@@ -22,3 +30,8 @@ class PromptTuning(Searched):
     class_specific: bool = False
     """A context of its own for each class."""
     lr: Rate = 0.002
+
+    def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
+        from cones.methods.context import ContextTokens, start_context
+
+        return ContextTokens(start_context(self, backbone, start))

@@ -1,11 +1,18 @@
-"""The settings of methods, and which kinds of backbone each is defined on."""
+"""What the settings of all methods share."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from cones.common.settings import Count, Rate, Strict, Weight
+from cones.common.settings import Count, Name, OnlyFor, Rate, Strict, Weight
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cones.interfaces.protocols import Backbone
+    from cones.methods.start import Start
 
 
 class Noise(Strict):
@@ -25,7 +32,44 @@ class Noise(Strict):
         return self
 
 
-class Searched(Strict):
+class Method(Strict):
+    """What a row searches with, and on which families of base models that is defined."""
+
+    families: ClassVar[frozenset[str]]
+    site: ClassVar[Literal["text_embeds", "text_tokens"]] = "text_embeds"
+    """Where what is searched stands: at the text encoder's output, or at its input."""
+    enters_image_encoder: ClassVar[bool] = False
+    """Whether it gives visual tokens, so that pictures are encoded anew at each step."""
+    name: str
+
+    @property
+    def own_names(self) -> Mapping[str, str]:
+        """What classes are called in this row alone."""
+        return {}
+
+    @classmethod
+    def summary(cls) -> str:
+        """What it does, in the first line of its docstring."""
+        return (cls.__doc__ or "").strip().split("\n")[0]
+
+    def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
+        """The module whose parameters are exactly what is searched, as it stands before the search."""
+        raise NotImplementedError
+
+    @classmethod
+    def mistake(cls, given: Mapping[str, Any], family: str, kind: str) -> str | None:
+        """Why settings, as they stand in the file, mean nothing together on a kind of base model of a family."""
+        return None
+
+
+class Row(Strict):
+    """One row: a method applied to a concept."""
+
+    concept: Name
+    method: SerializeAsAny[Method]
+
+
+class Searched(Method):
     """How a method's parameters are searched. One epoch sees each training picture once."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -52,8 +96,8 @@ class Searched(Strict):
 class Denoised(Searched):
     """What a search on the denoising loss of Stable Diffusion can be told besides."""
 
-    noise: Noise | None = None
-    gradient_checkpointing: bool = False
+    noise: Annotated[Noise | None, OnlyFor("diffusion")] = None
+    gradient_checkpointing: Annotated[bool, OnlyFor("diffusion")] = False
     """Compute the UNet's activations twice to keep fewer of them: less memory, more time."""
-    sample_every: Count | None = None
-    """Epochs between validation pictures, which the registry shows by step; None: none are made. On `sd` only."""
+    sample_every: Annotated[Count | None, OnlyFor("diffusion")] = None
+    """Epochs between validation pictures, which the registry shows by step; None: none are made."""

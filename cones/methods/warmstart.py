@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cones.common.kept import kept
+from cones.interfaces.protocols import DualEncoder, Paints
 from cones.interfaces.texts import TextEmbeds
 
 PHRASES, MOST_WORDS, SEED = 3000, 3, 0
@@ -23,7 +24,13 @@ RIDGE = 1e-2
 
 
 def pictured_rows(
-    sd: Any, clip: Any, feature: Float[Tensor, " d"], template: str, rows: str | int, hashes: Sequence[str], cache: Path
+    sd: Paints,
+    clip: DualEncoder,
+    feature: Float[Tensor, " d"],
+    template: str,
+    rows: str | int,
+    hashes: Sequence[str],
+    cache: Path,
 ) -> Float[Tensor, "n e"]:
     """What the mean image feature of some pictures predicts of `rows` of the encoder's output for a template.
 
@@ -50,7 +57,7 @@ def pictured_rows(
 
 
 @torch.no_grad()
-def fit_map(sd: Any, clip: Any, template: str, rows: str | int) -> dict[str, Tensor]:
+def fit_map(sd: Paints, clip: DualEncoder, template: str, rows: str | int) -> dict[str, Tensor]:
     """The least-squares map of CLIP's text features to rows of the encoder's output, and the features it was fitted on.
 
     The captions are the template filled with random words of the encoder's own vocabulary.
@@ -84,7 +91,9 @@ def random_phrases(tokenizer: Any) -> list[str]:
     return [" ".join(words[i] for i in row[:size]) for row, size in zip(chosen, sizes)]
 
 
-def _rows_of(text: TextEmbeds, phrases: Sequence[str], rows: str | int, sd: Any, template: str) -> Float[Tensor, "p f"]:
+def _rows_of(
+    text: TextEmbeds, phrases: Sequence[str], rows: str | int, sd: Paints, template: str
+) -> Float[Tensor, "p f"]:
     embeds = text.embeds.float().cpu()
     if rows != "own":
         return embeds[:, 0 if rows == "all" else -int(rows) :].flatten(1)

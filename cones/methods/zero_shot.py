@@ -1,13 +1,32 @@
-"""Zero-shot: the settings."""
+"""Zero-shot: the class names as the text encoder reads them."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cones.common.settings import Strict, Words
+from cones.common.settings import Words
+from cones.methods.searched import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from cones.interfaces.protocols import Backbone
+    from cones.methods.start import Start
 
 
-class ZeroShot(Strict):
+class ZeroShot(Method):
     """The class names as the text encoder reads them, nothing searched (Radford et al. 2021, section 3.1.4)."""
 
+    families: ClassVar[frozenset[str]] = frozenset({"dual_encoder", "late", "grounding", "diffusion"})
     name: Literal["zero_shot"]
     names: dict[Words, Words] = {}
     """What to call a class in this row alone, such as words that describe it; others keep the concept's names."""
+
+    @property
+    def own_names(self) -> Mapping[str, str]:
+        return self.names
+
+    def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
+        from cones.methods.fixed import FixedSentences, FixedText
+
+        text = backbone.embed_text(start.names, templates=start.templates) if self.names else start.text
+        return FixedSentences(text) if start.in_sentences else FixedText(text)

@@ -13,12 +13,9 @@ template, and `seed`; the output adds `picture`, a PNG in base64.
 
 import base64
 import io
-from typing import Any
 
 import mlflow
 from mlflow.pyfunc import PythonModel
-
-BOX = ("path", "label", "score", "x1", "y1", "x2", "y2", "height", "width", "mask")
 
 
 class ConceptModel(PythonModel):
@@ -27,9 +24,9 @@ class ConceptModel(PythonModel):
     params.yaml of the folder that the server stands in names it."""
 
     def load_context(self, context):  # no type hints: MLflow would take them for a schema
-        from cones.concept.file import Concept
+        from cones.inference.open import load
 
-        self.concept = Concept.load(context.artifacts["concept"])
+        self.concept = load(context.artifacts["concept"])
 
     def predict(self, context, model_input, params=None):
         import pandas as pd
@@ -38,24 +35,19 @@ class ConceptModel(PythonModel):
             asked = zip(model_input["prompt"].fillna(""), model_input["seed"])
             lines = [(prompt, seed, self._picture(prompt or None, int(seed))) for prompt, seed in asked]
             return pd.DataFrame(lines, columns=["prompt", "seed", "picture"])
+        from cones.tasks.parts import part_of
+
+        infer = part_of(self.concept.card.task, "infer")
+        columns = infer.COLUMNS[1]
         paths = [str(p) for p in model_input["path"]]
-        found: list[Any] = self.concept.predict(paths)
-        if self.concept.card.task == "classification":
-            return pd.DataFrame({"path": paths, "label": [p.label for p in found], "score": [p.score for p in found]})
-        lines = [line for path, one in zip(paths, found) for line in self._lines(path, one)]
-        table = pd.DataFrame(lines, columns=list(BOX))
-        return table.astype(dict.fromkeys(("score", "x1", "y1", "x2", "y2"), float) | {"height": int, "width": int})
+        lines = [line for path, one in zip(paths, self.concept.predict(paths)) for line in infer.lines(path, one)]
+        numbers = {name: {"double": float, "long": int}[kind] for name, kind in columns.items() if kind != "string"}
+        return pd.DataFrame(lines, columns=list(columns)).astype(numbers)
 
     def _picture(self, prompt, seed):
         buffer = io.BytesIO()
         self.concept.generate(prompt, 1, seed)[0].save(buffer, "PNG")
         return base64.b64encode(buffer.getvalue()).decode()
-
-    @staticmethod
-    def _lines(path, found):
-        masks = found.regions or [""] * len(found)
-        for label, score, box, mask in zip(found.labels, found.scores.tolist(), found.boxes.tolist(), masks):
-            yield (path, label, score, *box, *found.size, mask)
 
 
 mlflow.models.set_model(ConceptModel())

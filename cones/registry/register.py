@@ -12,6 +12,7 @@ from cones.common.errors import Busy, ConceptError, OutOfDate, TrackingError
 from cones.common.layout import REGISTER_LOCK, SEARCHED
 from cones.common.process import lock
 from cones.concept.file import Concept
+from cones.config.concepts import check_card
 from cones.config.params import Params
 from cones.registry.claims import CLAIM_TAG, claim, holder, is_held
 from cones.registry.client import mlflow_client
@@ -29,7 +30,7 @@ from cones.registry.versions import (
     scores_of,
     task_of,
 )
-from cones.results.summary import finished_metrics, refuse_other_settings
+from cones.results.summary import finished_metrics, refuse_other_settings, rows_of
 from cones.tasks.ranking import rank
 
 WAIT = 120.0
@@ -93,11 +94,13 @@ def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
     folder = SEARCHED / name / row
     if not (folder / "concept.safetensors").exists():
         return None
-    concept = Concept.load(folder / "concept.safetensors")  # first, as a damaged one is no longer what was evaluated
+    path = folder / "concept.safetensors"
+    concept = Concept.load(path)  # first, as a damaged one is no longer what was evaluated
+    check_card(path, concept.card)
     metrics = finished_metrics(name, row)
     if metrics is None:
         return None
-    refuse_other_settings(params, row, concept.card)
+    refuse_other_settings(row, rows_of(params)[row], concept.card)
     if concept.card.weights_sha256 is not None:
         concept.weights()  # damaged ones are refused
     key = content_key(folder, metrics)

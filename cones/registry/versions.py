@@ -15,8 +15,9 @@ from cones.config.params import Params
 from cones.registry.client import mlflow_client
 from cones.registry.faults import LONGEST_NAME, every_page, existing, is_name, shown
 from cones.registry.home import refuse_moved
-from cones.results.summary import finished_metrics, summarise
-from cones.tasks.ranking import RANKED_BY, headline, rank
+from cones.results.summary import finished_metrics, rows_of, summarise
+from cones.tasks.parts import is_task
+from cones.tasks.ranking import headline, rank
 
 CHAMPION = "champion"
 KEY_TAG, ROW_TAG = "cones.key", "cones.row"
@@ -72,7 +73,7 @@ def task_of(version: Any) -> str:
 
 def champion_score(version: Any, task: str) -> float | None:
     """The score of a version that rows of a task are compared by first, if its tags say it."""
-    return scores_of(version).get(headline(task)) if task in RANKED_BY else None
+    return scores_of(version).get(headline(task)) if is_task(task) else None
 
 
 def _champion(client: Any, name: str) -> Any:
@@ -121,7 +122,7 @@ def beside_report(champion: Registered, params: Params) -> str | None:
 
     The report is about the rows of params.yaml as they are now, the registry about every version there ever was.
     """
-    rows, name = summarise(params, [champion.name]), champion.row
+    rows, name = summarise(rows_of(params), [champion.name]), champion.row
     task = params.concepts[champion.name].task
     best = max(rows, key=lambda r: rank(task, r["val"]), default=None)  # the first of equals, as in the report
     if best is not None and best["row"] != name and rank(task, best["val"]) == rank(task, champion.val):

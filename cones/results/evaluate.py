@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -14,18 +14,17 @@ from cones.common.kept import kept
 from cones.concept.file import Concept
 from cones.data.prepared import Split, records_hash
 from cones.features.store import FeatureStore
-from cones.features.views import encode_split
-from cones.finetuning.settings import KEEPS_FEATURES
-from cones.tasks.detection.encode import encode_objects
-from cones.tasks.generation.judge import Judges
-from cones.tasks.table import TASKS
-from cones.tasks.task import Evaluated, Evaluation, predict_all
+from cones.finetuning.settings import keeps_features
+from cones.interfaces.protocols import Backbone, Grounding
+from cones.tasks.base import open_base
+from cones.tasks.parts import part_of, task_of
+from cones.tasks.task import Evaluated, Evaluation, Judge, predict_all
 
 FEATURES = "features"
 
 
 def evaluate_rows(
-    concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu", judges: Judges | None = None
+    concepts: Mapping[str, Path], test: Path, cache: Path, device: Any = "cpu", judges: Judge | None = None
 ) -> dict[str, Evaluation]:
     """Test metrics and predictions of each Concept file of one concept; the test pictures are encoded once for all.
 
@@ -56,7 +55,7 @@ class _TestPictures:
     split: Split
     cache: Path
     device: Any
-    judges: Judges | None
+    judges: Judge | None
     stores: dict[Path, FeatureStore] = field(default_factory=dict)
 
     @cached_property
@@ -66,8 +65,8 @@ class _TestPictures:
     def evaluate(self, rows: Mapping[str, Concept]) -> dict[str, Evaluation]:
         """What Concepts of one base model with the same weights are worth."""
         first = next(iter(rows.values()))
-        backbone, task = first.open_backbone(self.device), TASKS[first.card.task]
-        found: dict[str, Evaluation] = {}
+        backbone, task = open_base(first, self.device), task_of(first.card.task)
+        evaluations: dict[str, Evaluation] = {}
         for row, concept in rows.items():
             store, text = self.features(concept, backbone), concept.text.to(self.device)
             predictions = predict_all(backbone, store.batches(task.batch), text, task, self.device)
@@ -75,24 +74,21 @@ class _TestPictures:
             if self.judges is not None:
                 made = self.judges.judge(concept, backbone, self.subject)
                 judged = Evaluated(judged.metrics | made.metrics)
-            found[row] = Evaluation(judged, predictions, store, made)
-        return found
+            evaluations[row] = Evaluation(judged, predictions, store, made)
+        return evaluations
 
-    def features(self, concept: Concept, backbone: Any) -> FeatureStore:
+    def features(self, concept: Concept, backbone: Backbone) -> FeatureStore:
         """Kept by what they came from, so that editing a row does not encode the pictures again."""
         card, records, canvas = concept.card, self.split.records, None
-        rows = list(range(len(records)))
         if card.canvas is not None:
-            height, width = map(max, backbone.canvas([r.size for r in records if r.size]), card.canvas)
+            sizes = [r.size for r in records if r.size]
+            height, width = map(max, cast(Grounding, backbone).canvas(sizes), card.canvas)
             canvas = (height, width)
 
         def make(folder: Path) -> None:
-            if canvas is None:
-                encode_split(backbone, self.split, rows, 1, 1.0, 0, folder / FEATURES)
-            else:
-                encode_objects(backbone, self.split, rows, 1, canvas, folder / FEATURES)
+            part_of(card.task, "encode").encode_test(backbone, self.split, canvas, folder / FEATURES)
 
-        changed = card.finetune is not None and not KEEPS_FEATURES[card.finetune["kind"]]
+        changed = card.finetune is not None and not keeps_features(card.finetune["kind"])
         weights = card.weights_sha256 if changed else None
         facts = [card.base.sha256, weights, card.preprocessing, canvas, [r.id for r in records], records_hash(records)]
         folder = kept("test-features", facts, self.cache, make) / FEATURES

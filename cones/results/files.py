@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cones.data.prepared import Split
-from cones.tasks.classification.visuals import write_classification
-from cones.tasks.detection.visuals import write_detection
-from cones.tasks.generation.visuals import write_generation
+from cones.tasks.parts import part_of
 from cones.tasks.task import Evaluation
 
 
@@ -18,9 +16,4 @@ def write_evaluation(
     obedience of each sentence. Boxes below `threshold` are not drawn."""
     (out / "rows").mkdir()
     (out / "pictures").mkdir()
-    if task == "classification":
-        write_classification(out, found, split, best)
-    elif task == "generation":
-        write_generation(out, found, split)
-    else:
-        write_detection(out, task, found, split, threshold)
+    part_of(task, "visuals").write(out, task, found, split, best, threshold)

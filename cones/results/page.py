@@ -1,6 +1,7 @@
 """The report: one page that stands alone, made from the files of the other stages."""
 
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,11 @@ from cones.common.files import reading
 from cones.common.layout import EVALUATED, SEARCHED
 from cones.common.tensors import read_metadata
 from cones.concept.card import CARD_KEY, ConceptCard
-from cones.config.tables import method_summaries
-from cones.tasks.classification.report import CLASSIFICATION
-from cones.tasks.detection.report import DETECTION, SEGMENTATION
-from cones.tasks.generation.report import GENERATION
+from cones.tasks.parts import report_of
 from cones.tasks.ranking import rank
 from cones.visuals.charts import line_chart
 from cones.visuals.parts import Chart, Part, TaskReport, read_csv
 
-TASKS: dict[str, TaskReport] = {
-    "classification": CLASSIFICATION,
-    "detection": DETECTION,
-    "segmentation": SEGMENTATION,
-    "generation": GENERATION,
-}
 COSTS = {
     "pictures encoded": "seconds to encode the concept's pictures and names, once; all its rows share it",
     "searched in": "seconds of the search itself, with its validation, without the start of the program",
@@ -67,8 +59,9 @@ class ConceptReport:
         return next((r for r in self.rows if r.method == "zero_shot" and not r.best), None)
 
 
-def report_page(summary: list[dict[str, Any]]) -> str:
-    """The page, as HTML, from `results/summary.json` and the files of the rows that it names."""
+def report_page(summary: list[dict[str, Any]], methods: Mapping[str, str]) -> str:
+    """The page, as HTML, from `results/summary.json` and the files of the rows that it names; `methods` says what
+    each method does."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     names = dict.fromkeys(line["concept"] for line in summary)
@@ -77,13 +70,13 @@ def report_page(summary: list[dict[str, Any]]) -> str:
     environment = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"figure": _figure, "data_url": _data_url}
     page = environment.get_template("page.html.jinja")
-    return page.render(concepts=concepts, methods=method_summaries(), costs=COSTS)
+    return page.render(concepts=concepts, methods=methods, costs=COSTS)
 
 
 def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
     cards = {x["row"]: _card(name, x["row"]) for x in lines}
     kind = next(iter(cards.values()))["task"]
-    task = TASKS[kind]
+    task = report_of(kind)
     for x in lines:
         if task.headline not in x["val"].keys() & x["test"].keys():
             path = EVALUATED / name / "metrics.json"

@@ -1,20 +1,22 @@
 """The finished rows of the table, read from what the stages left."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from cones.common.errors import OutOfDate, ParamsError
+from cones.common.errors import OutOfDate
 from cones.common.files import file_hash, read_json
 from cones.common.layout import EVALUATED, SEARCHED
 from cones.concept.card import ConceptCard
-from cones.config.params import Params, parse_method
-from cones.finetuning.settings import FinetuneConfig
-from cones.methods.zero_shot import ZeroShot
-from cones.tasks.detection.settings import DetectionConcept
-from cones.tasks.generation.settings import GenerationConcept
+from cones.finetuning.settings import Finetune
+from cones.methods.searched import Method
+from cones.tasks.settings import ConceptSettings
+
+if TYPE_CHECKING:
+    from cones.config.params import Params
 
 Scores = dict[str, float]
 
@@ -53,69 +55,50 @@ def validation_metrics(searched: Path) -> dict[str, Scores]:
     return read_json(searched / "metrics.json", ValidationMetrics)
 
 
-def refuse_other_settings(params: Params, row: str, card: ConceptCard) -> None:
-    """`OutOfDate` for a Concept that was not searched with what params.yaml says of its row and concept.
+@dataclass(frozen=True)
+class RowSettings:
+    """What a row says: its concept's name and settings, its method (of a fine-tuning that of its first step), and its
+    second step."""
 
-    That is how a row looks that was edited and not searched again; and one that was edited while its search ran, where
-    DVC notes the new settings for what the old ones gave, and so finds nothing to do.
+    name: str
+    concept: ConceptSettings
+    method: Method
+    finetune: Finetune | None = None
+
+
+def refuse_other_settings(row: str, settings: RowSettings, card: ConceptCard) -> None:
+    """`OutOfDate` for a Concept that was not searched with the settings of its row and concept.
+
+    That is how a row looks that was edited and not searched again.
     """
-    run = params.rows()[row]
-    asked: dict[str, Any] = {"concept": run.concept, "row": row, "method": params.method_of(row).model_dump()}
-    have: dict[str, Any] = {"concept": card.concept, "row": card.row, "method": _method(card.method)}
-    asked["finetune"] = run.model_dump(by_alias=True) if isinstance(run, FinetuneConfig) else None
-    have["finetune"] = _finetune(card.finetune)
-    stage = f"finetune@{row}" if isinstance(run, FinetuneConfig) else f"search@{row}"
-    again = f"`dvc repro --force --single-item {stage}`"
+    tuned = settings.finetune
+    asked: dict[str, Any] = {"concept": settings.name, "row": row, "method": settings.method.model_dump()}
+    have: dict[str, Any] = {"concept": card.concept, "row": card.row, "method": _filled(card.method, settings.method)}
+    asked["finetune"] = None if tuned is None else tuned.model_dump(by_alias=True)
+    have["finetune"] = None if card.finetune is None else _filled(card.finetune, tuned)
+    again = f"`dvc repro --force --single-item {'search' if tuned is None else 'finetune'}@{row}`"
     mistake = next(_differences(have, asked), None)
     if mistake is None:  # what a search takes over from the encoded concept
-        mistake = next(_differences(*_of_concept(params, row, card)), None)
-        again = f"`dvc repro --force --single-item encode@{run.concept}` and then `dvc repro`"
+        mistake = next(_differences(*settings.concept.against(card, settings.method.own_names)), None)
+        again = f"`dvc repro --force --single-item encode@{settings.name}` and then `dvc repro`"
     if mistake is not None:
         raise OutOfDate(
-            f"{SEARCHED / run.concept / row / 'concept.safetensors'} was searched with {mistake[0]} {mistake[1]}, and "
-            f"params.yaml has {mistake[2]}: `dvc repro` searches it again, or, if that finds nothing to do, {again}"
+            f"{SEARCHED / settings.name / row / 'concept.safetensors'} was searched with {mistake[0]} {mistake[1]}, "
+            f"and params.yaml has {mistake[2]}: `dvc repro` searches it again, or, if that finds nothing to do, {again}"
         )
 
 
-def _of_concept(params: Params, row: str, card: ConceptCard) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a card has of the settings of its concept, and what they are today; those that encoding fills in are left
-    out."""
-    concept, method = params.concepts[params.rows()[row].concept], params.method_of(row)
-    asked: dict[str, Any] = {"seed": concept.seed, "backbone": concept.backbone}
-    have: dict[str, Any] = {"seed": card.seed, "backbone": card.base.name}
-    own = method.names if isinstance(method, ZeroShot) else {}  # of this row alone
-    if isinstance(concept, GenerationConcept):
-        asked |= {"guidance": concept.guidance, "sampling_steps": concept.sampling_steps}
-        have |= {"guidance": card.guidance, "sampling_steps": card.sampling_steps}
-        if not own:
-            asked["word"], have["word"] = concept.word, card.names[0]
-    else:
-        asked["shots"], have["shots"] = concept.shots, card.shots
-        asked["names"] = {c: said for c, said in concept.names.items() if c not in own and c in card.classes}
-        have["names"] = {c: said for c, said in zip(card.classes, card.names) if c in asked["names"]}
-    if isinstance(concept, DetectionConcept):
-        asked["score_threshold"], have["score_threshold"] = concept.score_threshold, card.score_threshold
-    elif concept.templates:
-        asked["templates"], have["templates"] = list(concept.templates), card.templates
-    return have, asked
-
-
-def _method(settings: dict[str, Any]) -> dict[str, Any]:
-    """A card's method with the defaults of settings that it does not know yet."""
+def _filled(settings: dict[str, Any], like: Method | Finetune | None) -> dict[str, Any]:
+    """What a card has of settings, with the defaults of those that it does not know yet; those that the class has not
+    are a result, or of another version."""
+    if like is None or settings.get("name", settings.get("kind")) != getattr(like, "name", getattr(like, "kind", None)):
+        return settings
+    names = {field.alias or name for name, field in type(like).model_fields.items()}
     try:
-        return parse_method(settings).model_dump()
-    except ParamsError:
-        return settings  # of another version: it differs, and the difference says where
-
-
-def _finetune(settings: dict[str, Any] | None) -> dict[str, Any] | None:
-    if settings is None:
-        return None
-    known = {k: v for k, v in settings.items() if k != "trained_tensors"}  # a result, not a setting
-    try:
-        return FinetuneConfig.model_validate(known).model_dump(by_alias=True)
+        known = type(like).model_validate({key: value for key, value in settings.items() if key in names})
     except ValidationError:
-        return known
+        return settings  # of another version: it differs, and the difference says where
+    return known.model_dump(by_alias=True)
 
 
 def _differences(have: Any, asked: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -128,16 +111,25 @@ def _differences(have: Any, asked: Any, name: str = "") -> Iterator[tuple[str, A
         yield name, have, asked
 
 
-def summarise(params: Params, concepts: Iterable[str] | None = None) -> list[dict[str, Any]]:
+def summarise(rows: Mapping[str, RowSettings], concepts: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """One object a finished row, in the order of the table; of some concepts only, if they are given."""
     summary = []
-    for row, run in params.rows().items():
-        if concepts is not None and run.concept not in concepts:
+    for row, settings in rows.items():
+        if concepts is not None and settings.name not in concepts:
             continue
-        metrics = finished_metrics(run.concept, row)
+        metrics = finished_metrics(settings.name, row)
         if metrics is not None:
-            kind = run.kind if isinstance(run, FinetuneConfig) else None
-            about = {"concept": run.concept, "row": row, "method": params.method_of(row).name, "finetune": kind}
-            cost = read_json(SEARCHED / run.concept / row / "cost.json", Scores)
+            kind = None if settings.finetune is None else settings.finetune.kind
+            about = {"concept": settings.name, "row": row, "method": settings.method.name, "finetune": kind}
+            cost = read_json(SEARCHED / settings.name / row / "cost.json", Scores)
             summary.append({**about, "test": metrics["test"], "val": metrics["val"], "cost": cost})
     return summary
+
+
+def rows_of(params: "Params") -> dict[str, RowSettings]:
+    """What each row of params.yaml says."""
+    told = {row: params.settings_of(row) for row in params.rows()}
+    return {
+        row: RowSettings(of["concept"], params.concepts[of["concept"]], of["method"], of.get("finetune"))
+        for row, of in told.items()
+    }

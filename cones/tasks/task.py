@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cones.concept.file import Concept
 from cones.features.store import FeatureStore
 from cones.interfaces.pictures import Features, Instances, Predictions
 from cones.interfaces.protocols import Backbone
@@ -22,6 +23,14 @@ class Sampled:
     pictures: dict[str, list[Image.Image]]
     metrics: dict[str, float]
     of_prompts: dict[str, tuple[float, float]]
+
+
+class Judge(Protocol):
+    """Models that had no part in a search, and judge what is made with a Concept."""
+
+    def judge(self, concept: Concept, backbone: Any, subject: Sequence[Image.Image]) -> Sampled:
+        """Make pictures with a Concept on its opened base model, and measure them beside those of the subject."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,8 @@ class Evaluated:
 class Truth(Protocol):
     """What pictures show: a class each, or objects in pictures of some sizes (height, width)."""
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor: ...
 
     @property
     def truths(self) -> Sequence[Instances]: ...

@@ -12,20 +12,24 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from cones.backbones.clip.settings import FAMILY
 from cones.backbones.clip.text import SentenceLayout, encode_vectors
 from cones.backbones.hub import WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger
 from cones.common.errors import BackboneError
 from cones.interfaces.pictures import Features, Predictions
-from cones.interfaces.protocols import Site
+from cones.interfaces.protocols import Loss, Site
 from cones.interfaces.texts import TextEmbeds, TextTokens
 
 
 class Clip:
     """A frozen CLIP. Image features are (B, d) in the joint space; text is one vector a class there."""
+
+    family = FAMILY
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu", logit_scale: float | None = None) -> None:
         self.folder, self.device = folder, torch.device(device)
@@ -136,10 +140,14 @@ class Clip:
             return F.linear(self.logit_scale * image, F.normalize(embeds.squeeze(0), dim=-1))
         return self.logit_scale * torch.einsum("bd,bcd->bc", image, F.normalize(embeds, dim=-1))
 
-    def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+    def objective(self, settings: BaseModel | None = None) -> Loss:
         """Cross entropy over the classes."""
-        assert features.labels is not None, "these features carry no labels"
-        return F.cross_entropy(self.logits(features, text), features.labels)
+
+        def loss(features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+            assert features.labels is not None, "these features carry no labels"
+            return F.cross_entropy(self.logits(features, text), features.labels)
+
+        return loss
 
     def _in_class_order(self, text: TextEmbeds) -> Float[Tensor, "b c d"]:
         """The one embedding of each class. A search hands over the same `owner` at every step, and looking at it waits

@@ -15,12 +15,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor, nn
 
+from cones.backbones.glip.settings import FAMILY
 from cones.backbones.opening import opening, read_config
 from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError
 from cones.common.tensors import read_safetensors
 from cones.interfaces.pictures import Features, Geometry, Instances, Predictions
-from cones.interfaces.protocols import Site
+from cones.interfaces.protocols import Loss, Site
 from cones.interfaces.texts import TextEmbeds, TextTokens
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Glip:
 
     Without `draws_masks` it predicts boxes only, even if it has a mask head.
     """
+
+    family = FAMILY
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu", draws_masks: bool = True) -> None:
         self.folder, self.device, self.draws_masks = folder, torch.device(device), draws_masks
@@ -128,6 +131,10 @@ class Glip:
         """One of its parts by the name it has in the state dict, loaded if it is not yet."""
         held = getattr(self, HELD_BY[name])
         return held[name] if isinstance(held, nn.ModuleDict) else held
+
+    def lora_layers(self) -> tuple[str, None]:
+        """Low-rank additions go to all linear layers of the detection head."""
+        return "bbox_head", None
 
     def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Put fine-tuned weights, named as in the state dict, over the model's own; parts load when they are used.
@@ -248,7 +255,13 @@ class Glip:
         ids = language.tokenizer(words, add_special_tokens=False, return_tensors="pt").input_ids[0]
         return language.bert.embeddings.word_embeddings(ids.to(self.device)).detach().clone()
 
-    def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+    def objective(self, settings: BaseModel | None = None) -> Loss:
+        """That of boxes, and of masks where there are any; with `masks_only` in the settings of the masks alone."""
+        return self._mask_loss if getattr(settings, "masks_only", False) else self._loss
+
+    def _loss(
+        self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None
+    ) -> Float[Tensor, ""]:
         """Focal loss of regions against tokens, GIoU of boxes, centerness, and that of masks where there are any."""
         assert features.instances is not None, "these features carry no objects"
         assert features.geometry is not None, "these features do not say where they came from"
@@ -264,7 +277,9 @@ class Glip:
             total = total + self.mask_head.loss(self.head.head.fused, features.instances)
         return total
 
-    def mask_loss(self, features: Features, text: TextEmbeds) -> Float[Tensor, ""]:
+    def _mask_loss(
+        self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None
+    ) -> Float[Tensor, ""]:
         """That of the masks in the true boxes alone; gradients reach the mask head and nothing else."""
         assert features.instances is not None, "these features carry no objects"
         lang, _ = self._language(text, len(features.views))

@@ -6,26 +6,30 @@ loads no autoencoder and, for ConES, no text encoder.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
-from torch import Tensor
+from pydantic import BaseModel
+from torch import Tensor, nn
 
 from cones.backbones.hub import PART_WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger, refuse_misfit
+from cones.backbones.sd.settings import FAMILY
 from cones.backbones.sd.text import Sentences, encode_sentences
 from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError
 from cones.interfaces.pictures import Features, Predictions
-from cones.interfaces.protocols import Site
+from cones.interfaces.protocols import Loss, Site
 from cones.interfaces.randomness import generator_for
 from cones.interfaces.texts import TextEmbeds, TextTokens
 
 PIPELINE = "StableDiffusionPipeline"
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The linear layers of an attention, by the ends of their names."""
 MIN_SNR = 5.0
 """Gamma of min-SNR weighting (Hang et al. 2023)."""
 HELD_TIMES, HELD_SEED = 8, 1234
@@ -48,8 +52,10 @@ class Noising:
 class Diffusion:
     """A frozen Stable Diffusion. A picture is the mean and spread of its latent; text is the encoder's whole output."""
 
+    family = FAMILY
+
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:
-        self.folder, self.device, self.noising = folder, torch.device(device), Noising()
+        self.folder, self.device = folder, torch.device(device)
         self.text_encoder_calls, self.has_masks = 0, False
         self._tuned: dict[str, Tensor] = {}
         self._lora_scale = 1.0
@@ -106,6 +112,16 @@ class Diffusion:
 
         return self._part(UNet2DConditionModel, "unet")
 
+    def part(self, name: str) -> nn.Module:
+        """One of its parts by the name of its folder, loaded if it is not yet."""
+        return getattr(self, name)
+
+    def lora_layers(self) -> tuple[str, list[str]]:
+        """Low-rank additions go to the linear layers of the UNet's attention (Ruiz et al. 2023 with Hu et al. 2021)."""
+        ends = tuple(f".{end}" for end in ATTENTION)
+        linear = (name for name, layer in self.unet.named_modules() if isinstance(layer, nn.Linear))
+        return "unet", [name for name in linear if f".{name}".endswith(ends)]
+
     def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Put fine-tuned weights of the UNet, named `unet.*`, over its own when it loads.
 
@@ -128,14 +144,6 @@ class Diffusion:
         except RuntimeError as error:
             first = " ".join(str(error).split()[:40])
             raise BackboneError(f"the fine-tuned weights are not of the UNet in {self.folder}: {first}") from None
-
-    def draw_noise(self, copies: int, stratified: bool, antithetic: bool) -> None:
-        """Let `loss` draw its noise in another way than one for each latent, each by itself."""
-        self.noising = Noising(copies, stratified, antithetic)
-
-    def save_memory(self) -> None:
-        """Keep fewer of the UNet's activations, and compute them again where a gradient needs them."""
-        self.unet.enable_gradient_checkpointing()
 
     @cached_property
     def text_encoder(self) -> Any:
@@ -233,13 +241,26 @@ class Diffusion:
         ids = self.tokenizer(words, add_special_tokens=False, return_tensors="pt").input_ids[0]
         return self.text_encoder.embeddings.token_embedding(ids.to(self.device)).clone()
 
-    def loss(self, features: Features, text: TextEmbeds, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """The denoising loss (Rombach et al. 2022, equation 2) on random noise, with min-SNR weights."""
-        copies, pairs = self.noising.copies, 2 if self.noising.antithetic else 1
+    def objective(self, settings: BaseModel | None = None) -> Loss:
+        """The denoising loss (Rombach et al. 2022, equation 2) on random noise, with min-SNR weights.
+
+        Settings may say how the `noise` is drawn, and that `gradient_checkpointing` keeps fewer of the UNet's
+        activations, which are then computed again where a gradient needs them.
+        """
+        told = getattr(settings, "noise", None)
+        noising = Noising() if told is None else Noising(**told.model_dump())
+        if getattr(settings, "gradient_checkpointing", False):
+            self.unet.enable_gradient_checkpointing()
+        return partial(self._loss, noising)
+
+    def _loss(
+        self, noising: Noising, features: Features, text: TextEmbeds, generator: torch.Generator | None = None
+    ) -> Float[Tensor, ""]:
+        copies, pairs = noising.copies, 2 if noising.antithetic else 1
         mean, std = (features.tensors[name].repeat_interleave(copies // pairs, 0) for name in ("mean", "std"))
         latents = (mean + std * self._normal(mean, generator)) * self.scale
-        noise, times = self._normal(mean, generator), self._times(len(mean), generator)
-        if self.noising.antithetic:
+        noise, times = self._normal(mean, generator), self._times(len(mean), noising.stratified, generator)
+        if noising.antithetic:
             latents, times = latents.repeat_interleave(2, 0), times.repeat_interleave(2)
             noise = torch.stack([noise, -noise], 1).flatten(0, 1)
         embeds = text.embeds if len(text.embeds) == 1 else text.embeds.repeat_interleave(copies, 0)
@@ -272,10 +293,10 @@ class Diffusion:
     def _normal(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
         return torch.randn(like.shape, generator=generator).to(like)
 
-    def _times(self, count: int, generator: torch.Generator | None) -> Int[Tensor, " b"]:
+    def _times(self, count: int, stratified: bool, generator: torch.Generator | None) -> Int[Tensor, " b"]:
         """Random timesteps; stratified, one in each of `count` equal stretches, in random order."""
         steps = len(self.weights)
-        if not self.noising.stratified:
+        if not stratified:
             return torch.randint(steps, (count,), generator=generator).to(self.device)
         stretch = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
         return (stretch * (steps / count)).long().clamp(max=steps - 1).to(self.device)

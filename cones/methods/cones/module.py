@@ -101,9 +101,3 @@ def start_embeddings(
             blends = [F.normalize(share * text + (1 - share) * images, dim=-1) for share in BLENDS]
             start = min(blends, key=loss_of)
     return start
-
-
-def class_means(features: Float[Tensor, "n d"], labels: Tensor, classes: int) -> Float[Tensor, "c d"]:
-    """The mean direction of each class's features."""
-    sums = torch.zeros(classes, features.shape[1]).index_add_(0, labels, F.normalize(features, dim=-1))
-    return F.normalize(sums, dim=-1)

@@ -2,19 +2,45 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from cones.features.draw import Drawn
+from cones.backbones.settings import BackboneConfig
+from cones.data.prepared import Split
+from cones.data.splits import draw_shots
+from cones.features.draw import Drawn, refuse_other_task
 from cones.features.text import Told, text_tensors
 from cones.features.views import encode_split
+from cones.interfaces.protocols import DualEncoder
 from cones.tasks.classification.settings import ClassificationConcept
 
 
-def encode_classes(
-    concept: ClassificationConcept, backbone: Any, drawn: Drawn, out: Path, on_batch: Callable[[int], None]
+def draw(concept: ClassificationConcept, train: Split, val: Split) -> tuple[list[int], list[int]]:
+    """The training and the validation pictures, as indices; `DataError` if a class has fewer than `shots`."""
+    refuse_other_task(concept, train)
+    shown = draw_shots(train, concept.shots, concept.seed)
+    return shown, draw_shots(val, concept.val_shots or concept.shots, concept.seed, concept.val_shots is None)
+
+
+def refuse_unable(name: str, concept: ClassificationConcept, backbone: DualEncoder) -> None:
+    """`BackboneError` for a base model that cannot do what the concept asks for."""
+
+
+def encode(
+    concept: ClassificationConcept,
+    backbone: DualEncoder,
+    config: BackboneConfig,
+    drawn: Drawn,
+    out: Path,
+    on_batch: Callable[[int], None],
 ) -> Told:
+    """Features of views, and each class's sentences averaged."""
     crops = (concept.views, concept.min_crop, concept.seed)
     encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch)
     encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
     templates = list(concept.templates or drawn.train.templates or ("a photo of a {}.",))
-    return {"logit_scale": backbone.logit_scale}, templates, text_tensors(backbone, drawn.names, templates)
+    special = {"logit_scale": backbone.logit_scale, "shots": concept.shots}
+    return special, templates, text_tensors(backbone, drawn.names, templates)
+
+
+def encode_test(backbone: DualEncoder, split: Split, canvas: None, target: Path) -> None:
+    """Features of all pictures of a split, as they are."""
+    encode_split(backbone, split, list(range(len(split.records))), 1, 1.0, 0, target)

@@ -1,14 +1,26 @@
 """Classifying new pictures with a Concept."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
+from cones.common.errors import ConceptError
+from cones.common.files import written_path
+from cones.concept.card import ConceptCard
 from cones.concept.file import Concept
 from cones.data.pictures import Given, opened_picture
 from cones.interfaces.pictures import Features
-from cones.tasks.detection.infer import AT_ONCE
+from cones.interfaces.protocols import DualEncoder
+from cones.visuals.sheets import captioned
+
+AT_ONCE = 32
+"""Pictures in a batch, if nothing else is said."""
+COLUMNS = ({"path": "string"}, {"path": "string", "label": "string", "score": "double"})
+"""What a registered model takes and gives: a picture a line, and what it shows."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +35,22 @@ class Prediction:
         return f"{self.label}  {self.score:.3f}"
 
 
-def classify(concept: Concept, images: Sequence[Given], batch_size: int | None = None) -> list[Prediction]:
+def refuse_predicting(card: ConceptCard, threshold: float | None) -> None:
+    """`ConceptError` for a threshold, which whole pictures have none of."""
+    if threshold is not None:
+        raise ConceptError(f"`{card.concept}` classifies whole pictures; a threshold is for boxes: leave it out")
+
+
+def predict(
+    concept: Concept,
+    backbone: DualEncoder,
+    images: Sequence[Given],
+    batch_size: int | None = None,
+    threshold: float | None = None,
+) -> list[Prediction]:
     """Classify pictures, given as paths or opened, in their order; `DataError` for one that cannot be read."""
-    backbone, at_once = concept.backbone, batch_size or AT_ONCE[concept.card.task]
-    text = concept.text.to(backbone.device)
-    found: list[Prediction] = []
+    at_once, text = batch_size or AT_ONCE, concept.text.to(backbone.device)
+    predictions: list[Prediction] = []
     for start in range(0, len(images), at_once):
         chunk = [opened_picture(image) for image in images[start : start + at_once]]
         tensors = backbone.encode(backbone.pixels(chunk))
@@ -35,5 +58,28 @@ def classify(concept: Concept, images: Sequence[Given], batch_size: int | None =
         for row in backbone.predict(features, text).scores.tolist():
             scores = dict(zip(concept.card.classes, row))
             label = max(scores, key=scores.__getitem__)
-            found.append(Prediction(label, scores[label], scores))
-    return found
+            predictions.append(Prediction(label, scores[label], scores))
+    return predictions
+
+
+def content(
+    about: Mapping[str, Any],
+    card: ConceptCard,
+    paths: Sequence[Path],
+    predictions: Sequence[Prediction],
+    drawn: Sequence[Mapping[str, str]],
+    threshold: float | None,
+) -> dict[str, Any]:
+    """What `predictions.json` holds; `drawn` names the drawn picture of each."""
+    lines = [{"path": written_path(path), **asdict(p), **d} for path, p, d in zip(paths, predictions, drawn)]
+    return {**about, "predictions": lines}
+
+
+def drawn_picture(picture: Image.Image, prediction: Prediction, classes: Sequence[str]) -> Image.Image:
+    """A picture with what it shows under it."""
+    return captioned(picture, f"{prediction.label}  {prediction.score:.2f}")
+
+
+def lines(path: str, prediction: Prediction) -> Iterator[tuple]:
+    """The lines of a table with `COLUMNS` for one picture."""
+    yield path, prediction.label, prediction.score

@@ -1,8 +1,13 @@
 """Classification: accuracy, macro F1 and AUROC by scikit-learn."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from cones.interfaces.pictures import Predictions, mean_loss
+from cones.tasks.task import Evaluated, Task
 
 
 def classification_metrics(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> dict[str, float]:
@@ -36,6 +41,15 @@ def quick_metrics(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> di
     return {"accuracy": (scores.argmax(1) == labels).double().mean().item(), "loss": mean_loss(scores, labels)}
 
 
-def mean_loss(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
-    picked = scores.gather(1, labels[:, None]).clamp_min(torch.finfo(torch.float32).tiny)
-    return float(-picked.log().mean())
+def _scores(predictions: Sequence[Predictions]) -> Tensor:
+    return torch.cat([p.scores for p in predictions])
+
+
+MEASURES = {
+    "classification": Task(
+        lambda p, truth, classes: quick_metrics(_scores(p), truth.labels),
+        lambda p, truth, classes: Evaluated(classification_metrics(_scores(p), truth.labels)),
+        lambda found: Predictions(found.scores.cpu()),
+        1024,
+    )
+}

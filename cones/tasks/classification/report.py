@@ -58,3 +58,4 @@ CLASSIFICATION = TaskReport(
     curve="val_accuracy",
     parts=_parts,
 )
+REPORTS = {"classification": CLASSIFICATION}

@@ -1,10 +1,16 @@
 """The settings of a concept of classification."""
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from cones.tasks.settings import BaseConcept, Template
+
+if TYPE_CHECKING:
+    from cones.concept.card import ConceptCard
+
+RANKED_BY = {"classification": (("accuracy", 1), ("loss", -1))}
 
 
 class ClassificationConcept(BaseConcept):
@@ -20,3 +26,10 @@ class ClassificationConcept(BaseConcept):
     templates: Annotated[list[Template], Field(min_length=1)] | None = None
     """Sentences a class name is put into; their text embeddings are averaged. None: the data set's own, where its
     layout has one, else "a photo of a {}."."""
+
+    def against(self, card: "ConceptCard", own: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        have, asked = super().against(card, own)
+        asked["shots"], have["shots"] = self.shots, card.shots
+        if self.templates:
+            asked["templates"], have["templates"] = list(self.templates), card.templates
+        return have, asked

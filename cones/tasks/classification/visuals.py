@@ -19,7 +19,10 @@ SIDE = 160
 """The longer side of a shown picture in classification, in pixels, if it is larger."""
 
 
-def write_classification(out: Path, found: Mapping[str, Evaluation], split: Split, best: str) -> None:
+def write(
+    out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.0
+) -> None:
+    """What each row says of each picture, sheets of some, and what the best row takes for what."""
     shown = shown_pictures(split, SHOWN, SIDE)
     for index, picture in shown.items():
         write_picture(out / "pictures" / f"{index}.jpg", picture, quality=85)

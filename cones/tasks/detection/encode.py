@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from cones.backbones.settings import BackboneConfig
+from cones.common.errors import BackboneError
 from cones.data.prepared import Split
-from cones.features.draw import Drawn
+from cones.data.splits import draw_pictures
+from cones.features.draw import Drawn, refuse_other_task
 from cones.features.store import FeatureStore, write_features
 from cones.features.targets import Picture, picture_of, write_targets
 from cones.features.text import Told, text_tensors
+from cones.interfaces.protocols import DrawsMasks
 from cones.tasks.detection.settings import DetectionConcept
 
 DETECTION_BATCH = 16
@@ -24,7 +27,7 @@ def _counted(pictures: Sequence[Picture]) -> Iterator[tuple[Picture, list[int]]]
 
 
 def encode_objects(
-    backbone: Any,
+    backbone: DrawsMasks,
     split: Split,
     rows: list[int],
     views: int,
@@ -60,12 +63,40 @@ def encode_objects(
     return write_features(target, ids, [-1] * len(ids), views, open_pictures, DETECTION_BATCH, on_batch, write_more)
 
 
-def encode_concept_objects(
-    concept: DetectionConcept, backbone: Any, drawn: Drawn, out: Path, on_batch: Callable[[int], None]
+def draw(concept: DetectionConcept, train: Split, val: Split) -> tuple[list[int], list[int]]:
+    """The training and the validation pictures, as indices; `DataError` if a class has fewer than `shots`."""
+    for split in (train, val):
+        refuse_other_task(concept, split)
+    shown = draw_pictures(train, concept.shots, concept.seed)
+    return shown, draw_pictures(val, concept.val_shots or concept.shots, concept.seed, concept.val_shots is None)
+
+
+def refuse_unable(name: str, concept: DetectionConcept, backbone: DrawsMasks) -> None:
+    """`BackboneError` for a base model that cannot do what the concept asks for."""
+    if concept.task == "segmentation" and not backbone.has_masks:
+        raise BackboneError(
+            f"`{concept.backbone}` has no mask head, and the concept `{name}` asks for masks; set its task to "
+            "detection and add a row `kind: mask_head` to `finetunes`, which trains one and predicts masks"
+        )
+
+
+def encode(
+    concept: DetectionConcept,
+    backbone: DrawsMasks,
+    config: BackboneConfig,
+    drawn: Drawn,
+    out: Path,
+    on_batch: Callable[[int], None],
 ) -> Told:
+    """Features of views in one canvas with their objects, and the caption of all class names."""
     canvas = backbone.canvas(drawn.sizes)
     encode_objects(backbone, drawn.train, drawn.shown, concept.views, canvas, out / "train", on_batch)
     encode_objects(backbone, drawn.val, drawn.held, 1, canvas, out / "val", on_batch)
     templates = list(drawn.train.templates or ("{}",))
-    special = {"score_threshold": concept.score_threshold, "canvas": canvas}
+    special = {"score_threshold": concept.score_threshold, "canvas": canvas, "shots": concept.shots}
     return special, templates, text_tensors(backbone, drawn.names, templates)
+
+
+def encode_test(backbone: DrawsMasks, split: Split, canvas: tuple[int, int], target: Path) -> None:
+    """Features of all pictures of a split, with their objects."""
+    encode_objects(backbone, split, list(range(len(split.records))), 1, canvas, target)

@@ -1,8 +1,7 @@
-"""Using a Concept on new pictures."""
+"""Finding objects in new pictures with a Concept."""
 
-import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,26 @@ from PIL import Image
 from torch import Tensor
 
 from cones.common.errors import ConceptError
+from cones.common.files import written_path
+from cones.concept.card import ConceptCard
 from cones.concept.file import Concept
 from cones.data.masks import object_mask
 from cones.data.pictures import Given, opened_picture
 from cones.data.prepared import Object
 from cones.interfaces.pictures import Features, Instances
+from cones.interfaces.protocols import Grounding
 from cones.tasks.detection.measure import coco_results
+from cones.visuals.objects import draw_instances
 
-AT_ONCE = {"classification": 32, "detection": 4, "segmentation": 4}
-
-
+AT_ONCE = 4
 """Pictures in a batch, if nothing else is said: a detector's are large, and more at once is no faster on a CPU."""
-
+COLUMNS = (
+    {"path": "string"},
+    {"path": "string", "label": "string", "score": "double"}
+    | dict.fromkeys(("x1", "y1", "x2", "y2"), "double")
+    | {"height": "long", "width": "long", "mask": "string"},
+)
+"""What a registered model takes and gives: a picture a line, and a line for each box."""
 
 Size = tuple[int, int]
 
@@ -66,8 +73,16 @@ class Detections:
         return f"{len(self)} found: {found}{', ...' if len(self) > 8 else ''}" if len(self) else "nothing found"
 
 
-def detect(
-    concept: Concept, images: Sequence[Given], batch_size: int | None = None, threshold: float | None = None
+def refuse_predicting(card: ConceptCard, threshold: float | None) -> None:
+    """Nothing is refused: a threshold is looked at where boxes are found."""
+
+
+def predict(
+    concept: Concept,
+    backbone: Grounding,
+    images: Sequence[Given],
+    batch_size: int | None = None,
+    threshold: float | None = None,
 ) -> list[Detections]:
     """Find objects in pictures, given as paths or opened, in their order.
 
@@ -83,21 +98,20 @@ def detect(
     least = (card.score_threshold or 0.0) if threshold is None else threshold
     if not 0 <= least <= 1:
         raise ConceptError(f"the threshold must be from 0 to 1, got {least:g}")
-    backbone = concept.backbone
     text = concept.text.to(backbone.device)
     found: dict[int, Detections] = {}
-    for canvas, places, pictures in _batches(images, backbone, card.canvas, batch_size or AT_ONCE[card.task]):
+    for canvas, places, pictures in _batches(images, backbone, card.canvas, batch_size or AT_ONCE):
         pixels, geometry = backbone.view(pictures, canvas)
         views = torch.zeros(len(pictures), dtype=torch.long)
         features = Features(dict(backbone.encode(pixels)), views, geometry=geometry)
-        for place, picture, one in zip(places, pictures, backbone.predict(features, text, least).instances):
+        for place, picture, one in zip(places, pictures, backbone.predict(features, text, least).instances or ()):
             size = (picture.height, picture.width)
             found[place] = _told(one.to("cpu"), size, card.classes)
     return [found[place] for place in range(len(images))]
 
 
 def _batches(
-    images: Sequence[Given], backbone: Any, least: Size | None, at_once: int
+    images: Sequence[Given], backbone: Grounding, least: Size | None, at_once: int
 ) -> Iterator[tuple[Size, list[int], list[Image.Image]]]:
     """Batches of pictures of one canvas (height, width), with their places: the Concept's, or a larger one where a
     picture needs it. So a picture has the same padding whatever comes with it."""
@@ -157,6 +171,30 @@ def _annotation(found: Detections, i: int) -> dict[str, Any]:
     return {**line, "area": float(found.mask(i).sum()), "segmentation": region}
 
 
-def written_path(path: Path) -> str:
-    """A path as text of valid UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def content(
+    about: Mapping[str, Any],
+    card: ConceptCard,
+    paths: Sequence[Path],
+    predictions: Sequence[Detections],
+    drawn: Sequence[Mapping[str, str]],
+    threshold: float | None,
+) -> dict[str, Any]:
+    """What `predictions.json` holds; `drawn` names the drawn picture of each."""
+    dataset = coco_dataset(paths, predictions, card.classes)
+    dataset["images"] = [{**image, **d} for image, d in zip(dataset["images"], drawn)]
+    return {"info": {**about, "score_threshold": card.score_threshold if threshold is None else threshold}, **dataset}
+
+
+def drawn_picture(picture: Image.Image, prediction: Detections, classes: Sequence[str]) -> Image.Image:
+    """A picture with what was found in it."""
+    labels = torch.tensor([classes.index(label) for label in prediction.labels], dtype=torch.long)
+    instances = Instances(prediction.boxes, labels, prediction.masks, prediction.scores)
+    return draw_instances(picture, instances, classes, threshold=0.0)
+
+
+def lines(path: str, prediction: Detections) -> Iterator[tuple]:
+    """The lines of a table with `COLUMNS` for one picture."""
+    masks = prediction.regions or [""] * len(prediction)
+    each = zip(prediction.labels, prediction.scores.tolist(), prediction.boxes.tolist(), masks)
+    for label, score, box, mask in each:
+        yield (path, label, score, *box, *prediction.size, mask)

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cones.common.errors import DataError
-from cones.interfaces.pictures import Instances
-from cones.tasks.task import Evaluated
+from cones.interfaces.pictures import Instances, Predictions
+from cones.tasks.task import Evaluated, Metrics, Task, Truth
 from cones.visuals.objects import run_lengths
 
 ALL_CLASSES = "all classes"
@@ -219,3 +219,23 @@ def _curves(kind: str, precision: np.ndarray, classes: Sequence[str]) -> list[tu
     lines = {name: thin[:, i] for i, name in enumerate(classes) if thin[0, i] > -1}
     lines |= {ALL_CLASSES: np.mean(list(lines.values()), axis=0)}
     return [(kind, name, r, round(p, 6)) for name, line in lines.items() for r, p in zip(recalls, line.tolist())]
+
+
+def _found(predictions: Sequence[Predictions]) -> list[Instances]:
+    return [one for p in predictions for one in p.instances or ()]
+
+
+def _detection(masks: bool) -> Task:
+    def quick(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Metrics:
+        return quick_detection_metrics(_found(predictions), truth.truths, truth.sizes, classes, masks)
+
+    def full(predictions: Sequence[Predictions], truth: Truth, classes: Sequence[str]) -> Evaluated:
+        return evaluate_detection(_found(predictions), truth.truths, truth.sizes, classes, masks)
+
+    def keep(found: Predictions) -> Predictions:
+        return Predictions(found.scores.cpu(), tuple(compact(one, masks) for one in found.instances or ()))
+
+    return Task(quick, full, keep, 16)
+
+
+MEASURES = {"detection": _detection(masks=False), "segmentation": _detection(masks=True)}

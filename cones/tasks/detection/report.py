@@ -84,3 +84,4 @@ def _metrics(kind: str) -> dict[str, str]:
 
 DETECTION = TaskReport("box_ap", _metrics("box"), "val_box_ap", partial(_parts, "box"))
 SEGMENTATION = TaskReport("mask_ap", _metrics("mask") | _metrics("box"), "val_mask_ap", partial(_parts, "mask"))
+REPORTS = {"detection": DETECTION, "segmentation": SEGMENTATION}

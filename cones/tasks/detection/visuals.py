@@ -18,7 +18,11 @@ SHOWN = 6
 """Test pictures that are shown, the same for every row."""
 
 
-def write_detection(out: Path, task: str, found: Mapping[str, Evaluation], split: Split, threshold: float) -> None:
+def write(
+    out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.0
+) -> None:
+    """What each row finds, drawn into some pictures, AP by class and precision over recall; boxes below `threshold` are
+    not drawn."""
     store = next(iter(found.values())).store
     shown = shown_pictures(split, SHOWN, 10**6)
     per_class, curves, drawn = {}, [], {}

@@ -1,21 +1,34 @@
 """Making pictures with Concepts of generation, and handing their embeddings to plain diffusers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from cones.common.errors import ConceptError
 from cones.common.files import fresh_file
+from cones.concept.card import ConceptCard
 from cones.concept.file import Concept
+from cones.interfaces.protocols import Paints
 from cones.tasks.generation.prompt import prompt_embeds, refuse_other_task, sampled
 
 DTYPES = ("float32", "float16", "bfloat16")
 """What embeddings can be exported in."""
+COLUMNS = (
+    {"prompt": "string", "seed": "long"},
+    {"prompt": "string", "seed": "long", "picture": "string"},
+)
+"""What a registered model takes and gives: prompts with seeds, and a picture for each."""
+
+
+def refuse_predicting(card: ConceptCard, threshold: float | None) -> None:
+    """`ConceptError`: it judges no pictures."""
+    raise ConceptError(f"`{card.concept}` makes pictures and does not judge them; use `generate`")
 
 
 def generate(
     concept: Concept,
+    opened: Callable[[], Paints],
     prompt: str | None,
     n: int,
     seed: int,
@@ -23,15 +36,16 @@ def generate(
     guidance: float | None = None,
     steps: int | None = None,
 ) -> list[Image.Image]:
-    """See `Concept.generate`."""
-    refuse_other_task(concept)
+    """See `OpenConcept.generate`; `opened` gives its base model."""
     if n < 1:
         raise ConceptError(f"`n` must be 1 or more, got {n}")
-    embeds = prompt_embeds(concept, concept.backbone, prompt, others)
-    return sampled(concept, concept.backbone, embeds, n, seed, guidance, steps)
+    embeds = prompt_embeds(concept, opened(), prompt, others)
+    return sampled(concept, opened(), embeds, n, seed, guidance, steps)
 
 
-def export_embeds(concept: Concept, prompt: str | None, target: Path, dtype: str = "float32") -> dict[str, list[int]]:
+def export_embeds(
+    concept: Concept, opened: Callable[[], Paints], prompt: str | None, target: Path, dtype: str = "float32"
+) -> dict[str, list[int]]:
     """Write `prompt_embeds` and `negative_prompt_embeds` (1, T, d) for diffusers' `StableDiffusionPipeline`, which must
     be loaded in the same `dtype`, one of `DTYPES`; the shapes by their names.
 
@@ -48,7 +62,7 @@ def export_embeds(concept: Concept, prompt: str | None, target: Path, dtype: str
         raise ConceptError(
             f"`{concept.card.row}` was fine-tuned, and a plain pipeline lacks its weights; export the row it came from"
         )
-    embeds = prompt_embeds(concept, concept.backbone, prompt)
+    embeds = prompt_embeds(concept, opened(), prompt)
     given = {"prompt_embeds": embeds, "negative_prompt_embeds": concept.tensors["unconditional"]}
     tensors = {name: t.detach().cpu().to(getattr(torch, dtype)).contiguous() for name, t in given.items()}
     if not all(t.isfinite().all() for t in tensors.values()):

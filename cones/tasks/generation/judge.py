@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from cones.backbones import open_backbone
 from cones.backbones.hub import locate
 from cones.backbones.judge import Judge
-from cones.backbones.settings import BackboneConfig
+from cones.backbones.sd.settings import DiffusionModel
 from cones.concept.file import Concept
+from cones.interfaces.protocols import DualEncoder, Paints
 from cones.tasks.generation.measure import diversity, likeness, obedience
 from cones.tasks.generation.prompt import prompt_embeds, sampled
 from cones.tasks.generation.sentences import PROMPTS
@@ -26,22 +27,20 @@ from cones.tasks.task import Sampled
 class Judges:
     """Two models that had no part in a search, what to ask of a Concept, and how often."""
 
-    dino: Any
-    clip: Any
+    dino: Judge
+    clip: DualEncoder
     prompts: Sequence[str]
     samples: int
     seed: int
 
     @staticmethod
-    def of(concept: GenerationConcept, config: BackboneConfig, device: Any = "cpu") -> "Judges":
+    def of(concept: GenerationConcept, config: DiffusionModel, device: Any = "cpu") -> "Judges":
         """Those beside a concept's base model."""
-        assert config.judge is not None, "a Stable Diffusion has a judge beside it"
-        assert config.clip is not None, "and its CLIP"
         dino = Judge(locate(config.judge.source, config.judge.revision), device)
-        clip = open_backbone("clip", locate(config.clip.source, config.clip.revision), device)
+        clip = cast(DualEncoder, open_backbone("clip", locate(config.clip.source, config.clip.revision), device))
         return Judges(dino, clip, concept.prompts or PROMPTS, concept.samples, concept.seed)
 
-    def judge(self, concept: Concept, backbone: Any, subject: Sequence[Image.Image]) -> Sampled:
+    def judge(self, concept: Concept, backbone: Paints, subject: Sequence[Image.Image]) -> Sampled:
         """Sample the first template and each prompt, and measure `dino`, `clip_i`, `clip_t` and `diversity`.
 
         Every Concept gets the same noise. Likeness and diversity are those of the first template's pictures; `clip_t`

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cones.interfaces.pictures import Predictions
+from cones.tasks.task import Evaluated, Task
 
 
 def denoising_metrics(predictions: Sequence[Predictions]) -> dict[str, float]:
@@ -30,3 +31,13 @@ def diversity(samples: Float[Tensor, "n d"]) -> float:
 def obedience(samples: Float[Tensor, "n d"], texts: Float[Tensor, "n d"]) -> float:
     """The mean cosine of each sample with the sentence it was made of (CLIP-T, or CLIPScore without its weight)."""
     return float((samples * texts).sum(-1).double().mean())
+
+
+MEASURES = {
+    "generation": Task(
+        lambda p, truth, classes: denoising_metrics(p),
+        lambda p, truth, classes: Evaluated(denoising_metrics(p)),
+        lambda found: Predictions(found.scores.cpu()),
+        32,
+    )
+}

@@ -1,7 +1,6 @@
 """What stands for the text encoder's output for a prompt with Concepts in it, and sampling from it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from cones.common.errors import ConceptError
 from cones.concept.file import Concept
+from cones.interfaces.protocols import Paints
 from cones.interfaces.texts import TextEmbeds, with_rows
 
 AT_ONCE = 16
@@ -18,7 +18,7 @@ AT_ONCE = 16
 
 def sampled(
     concept: Concept,
-    backbone: Any,
+    backbone: Paints,
     text: Float[Tensor, "1 t d"],
     n: int,
     seed: int,
@@ -28,7 +28,7 @@ def sampled(
 ) -> list[Image.Image]:
     """`n` pictures of a text, the i-th of the noise of (seed, first + i), as the Concept's card has it."""
     card, pictures = concept.card, []
-    how = (steps or card.sampling_steps, card.guidance if guidance is None else guidance)
+    how = (steps or card.sampling_steps or 0, (card.guidance or 0.0) if guidance is None else guidance)
     for start in range(0, n, AT_ONCE):
         some = text.expand(min(AT_ONCE, n - start), -1, -1)
         pictures += backbone.sample(some, concept.tensors["unconditional"], seed, *how, first=first + start)
@@ -36,7 +36,7 @@ def sampled(
 
 
 def prompt_embeds(
-    concept: Concept, backbone: Any, prompt: str | None = None, others: Mapping[str, Concept] | None = None
+    concept: Concept, backbone: Paints, prompt: str | None = None, others: Mapping[str, Concept] | None = None
 ) -> Float[Tensor, "1 t d"]:
     """What stands for the text encoder's output for a prompt; the encoder runs for one that is no template only."""
     card = concept.card
@@ -72,7 +72,7 @@ def _tokens(text: TextEmbeds) -> Float[Tensor, "s t d"]:
     return text.embeds
 
 
-def _vectors(concept: Concept, backbone: Any) -> Float[Tensor, "n d"]:
+def _vectors(concept: Concept, backbone: Paints) -> Float[Tensor, "n d"]:
     """What stands for a concept at the text encoder's input: its own vectors, or those of its class word, as many as it
     has embeddings."""
     if "searched.vectors" in concept.tensors:

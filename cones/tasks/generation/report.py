@@ -40,3 +40,4 @@ GENERATION = TaskReport(
     curve="val_denoising_loss",
     parts=_parts,
 )
+REPORTS = {"generation": GENERATION}

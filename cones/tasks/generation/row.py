@@ -1,9 +1,9 @@
-"""What rows of generation have that others have not: noise, pictures on the way, sentences in their Concepts."""
+"""What a row of generation leaves: pictures on the way, and sentences in its Concept."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,30 +11,13 @@ from torch import Tensor, nn
 
 from cones.common.files import fresh_file, write_picture
 from cones.features.encoded import Encoded
-from cones.interfaces.protocols import text_of
+from cones.interfaces.protocols import Paints, text_of
 from cones.interfaces.texts import TextEmbeds
-from cones.methods.searched import Denoised
+from cones.methods.searched import Method
 from cones.visuals.sheets import picture_rows
 
 WATCHED = 4
 """Samples at a time while a search is watched."""
-
-
-def watch_nothing(epoch: int) -> None:
-    """Watch a search without doing anything."""
-
-
-def sentences_of(method: nn.Module, backbone: Any, names: Sequence[str]) -> Tensor:
-    """What a method makes of each template, now."""
-    return text_of(method, backbone, names).embeds
-
-
-def set_up(settings: Denoised, backbone: Any) -> None:
-    """Set how a Stable Diffusion draws its noise and uses memory."""
-    if settings.noise is not None:
-        backbone.draw_noise(**settings.noise.model_dump())
-    if settings.gradient_checkpointing:
-        backbone.save_memory()
 
 
 @dataclass(frozen=True)
@@ -43,7 +26,7 @@ class Watch:
     `unit` steps make."""
 
     sentence: Callable[[], Float[Tensor, "1 t d"]]
-    backbone: Any
+    backbone: Paints
     encoded: Encoded
     folder: Path
     every: int
@@ -62,7 +45,7 @@ class Watch:
             write_picture(temporary, picture_rows([(f"step {step}", pictures)]), quality=85)
 
 
-def sentence_tensors(text: TextEmbeds, encoded: Encoded) -> dict[str, Tensor]:
+def concept_tensors(text: TextEmbeds, encoded: Encoded) -> dict[str, Tensor]:
     """What a Concept of generation holds: see `ConceptCard.site`. Sentences are kept in half precision."""
     assert encoded.unconditional is not None, "a concept of generation is encoded with it"
     places = text.owner == 0
@@ -74,3 +57,15 @@ def sentence_tensors(text: TextEmbeds, encoded: Encoded) -> dict[str, Tensor]:
         "places": places,
         "unconditional": encoded.unconditional.clone(),
     }
+
+
+def watch_of(
+    settings: Method, method: nn.Module, backbone: Paints, encoded: Encoded, folder: Path
+) -> Callable[[int], None] | None:
+    """What makes pictures after each of so many epochs; None where none are asked for."""
+    every = getattr(settings, "sample_every", None)
+    if every is None:
+        return None
+    steps_an_epoch = math.ceil(len(encoded.train) / getattr(settings, "batch_size", 1))
+    names = encoded.about["names"]
+    return Watch(lambda: text_of(method, backbone, names).embeds, backbone, encoded, folder, every, steps_an_epoch)

@@ -1,19 +1,24 @@
 """The settings of a concept of generation."""
 
-from typing import Annotated, Literal
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Name, ReadBy, Seed, Strict, Words
-from cones.tasks.settings import Template
+from cones.common.settings import ReadBy, Words
+from cones.tasks.settings import ConceptSettings, Template
+
+if TYPE_CHECKING:
+    from cones.concept.card import ConceptCard
+
+RANKED_BY = {"generation": (("denoising_loss", -1),)}
 
 
-class GenerationConcept(Strict):
+class GenerationConcept(ConceptSettings):
     """A subject or a style to make new pictures of."""
 
+    judged: ClassVar[bool] = True
     task: Literal["generation"]
-    backbone: Name
-    data: Name
     word: Words
     """What kind of thing it is, in words that the base model knows: a search may start from it."""
     learns: Literal["object", "style"] = "object"
@@ -35,4 +40,16 @@ class GenerationConcept(Strict):
     guidance: float = Field(7.5, ge=1, le=50)
     """Scale of classifier-free guidance in samples."""
     sampling_steps: int = Field(30, ge=1, le=1000)
-    seed: Seed = 0
+
+    def spoken(self, classes: Sequence[str]) -> list[str]:
+        return [self.word]
+
+    def against(self, card: "ConceptCard", own: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        have, asked = super().against(card, own)
+        asked |= {"guidance": self.guidance, "sampling_steps": self.sampling_steps}
+        have |= {"guidance": card.guidance, "sampling_steps": card.sampling_steps}
+        if not own:
+            asked["word"], have["word"] = self.word, card.names[0]
+        if self.templates:
+            asked["templates"], have["templates"] = list(self.templates), card.templates
+        return have, asked

@@ -14,7 +14,9 @@ SHOWN = 8
 """Test pictures that are shown, the same for every row."""
 
 
-def write_generation(out: Path, found: Mapping[str, Evaluation], split: Split) -> None:
+def write(
+    out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.0
+) -> None:
     """A sheet a row: the subject, then what was made of each sentence."""
     shown = shown_pictures(split, SHOWN, WIDEST)
     for index, picture in shown.items():

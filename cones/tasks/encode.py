@@ -8,22 +8,26 @@ from typing import Any
 from cones.backbones import open_backbone
 from cones.backbones.hub import base_hash, locate
 from cones.backbones.settings import BackboneConfig
-from cones.common.errors import BackboneError
 from cones.common.files import content_hash, fresh_folder, write_json
 from cones.common.intact import hash_parts
-from cones.features.draw import AnyConcept, Drawn
+from cones.data.prepared import Split
+from cones.features.draw import Drawn, class_names
 from cones.features.encoded import Encoded
 from cones.interfaces.base import BaseModelCard
-from cones.tasks.classification.encode import encode_classes
-from cones.tasks.detection.encode import encode_concept_objects
-from cones.tasks.detection.settings import DetectionConcept
-from cones.tasks.generation.encode import encode_subject
-from cones.tasks.generation.settings import GenerationConcept
+from cones.tasks.parts import part_of
+from cones.tasks.settings import ConceptSettings
+
+
+def draw(concept: ConceptSettings, data: Path) -> Drawn:
+    """Draw a concept's pictures from prepared data; `DataError` if a class has fewer than `shots`."""
+    train, val = Split.open(data / "train"), Split.open(data / "val")
+    shown, held = part_of(concept.task, "encode").draw(concept, train, val)
+    return Drawn(train, shown, val, held, class_names(concept, train.classes), concept.views)
 
 
 def encode_concept(
     name: str,
-    concept: AnyConcept,
+    concept: ConceptSettings,
     backbone_config: BackboneConfig,
     drawn: Drawn,
     target: Path,
@@ -36,24 +40,13 @@ def encode_concept(
     """
     from safetensors.torch import save
 
+    parts = part_of(concept.task, "encode")
     folder = locate(backbone_config.source, backbone_config.revision)
     backbone = open_backbone(backbone_config.kind, folder, device)
-    if concept.task == "segmentation" and not backbone.has_masks:
-        raise BackboneError(
-            f"`{concept.backbone}` has no mask head, and the concept `{name}` asks for masks; set its task to "
-            "detection and add a row `kind: mask_head` to `finetunes`, which trains one and predicts masks"
-        )
-
+    parts.refuse_unable(name, concept, backbone)
     began = time.perf_counter()
     with fresh_folder(target) as out:
-        if isinstance(concept, GenerationConcept):
-            assert backbone_config.clip is not None, "a Stable Diffusion has its CLIP beside it"
-            told = encode_subject(concept, backbone, drawn, out, on_batch, backbone_config.clip, device)
-        elif isinstance(concept, DetectionConcept):
-            told = encode_concept_objects(concept, backbone, drawn, out, on_batch)
-        else:
-            told = encode_classes(concept, backbone, drawn, out, on_batch)
-        special, templates, tensors = told
+        special, templates, tensors = parts.encode(concept, backbone, backbone_config, drawn, out, on_batch)
         seconds = time.perf_counter() - began
         # As bytes, so that a full disk is Python's own error.
         (out / "text.safetensors").write_bytes(save({name: t.cpu().contiguous() for name, t in tensors.items()}))
@@ -72,7 +65,6 @@ def encode_concept(
             ).model_dump(),
             "preprocessing": backbone.preprocessing,
             **special,
-            "shots": len(drawn.shown) if isinstance(concept, GenerationConcept) else concept.shots,
             "seed": concept.seed,
             "split_hash": content_hash(drawn.hashes),
             "val_hash": drawn.hashes["val"],
