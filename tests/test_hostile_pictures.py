@@ -27,7 +27,8 @@ from cones.data.masks import encode_mask, encode_part
 from cones.data.pictures import MAX_PIXELS, open_masked, open_picture, opened_picture
 from cones.inference import files as predicting
 from cones.readers.folder import FolderData
-from cones.readers.masks import MaskData, open_mask
+from cones.readers.masks.marks import open_mask
+from cones.readers.masks.settings import MaskData
 from cones.readers.prepare import prepare
 from cones.tasks.classification.infer import Prediction
 

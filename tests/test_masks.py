@@ -12,7 +12,8 @@ from cones.cli.recognise import look_at
 from cones.common.errors import DataError
 from cones.data.copying import list_pictures
 from cones.data.masks import object_mask
-from cones.readers.masks import MaskData, pair_masks
+from cones.readers.masks.pairs import pair_masks
+from cones.readers.masks.settings import MaskData
 from cones.readers.prepare import prepare
 
 NUCLEI = Path(__file__).parents[2] / "shared/data/nuclei_dsb2018/stage1_train"

@@ -10,7 +10,7 @@ from cones.cli.recognise import look_at
 from cones.common.errors import DataError
 from cones.data.masknames import masks_beside
 from cones.readers.folder import FolderData
-from cones.readers.masks import MaskData
+from cones.readers.masks.settings import MaskData
 from cones.readers.prepare import prepare
 from cones.readers.subject import SubjectData
 

@@ -26,8 +26,10 @@ def test_the_stage_says_what_was_divided(
 ) -> None:
     monkeypatch.chdir(class_folders.parent)
     (class_folders.parent / "params.yaml").write_text(ENTRY)
-    main = runpy.run_path(str(ROOT / "stages/prepare.py"))["main"]
-    main("pets")
+    Path("stages").symlink_to(ROOT / "stages")
+    runpy.run_path("stages/plan.py")["main"]()
+    capsys.readouterr()
+    runpy.run_path("stages/prepare.py")["main"]("pets")
     assert capsys.readouterr().out == (
         "pets: 2 classes, 8 train, 4 val, 4 test (val and test divided off train by the seed 3); left out: nothing\n"
     )

@@ -26,7 +26,6 @@ from cones.methods.cones.settings import Cones
 from cones.methods.coop import CoOp
 
 MOST_SHOTS = 16
-GENERATED = ("world", "scenes", "subject_world")
 SCHEDULE = {"epochs": 60, "batch_size": 16, "validate_every": 5, "patience": 30}
 """Of the searched rows in detection."""
 IN_GENERATION = {"epochs": 300, "batch_size": 5, "validate_every": 10, "patience": 60}
@@ -106,7 +105,7 @@ def write_rows(
         yaml.preserve_quotes = True
         content = yaml.load(before.decode("utf-8"))
         if drop_demo:
-            _drop(content, {d for d, c in params.data.items() if c.kind in GENERATED})
+            _drop(content, {d for d, c in params.data.items() if c.generated})
         content["data"][name] = _line(found.entry)
         content["concepts"][name] = _line(_concept(name, found, task, backbone, shots, say))
         for row, method in methods.items():

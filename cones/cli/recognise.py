@@ -15,7 +15,7 @@ from cones.data.copying import list_pictures
 from cones.data.folders import pictures_in
 from cones.data.settings import ObjectData, PictureData
 from cones.readers.folder import FolderData
-from cones.readers.masks import MaskData
+from cones.readers.masks.settings import MaskData
 from cones.readers.subject import FEWEST, SubjectData
 
 ENOUGH = 5

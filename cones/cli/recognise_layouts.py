@@ -12,13 +12,13 @@ from cones.common.choices import Task, Values
 from cones.common.errors import DataError
 from cones.common.reading import read_file
 from cones.data.folders import class_folders, files_in, is_hidden, pictures_in, split_folders
-from cones.data.masknames import masks_beside, refuse_masks_beside
+from cones.data.masknames import masks_beside
 from cones.data.settings import ObjectData, PictureData
 from cones.readers.coop import CoOpData
 from cones.readers.csv import TableData
 from cones.readers.folder import FolderData
 from cones.readers.labelme import LabelMeData
-from cones.readers.subject import FEWEST, SubjectData
+from cones.readers.subject import FEWEST, SubjectData, refuse_masks_beside
 from cones.readers.voc import VocData
 from cones.readers.yolo import YoloData, yolo_yaml
 

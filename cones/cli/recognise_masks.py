@@ -7,8 +7,10 @@ from typing import Any
 from cones.common.choices import Values
 from cones.common.errors import DataError
 from cones.data.folders import class_folders, pictures_in, split_folders, subfolders
-from cones.data.masknames import ending_of, is_of_masks, mask_folders, masks_beside, pictures_and_masks
-from cones.readers.masks import MaskData, Masked, open_mask, pair_masks, values_in
+from cones.data.masknames import ending_of, is_of_masks, masks_beside, pictures_and_masks
+from cones.readers.masks.marks import open_mask, values_in
+from cones.readers.masks.pairs import Masked, pair_masks
+from cones.readers.masks.settings import MaskData
 from cones.readers.subject import FEWEST
 
 TRIED = 50
@@ -37,16 +39,30 @@ def masks_in(source: Path, name: str, values: Values | None, open_task: bool = F
 def masks_in_folders(source: Path) -> dict[str, Any] | None:
     """How a folder of pictures and one of masks are called, and the ending of the masks' names."""
     for root in _roots(source):
-        pair = mask_folders(root)
+        pair = _mask_folders(root)
         if pair:
             pictures, masks = (root / name for name in pair)
             stems = {p.relative_to(pictures).with_suffix("") for p in pictures_in(pictures)}
             endings = {ending_of(p.relative_to(masks), stems) for p in pictures_in(masks)}
             return {"pictures": pair[0], "masks": pair[1], "ending": _the_one(endings, masks)}
         for folder in subfolders(root):  # one for each picture
-            if pair := mask_folders(folder):
+            if pair := _mask_folders(folder):
                 return {"pictures": pair[0], "masks": pair[1]}
     return None
+
+
+def _mask_folders(folder: Path) -> tuple[str, str] | None:
+    """The names of the folder of pictures and of the folder of masks that lie in a folder; None unless both do.
+
+    `DataError` if there are several of one kind.
+    """
+    pictures, masks = pictures_and_masks(folder)
+    if len(pictures) > 1 or len(masks) > 1:
+        raise DataError(
+            f"{folder} has several folders of pictures or of masks ({', '.join(p.name for p in [*pictures, *masks])}); "
+            "write `kind: masks` with the two to use, `pictures` and `masks`, into params.yaml"
+        )
+    return (pictures[0].name, masks[0].name) if pictures else None
 
 
 def _beside(source: Path) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ DATA = _classes(
     "cones.readers.voc:VocData",
     "cones.readers.yolo:YoloData",
     "cones.readers.labelme:LabelMeData",
-    "cones.readers.masks:MaskData",
+    "cones.readers.masks.settings:MaskData",
 )
 CONCEPTS = _classes(
     "cones.tasks.classification.settings:ClassificationConcept",

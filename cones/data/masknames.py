@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from cones.common.errors import DataError
 from cones.data.folders import pictures_in, subfolders
 
 PICTURE_WORDS = {"image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "original", "originals"}
@@ -36,33 +35,12 @@ def _after(mask: Path, pictures: Collection[Path], rule: re.Pattern[str]) -> str
     return match["ending"] if match and mask.with_name(match["stem"]) in pictures else None
 
 
-def mask_folders(folder: Path) -> tuple[str, str] | None:
-    """The names of the folder of pictures and of the folder of masks that lie in a folder; None unless both do.
-
-    `DataError` if there are several of one kind.
-    """
-    pictures, masks = pictures_and_masks(folder)
-    if len(pictures) > 1 or len(masks) > 1:
-        raise DataError(
-            f"{folder} has several folders of pictures or of masks ({', '.join(p.name for p in [*pictures, *masks])}); "
-            "write `kind: masks` with the two to use, `pictures` and `masks`, into params.yaml"
-        )
-    return (pictures[0].name, masks[0].name) if pictures else None
-
-
 def pictures_and_masks(folder: Path) -> tuple[list[Path], list[Path]]:
     """All folders of pictures and all folders of masks that lie in a folder; none unless there are both."""
     named = subfolders(folder)
     masks = [p for p in named if is_of_masks(p) and pictures_in(p)]
     pictures = [p for p in named if _words(p) & PICTURE_WORDS and not is_of_masks(p)]
     return (pictures, masks) if pictures and masks else ([], [])
-
-
-def masks_below(folder: Path) -> list[Path]:
-    """The masks of a folder's own pictures in folders of masks that lie in it, each called as its picture."""
-    pictures = {p.with_suffix("") for p in pictures_in(folder, below=False)}
-    below = [(mask, mask.relative_to(f)) for f in subfolders(folder) if is_of_masks(f) for mask in pictures_in(f)]
-    return [mask for mask, name in below if ending_of(folder / name, pictures) is not None]
 
 
 def is_of_masks(folder: Path) -> bool:
@@ -72,13 +50,3 @@ def is_of_masks(folder: Path) -> bool:
 
 def _words(folder: Path) -> set[str]:
     return set(re.findall("[a-z]+", folder.name.lower()))
-
-
-def refuse_masks_beside(source: Path) -> None:
-    """Raise `DataError` for a folder of one subject whose pictures have masks beside them."""
-    masks = masks_beside(pictures_in(source, below=False))
-    if masks:
-        raise DataError(
-            f"{source} holds masks among its pictures, such as {next(iter(masks)).name}; move them to a folder in "
-            "it, each called as its picture, and name that with `masks`"
-        )

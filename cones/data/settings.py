@@ -1,4 +1,4 @@
-"""The settings of data sets: one class a layout."""
+"""What the settings of all data sets share; a reader adds those of its kind."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class DataSettings(Strict):
     """A data set: where it comes from, and how it becomes splits of records."""
 
-    own: ClassVar[bool] = True
-    """Whether these are pictures of a person, which may change while they are read, and not generated ones."""
+    generated: ClassVar[bool] = False
+    """Whether code draws the pictures; else they are files, which may change while they are read."""
     kind: str
     source: str
     seed: Seed = 0

@@ -8,7 +8,7 @@ from typing import Literal
 from cones.common.errors import DataError
 from cones.data.folders import RENAME, class_folders, entries, is_hidden, pictures_in, split_folders, subfolders
 from cones.data.listing import Listed, Listing
-from cones.data.masknames import masks_below, masks_beside, pictures_and_masks
+from cones.data.masknames import ending_of, is_of_masks, masks_beside, pictures_and_masks
 from cones.data.pictures import SUFFIXES
 from cones.data.settings import PictureData
 
@@ -53,10 +53,17 @@ def without_masks(listing: Listing, source: Path) -> Listing:
     folders = {folder for root in roots for folder in pictures_and_masks(root)[1]}
     masks = {p for p in (p.path for p in listing.pictures) if folders & set(p.parents)}
     masks |= set(masks_beside([p.path for p in listing.pictures]))
-    masks |= {mask for root in roots for mask in masks_below(root)}
+    masks |= {mask for root in roots for mask in _masks_below(root)}
     left = [p for p in listing.pictures if p.path not in masks]
     report = {**listing.report, "masks": [p.id for p in listing.pictures if p.path in masks]}
     return replace(listing, pictures=left, report=report)
+
+
+def _masks_below(folder: Path) -> list[Path]:
+    """The masks of a folder's own pictures in folders of masks that lie in it, each called as its picture."""
+    pictures = {p.with_suffix("") for p in pictures_in(folder, below=False)}
+    below = [(mask, mask.relative_to(f)) for f in subfolders(folder) if is_of_masks(f) for mask in pictures_in(f)]
+    return [mask for mask, name in below if ending_of(folder / name, pictures) is not None]
 
 
 def _pictures(root: Path, classes: list[str], source: Path, split: str, report: dict) -> Iterator[Listed]:

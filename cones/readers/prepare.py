@@ -17,7 +17,7 @@ def prepare(config: DataSettings, target: Path) -> dict:
     what was left out, and, for detection, `objects` (`Findings.report`). Raises `DataError` for data that cannot be
     used, and `Changed` for pictures of one's own that changed meanwhile.
     """
-    with fresh_folder(target) as folder, unchanged(Path(config.source)) if config.own else nullcontext():
+    with fresh_folder(target) as folder, nullcontext() if config.generated else unchanged(Path(config.source)):
         classes, splits, report = config.write(folder)
         refuse_overlap({s: records for s, records in splits.items() if s not in report.get("shared", ())})
         for name, records in splits.items():

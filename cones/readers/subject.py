@@ -15,7 +15,7 @@ from cones.common.errors import DataError
 from cones.common.escaping import printable
 from cones.common.settings import PathName, Seed, Source
 from cones.data.folders import entries, pictures_in
-from cones.data.masknames import refuse_masks_beside
+from cones.data.masknames import masks_beside
 from cones.data.pictures import SUFFIXES, open_masked, open_picture
 from cones.data.prepared import SPLITS, Record, mask_file
 from cones.data.settings import DataSettings
@@ -60,6 +60,16 @@ CLASS = "subject"
 
 Picture = tuple[str, Image.Image, Image.Image | None]
 """A name, an RGB picture and its mask."""
+
+
+def refuse_masks_beside(source: Path) -> None:
+    """Raise `DataError` for a folder of one subject whose pictures have masks beside them."""
+    masks = masks_beside(pictures_in(source, below=False))
+    if masks:
+        raise DataError(
+            f"{source} holds masks among its pictures, such as {next(iter(masks)).name}; move them to a folder in "
+            "it, each called as its picture, and name that with `masks`"
+        )
 
 
 def copy_subject(config: SubjectData, folder: Path) -> tuple[tuple[str, ...], dict[str, list[Record]], dict]:

@@ -27,7 +27,7 @@ WorldCode = Literal["cones/synthetic", "cones/data/synthetic.py"]
 class WorldData(DataSettings):
     """Pictures of the generated world, one object each."""
 
-    own: ClassVar[bool] = False
+    generated: ClassVar[bool] = True
     kind: Literal["world"]
     source: WorldCode = "cones/synthetic"
     """The code that draws it, which DVC watches."""
@@ -47,7 +47,7 @@ class WorldData(DataSettings):
 class SceneData(DataSettings):
     """Pictures of the generated world with several objects each, their boxes and masks."""
 
-    own: ClassVar[bool] = False
+    generated: ClassVar[bool] = True
     kind: Literal["scenes"]
     source: WorldCode = "cones/synthetic"
     """The code that draws them, which DVC watches."""
@@ -69,7 +69,7 @@ class SceneData(DataSettings):
 class SubjectWorldData(DataSettings):
     """Pictures of one thing of the generated world, always of one colour, to be generated anew."""
 
-    own: ClassVar[bool] = False
+    generated: ClassVar[bool] = True
     kind: Literal["subject_world"]
     source: WorldCode = "cones/synthetic"
     """The code that draws it, which DVC watches."""
