@@ -21,7 +21,11 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # as stages have it; threads that spi
 
 from jaxtyping import install_import_hook
 
-TENSOR_CODE = [f"cones.{room}" for room in ("backbones", "features", "interfaces", "methods", "search.loop", "tasks")]
+TENSOR_CODE = [
+    f"cones.{room}" for room in ("backbones", "features", "interfaces", "methods", "search.loop", "search.epochs")
+]
+TENSOR_CODE += [f"cones.tasks.{task}.measure" for task in ("classification", "detection", "generation")]
+TENSOR_CODE += ["cones.visuals.objects", "cones.visuals.sheets"]
 install_import_hook(TENSOR_CODE, "typecheck.checked")
 
 import psutil

@@ -11,11 +11,10 @@ def openings(monkeypatch: pytest.MonkeyPatch) -> "Counter[str]":
     on as it does."""
     from transformers import CLIPModel
 
-    from cones import backbones
-    from cones.backbones import hub
     from cones.backbones.clip.clip import Clip
     from cones.backbones.glip.glip import Glip
     from cones.backbones.sd.sd import Diffusion
+    from cones.tasks import base
 
     counted: Counter[str] = Counter()
 
@@ -23,8 +22,8 @@ def openings(monkeypatch: pytest.MonkeyPatch) -> "Counter[str]":
         real = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *args, **more: counted.update([what]) or real(*args, **more))
 
-    count(hub, "base_hash", "hashed")
-    count(backbones, "open_backbone", "opened")
+    count(base, "base_hash", "hashed")
+    count(base, "open_backbone", "opened")
     for cls in (Clip, Glip, Diffusion):
         count(cls, "__init__", "made")
     for owner, name in ((CLIPModel, "from_pretrained"), (Glip, "_load"), (Diffusion, "_part")):

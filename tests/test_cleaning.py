@@ -19,6 +19,7 @@ from cones.common.errors import Busy
 from cones.common.layout import FLOW_LOCK, REGISTER_LOCK, lock_of, stage_lock
 from cones.common.process import lock
 from cones.config.params import Params, load_params
+from cones.config.plan import write_plan
 from cones.search.checkpoint import row_checkpoint
 
 ABOUT = {"concept": "few", "task": "classification", "seed": 0}
@@ -106,9 +107,10 @@ def test_what_begins_while_things_are_removed_is_refused(params: Params, monkeyp
 @pytest.mark.parametrize(("stage", "name"), [("prepare", "glyphs"), ("encode", "few"), ("evaluate", "few")])
 def test_a_stage_holds_its_lock(params: Params, monkeypatch: pytest.MonkeyPatch, stage: str, name: str) -> None:
     module = importlib.import_module(f"stages.{stage}")
+    write_plan(params)
     monkeypatch.setattr(module, "STAGE_WAIT", 0)
     if stage == "encode":
-        monkeypatch.setattr("cones.features.draw.draw", lambda *arguments: SimpleNamespace(picture_views=0))
+        monkeypatch.setattr("cones.tasks.encode.draw", lambda *arguments: SimpleNamespace(picture_views=0))
     path = stage_lock(stage, name)
     path.parent.mkdir(parents=True)
     with FileLock(path), pytest.raises(Busy, match=f"`{name}` is being worked on by another process"):

@@ -21,13 +21,14 @@ from cones.concept.file import Concept
 from cones.config.params import parse_method
 from cones.config.tables import RunConfig
 from cones.features.encoded import Encoded
+from cones.inference.open import in_use
 from cones.search.row import search_row
 
 
 @pytest.fixture(scope="module")
 def concept(encoded: Encoded, accelerator) -> Concept:
     run = RunConfig(concept="few", method=parse_method({"name": "coop", "n_ctx": 2, "epochs": 1}))
-    return search_row("few-coop", run, encoded, accelerator).concept
+    return in_use(search_row("few-coop", run, encoded, accelerator).concept)
 
 
 def test_a_round_trip_keeps_everything(concept: Concept, tmp_path: Path) -> None:

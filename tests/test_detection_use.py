@@ -27,7 +27,7 @@ from cones.concept.card import ConceptCard
 from cones.concept.checks import WEIGHTS_KEY
 from cones.concept.file import WEIGHTS_FILE, Concept
 from cones.inference.join import save_joined
-from cones.inference.open import load
+from cones.inference.open import OpenConcept, load
 from cones.interfaces.base import BaseModelCard
 from cones.interfaces.pictures import Features
 from cones.registry.fetch import cache_folder
@@ -58,7 +58,7 @@ def concept_of(folder: Path, *classes: str, kind: str = "glip", **more: Any) -> 
     }  # fmt: skip
     card |= {"score_threshold": 0.0, "canvas": (64, 64)} if kind == "glip" else {}
     tensors = {"text_embeds": text.embeds[0].clone(), "owner": text.owner.clone()}
-    return Concept(ConceptCard(**card | more), tensors, device="cpu")
+    return OpenConcept(ConceptCard(**card | more), tensors, device="cpu")
 
 
 @pytest.fixture

@@ -19,10 +19,13 @@ from torch import Tensor
 from cones.common.errors import ConceptError, DataError, SearchError
 from cones.common.files import read_json
 from cones.concept.file import Concept
+from cones.config.params import load_params
+from cones.config.plan import write_plan
 from cones.data.prepared import Split
 from cones.inference.open import load
 from cones.readers.prepare import prepare
 from cones.readers.world import SceneData
+from cones.results import evaluate
 from cones.results.evaluate import evaluate_rows
 from cones.search.schedule import rate_share
 from cones.tasks.detection.encode import encode_objects
@@ -142,6 +145,7 @@ finetunes:
     shutil.copytree(bench.encoded.folder, "encoded/toy")
     for split in ("train", "val"):  # the test split is not there
         shutil.copytree(scenes / split, f"data/prepared/scenes/{split}")
+    write_plan(load_params())
     main = runpy.run_path(str(ROOT / "stages/finetune.py"))["main"]
     with pytest.raises(ConceptError, match=r"there is no Concept file searched/toy/zero/concept.safetensors"):
         main("tuned")
@@ -166,15 +170,15 @@ def test_one_model_is_open_at_a_time(maskless: Bench, tmp_path: Path, monkeypatc
     shutil.copytree(tmp_path / "tuned", tmp_path / "again")
     (tmp_path / "zero").mkdir()
     maskless.start.save(tmp_path / "zero/concept.safetensors")
-    opening, opened = Concept.open_backbone, []
+    opening, opened = evaluate.open_base, []
 
-    def open_backbone(concept: Concept, device) -> Any:
+    def open_base(concept: Concept, device) -> Any:
         assert not [model for model in opened if model() is not None]
         backbone = opening(concept, device)
         opened.extend(weakref.ref(thing) for thing in (backbone, backbone.head, backbone.vision))
         return backbone
 
-    monkeypatch.setattr(Concept, "open_backbone", open_backbone)
+    monkeypatch.setattr(evaluate, "open_base", open_base)
     paths = {row: tmp_path / row / "concept.safetensors" for row in ("tuned", "zero", "again")}
     found = evaluate_rows(paths, maskless.scenes / "test", tmp_path / "cache")
     assert list(found) == list(paths)

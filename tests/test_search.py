@@ -92,7 +92,10 @@ def test_prompts_for_the_image_encoder_are_refused(encoded: Encoded) -> None:
         def forward(self, names, features=None, generator=None) -> Prompts:
             return Prompts(text_embeds=encoded.text, visual_tokens=torch.zeros(1, 2, 32))
 
-    with pytest.raises(BackboneError, match="Visual gives visual tokens, which a search on kept features has no place"):
+    with pytest.raises(
+        BackboneError,
+        match="Visual gives visual tokens, and a dual_encoder backbone such as this one has no site for them",
+    ):
         text_of(Visual(), encoded.backbone(), encoded.about["names"])
 
 

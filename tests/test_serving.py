@@ -31,6 +31,7 @@ from cones.cli.main import app
 from cones.common.errors import ConesError
 from cones.concept.file import Concept
 from cones.inference import serve as serving
+from cones.inference.open import OpenConcept
 from cones.inference.serve import SHORTEST, TOKEN, app_of, serve, token_for
 
 TOKEN_VALUE = "a-token-of-24-characters"
@@ -104,7 +105,7 @@ def painter(toy_sd: Path) -> TestClient:
         "unconditional": base.embed_text([""], templates=[""]).embeds,
     }
     tensors |= {"text_embeds": text.embeds[places], "owner": torch.zeros(int(places.sum()), dtype=torch.long)}
-    painting = Concept(zorb, tensors, device="cpu")
+    painting = OpenConcept(zorb, tensors, device="cpu")
     return TestClient(app_of(painting), "http://localhost", raise_server_exceptions=False)
 
 

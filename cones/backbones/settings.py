@@ -33,6 +33,9 @@ class BackboneConfig(ModelSource):
     kind: str
     """The name of its folder in `cones/backbones`."""
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Fields with the models that must stand beside it."""
+
     def models(self) -> Iterator[tuple[str, ModelSource]]:
         """It and the models beside it that it names, by what they are called: its kind, and the settings' names."""
         yield self.kind, self

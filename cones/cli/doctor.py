@@ -122,9 +122,9 @@ def _project() -> Iterator[Finding]:
     used = {c.backbone for c in params.concepts.values()}
     for name, config in params.backbones.items():
         yield _backbone(name, config, config.kind, name in used)
-        for helper in ("clip", "judge"):
-            if getattr(config, helper) is not None:
-                yield _backbone(f"{name}, its {helper}", getattr(config, helper), helper, name in used)
+        for helper, model in config.models():
+            if model is not config:
+                yield _backbone(f"{name}, its {helper}", model, helper, name in used)
 
 
 def _backbone(name: str, config: "ModelSource", wanted: str, used: bool) -> Finding:

@@ -19,7 +19,8 @@ def code_hashes(script: Path, modules: Iterable[str]) -> dict[str, str]:
     """SHA-256, cut to 16 digits, of each file that a stage's script can run with some modules (`cones.methods.coop`),
     by its path from the project; without the rooms `ASIDE`."""
     seen: set[Path] = set()
-    todo = [script, *(file for module in modules for file in _files_of(module))]
+    todo = [file for module in modules for file in _files_of(module)]
+    todo.append(script if script.is_file() else PACKAGE.parent / script)
     while todo:
         file = todo.pop()
         if file not in seen:
@@ -62,7 +63,9 @@ def _files_of(name: str) -> tuple[Path, ...]:
 
 
 def _shown(file: Path) -> str:
-    return f"cones/{file.relative_to(PACKAGE).as_posix()}" if file.is_relative_to(PACKAGE) else file.as_posix()
+    if file.is_relative_to(PACKAGE.parent):
+        return file.relative_to(PACKAGE.parent).as_posix()
+    return file.as_posix()
 
 
 @cache

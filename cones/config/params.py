@@ -97,7 +97,8 @@ def parse_backbone(settings: dict[str, Any]) -> BackboneConfig:
 
 def parse_finetune(settings: dict[str, Any]) -> Finetune:
     """The settings of a fine-tuning from a plain mapping, as in the table `finetunes`."""
-    return _parsed(FinetuneConfig, settings, Params, ("finetunes", "it"))
+    idle = without_idle({"finetunes": {"it": settings}})["finetunes"]["it"]
+    return _parsed(FinetuneConfig, idle, Params, ("finetunes", "it"))
 
 
 def _parsed(kind: Any, settings: dict[str, Any], within: type[BaseModel], under: tuple[str, ...]) -> Any:

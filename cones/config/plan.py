@@ -100,7 +100,7 @@ def _objects(of: Any, path: str = "") -> Iterator[tuple[str, Strict]]:
 def _dumped(of: Any, stage: str) -> Any:
     """Parts as JSON, without what only other stages read."""
     if isinstance(of, Strict):
-        return of.model_dump(mode="json", by_alias=True, exclude=set(of.model_fields) - read_by(type(of), stage))
+        return of.model_dump(mode="json", by_alias=True, exclude=set(type(of).model_fields) - read_by(type(of), stage))
     return {name: _dumped(value, stage) for name, value in of.items()} if isinstance(of, Mapping) else of
 
 

@@ -15,6 +15,11 @@ RESERVED = ("truth", "per_class")
 
 def cross_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
     """One line a mistake, from the tables as they stand in the file, whatever shapes they have."""
+    for name, backbone in _entries(raw, "backbones").items():
+        kind = KINDS.get(_word(backbone, "kind") or "")
+        for needed in () if kind is None else kind.needs:
+            if backbone.get(needed) is None:
+                yield f"an `{backbone['kind']}` backbone needs `{needed}` (backbones.{plain(name)})"
     yield from _concept_mistakes(raw)
     runs, finetunes = _entries(raw, "runs"), _entries(raw, "finetunes")
     for table, rows in (("runs", runs), ("finetunes", finetunes)):
@@ -90,6 +95,11 @@ def _finetune_mistakes(raw: dict[Any, Any], finetune: dict[str, Any], where: str
     if kind is None:
         return
     wanted, family = _word(finetune, "kind"), KINDS[kind].family
+    if wanted not in FINETUNE_KINDS:  # then nothing else looks at its settings
+        known = {f.alias or name for of in FINETUNES for name, f in of.model_fields.items()}
+        yield from (
+            f"unknown key {quoted(k)}{nearest(k, known)} ({where}.{plain(k)})" for k in finetune if k not in known
+        )
     there = [name for name, one in FINETUNE_KINDS.items() if family in one.families]
     if not there:
         kinds = " and ".join(k for k, one in KINDS.items() if _finetuned(one.family))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from cones.common.errors import DataError
 from cones.common.escaping import is_plain, shortened
@@ -10,6 +10,7 @@ from cones.data.prepared import Split, records_hash
 from cones.features.targets import picture_of, refuse_maskless
 
 
+@runtime_checkable
 class ConceptLike(Protocol):
     """What drawing asks of the settings of a concept."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -84,6 +84,7 @@ def mean_loss(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
     return float(-picked.log().mean())
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Pictures that are trained and validated on: kept features, or pictures that are encoded as they are asked for.
 

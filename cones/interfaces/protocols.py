@@ -6,7 +6,7 @@ text tokens, d width of a site, m visual tokens, L layers.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +31,7 @@ class Site:
     max_tokens: int | None = None
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A frozen vision-language model, cut where prompts go in.
 
@@ -81,6 +82,7 @@ class Backbone(Protocol):
         ...
 
 
+@runtime_checkable
 class OneSize(Backbone, Protocol):
     """Its pictures all have one size."""
 
@@ -89,6 +91,7 @@ class OneSize(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
 class DualEncoder(OneSize, Protocol):
     """Pictures and texts meet in one space: CLIP and its kin."""
 
@@ -96,6 +99,7 @@ class DualEncoder(OneSize, Protocol):
     """What similarities are multiplied by."""
 
 
+@runtime_checkable
 class Adapts(Backbone, Protocol):
     """Low-rank additions can be trained on it."""
 
@@ -104,6 +108,7 @@ class Adapts(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
 class Grounding(Adapts, Protocol):
     """Finds what texts name: boxes of any number in pictures of any size, fitted into a canvas (height, width)."""
 
@@ -131,6 +136,7 @@ class Grounding(Adapts, Protocol):
         ...
 
 
+@runtime_checkable
 class DrawsMasks(Grounding, Protocol):
     """It has a mask head, or can be given one."""
 
@@ -148,6 +154,7 @@ class DrawsMasks(Grounding, Protocol):
         ...
 
 
+@runtime_checkable
 class Paints(OneSize, Adapts, Protocol):
     """Makes pictures of texts: Stable Diffusion and its kin."""
 

@@ -1,7 +1,7 @@
 """Context tokens at the text encoder's input: CoOp's, and those of prompt tuning."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -38,6 +38,7 @@ def random_context(
     return 0.02 * torch.randn(shape, generator=generator)
 
 
+@runtime_checkable
 class ContextSettings(Protocol):
     """What the settings of a method with context tokens say of them."""
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from cones.search.outcome import SearchResult
 OnLine = Callable[[dict[str, float]], None]
 
 
+@runtime_checkable
 class Work(Protocol):
     """What is optimised, in units of progress: the epochs of a search, the steps of a fine-tuning.
 

@@ -25,6 +25,7 @@ class Sampled:
     of_prompts: dict[str, tuple[float, float]]
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Models that had no part in a search, and judge what is made with a Concept."""
 

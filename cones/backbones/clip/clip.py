@@ -13,13 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from pydantic import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cones.backbones.clip.settings import FAMILY
 from cones.backbones.clip.text import SentenceLayout, encode_vectors
 from cones.backbones.hub import WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger
+from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError
 from cones.interfaces.pictures import Features, Predictions
 from cones.interfaces.protocols import Loss, Site
@@ -127,6 +128,21 @@ class Clip:
                 self.text_encoder_calls += 1
                 total += F.normalize(self.model.get_text_features(**ids.to(self.device)).pooler_output, dim=-1)
         return TextEmbeds.one_per_class(F.normalize(total, dim=-1))
+
+    def part(self, name: str) -> nn.Module:
+        """A part of the `CLIPModel` by its name in the state dict."""
+        return self.model.get_submodule(name)
+
+    def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Put fine-tuned weights, named as in the state dict, over the model's own.
+
+        `<name>.lora_A` (r, in) and `<name>.lora_B` (out, r) are added to a weight as B A times `about["lora_scale"]`.
+        """
+        own = self.model.state_dict()
+        strange = [n for n in tensors if n.removesuffix(".lora_A").removesuffix(".lora_B") not in own]
+        if strange:
+            raise BackboneError(f"the fine-tuned weights hold {', '.join(strange[:5])}, which this CLIP does not have")
+        self.model.load_state_dict(with_tuned(own, tensors, about.get("lora_scale", 1.0)))
 
     def word_vectors(self, words: str) -> Float[Tensor, "n d"]:
         """The token-table rows of some words, to start context tokens from."""

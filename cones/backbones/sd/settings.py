@@ -18,11 +18,12 @@ class DiffusionModel(BackboneConfig):
 
     family: ClassVar[Family] = FAMILY
     tasks: ClassVar[frozenset[str]] = frozenset({"generation"})
+    needs: ClassVar[tuple[str, ...]] = ("clip", "judge")
     kind: Literal["sd"]
-    clip: ModelSource
+    clip: ModelSource | None = None
     """The CLIP whose text encoder it has: `init: image` starts from what it sees; it measures `clip_i` and `clip_t`.
     """
-    judge: Annotated[ModelSource, ReadBy("evaluate")]
+    judge: Annotated[ModelSource | None, ReadBy("evaluate")] = None
     """The image encoder that measures likeness as `dino`: a DINO, or any other that took no part."""
 
 

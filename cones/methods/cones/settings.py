@@ -58,7 +58,7 @@ class Cones(Denoised):
 
     @classmethod
     def mistake(cls, given: Mapping[str, Any], family: str, kind: str) -> str | None:
-        init, tokens = given.get("init", "text"), given.get("n_tokens")
+        init, tokens = str(given.get("init", "text")), given.get("n_tokens")
         if family == "dual_encoder" and tokens not in (None, 1):
             return (
                 f"`cones` with n_tokens {shortened(tokens)} is not defined on a `{kind}` backbone: its text encoder "

@@ -40,6 +40,7 @@ def encode(
 ) -> Told:
     """Latents of views and each template with the class word; also the mean feature of the training pictures to the
     base model's CLIP."""
+    assert config.clip is not None, "a Stable Diffusion has its CLIP beside it"
     folder = locate(config.clip.source, config.clip.revision)
     clip = cast(DualEncoder, open_backbone("clip", folder, backbone.device))
     images: list[Tensor] = []

@@ -36,6 +36,8 @@ class Judges:
     @staticmethod
     def of(concept: GenerationConcept, config: DiffusionModel, device: Any = "cpu") -> "Judges":
         """Those beside a concept's base model."""
+        assert config.judge is not None, "a Stable Diffusion has a judge beside it"
+        assert config.clip is not None, "and its CLIP"
         dino = Judge(locate(config.judge.source, config.judge.revision), device)
         clip = cast(DualEncoder, open_backbone("clip", locate(config.clip.source, config.clip.revision), device))
         return Judges(dino, clip, concept.prompts or PROMPTS, concept.samples, concept.seed)
