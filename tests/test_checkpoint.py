@@ -54,7 +54,7 @@ def ctrl_c() -> Iterator[None]:
 def test_it_goes_on_within_an_epoch_to_the_same_bits(run, encoded: Encoded, tmp_path: Path, steps: int) -> None:
     whole, undisturbed = run()
     backbone, path = encoded.backbone(), tmp_path / "state.safetensors"
-    loss, done = backbone.loss, 0
+    loss, done = backbone.objective(), 0
 
     def dies_after(*given):
         nonlocal done
@@ -63,7 +63,7 @@ def test_it_goes_on_within_an_epoch_to_the_same_bits(run, encoded: Encoded, tmp_
         done += 1
         return loss(*given)
 
-    backbone.loss = dies_after
+    backbone.objective = lambda settings=None: dies_after
     with pytest.raises(Stopped):
         run(path, backbone)
     assert path.exists(), "nothing was kept before the first validation"
@@ -84,7 +84,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_says_where_it_goes_on(
 ) -> None:
     whole, undisturbed = run()
     backbone, path = encoded.backbone(), tmp_path / "state.safetensors"
-    real, done = getattr(backbone, call), 0
+    real, done = backbone.objective() if call == "loss" else backbone.predict, 0
 
     def interrupted(*given):
         nonlocal done
@@ -93,7 +93,7 @@ def test_ctrl_c_waits_for_what_is_under_way_and_says_where_it_goes_on(
             os.kill(os.getpid(), signal.SIGINT)
         return real(*given)
 
-    setattr(backbone, call, interrupted)
+    setattr(backbone, *(("objective", lambda settings=None: interrupted) if call == "loss" else (call, interrupted)))
     with pytest.raises(KeyboardInterrupt, match=f"^stopped; goes on at {where}$"):
         run(path, backbone)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -23,7 +23,8 @@ from cones.methods.fixed import FixedSentences, FixedText
 from cones.methods.language_prompt.module import LanguagePrompt
 from cones.methods.searched import Searched
 from cones.methods.warmstart import fit_map, pictured_rows, random_phrases
-from cones.search.epochs import search, train_steps
+from cones.search.checkpoint import Progress
+from cones.search.epochs import Epochs, search
 from cones.search.row import _start
 from cones.search.schedule import learning_rate
 from cones.tasks.encode import draw, encode_concept
@@ -160,12 +161,14 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(studio: Studio, accelera
 
     seen: list[Tensor] = []
     backbone = studio.encoded.backbone()
-    monkeypatch.setattr(backbone, "loss", loss)
+    monkeypatch.setattr(backbone, "objective", lambda settings: loss)
     for parts in (1, 2):
         settings = Searched(optimiser="sgd", momentum=0, lr=0.5, batch_size=3, accumulate=parts, warmup_epochs=0)
         method = Method()
-        optimiser = torch.optim.SGD(method.parameters(), 0.5)
-        list(train_steps(method, backbone, ["x"], studio.encoded.train, settings, optimiser, accelerator, 0, 0, []))
+        stores = (studio.encoded.train, studio.encoded.val)
+        work = Epochs(method, backbone, ["x"], *stores, settings, 0, accelerator, "generation", lambda epoch: None)
+        work.begin(Progress())
+        list(work.steps(0))
         seen.append(method.embeds.detach().flatten())
         assert learning_rate(settings, 0, 1) == 0.5
     assert torch.allclose(seen[0], seen[1], atol=1e-6)

@@ -27,11 +27,11 @@ from cones.cli.main import app
 from cones.common.errors import ConceptError
 from cones.concept.file import Concept
 from cones.data.prepared import Split
+from cones.inference.export import export_embeds
 from cones.inference.open import load
 from cones.interfaces.base import BaseModelCard
 from cones.results.evaluate import evaluate_rows
 from cones.results.files import write_evaluation
-from cones.tasks.generation.infer import export_embeds
 from cones.tasks.generation.judge import Judges
 from cones.tasks.generation.measure import diversity, likeness, obedience
 from cones.tasks.generation.prompt import prompt_embeds

@@ -94,7 +94,7 @@ def test_prompts_for_the_image_encoder_are_refused(encoded: Encoded) -> None:
 
     with pytest.raises(
         BackboneError,
-        match="Visual gives visual tokens, and a dual_encoder backbone such as this one has no site for them",
+        match="Visual gives visual tokens, and a dual_encoder backbone such as this one has no site",
     ):
         text_of(Visual(), encoded.backbone(), encoded.about["names"])
 

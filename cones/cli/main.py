@@ -6,7 +6,7 @@ A concept goes from your pictures to a registered model in three steps: **cones 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -338,13 +338,11 @@ def export(
 ) -> None:
     """Write a concept of generation as `prompt_embeds` and `negative_prompt_embeds` for diffusers' own pipelines."""
     from cones.common.outputs import refuse_unwritable
+    from cones.inference.export import export_embeds
     from cones.inference.files import open_concept
-    from cones.interfaces.protocols import Paints
-    from cones.tasks.generation.infer import export_embeds
 
     refuse_unwritable(out.parent, [out.name])
-    opened = open_concept(concept, base, device, fetch)
-    written = export_embeds(opened, lambda: cast(Paints, opened.backbone), prompt, out, dtype)
+    written = export_embeds(open_concept(concept, base, device, fetch), prompt, out, dtype)
     told = ", ".join(f"{name} {shape}" for name, shape in written.items())
     print(printable(f"{out} holds {told} in {dtype}"))
     print(f"load the pipeline in that: StableDiffusionPipeline.from_pretrained(..., torch_dtype=torch.{dtype})")

@@ -92,14 +92,14 @@ def _finetune_mistakes(raw: dict[Any, Any], finetune: dict[str, Any], where: str
     start = _entry(raw, "runs", first)
     if start and start.get("concept") != finetune.get("concept"):
         yield f"{quoted(first)} is a row of another concept ({where}.from)"
-    if kind is None:
-        return
-    wanted, family = _word(finetune, "kind"), KINDS[kind].family
+    wanted = _word(finetune, "kind")
     if wanted not in FINETUNE_KINDS:  # then nothing else looks at its settings
         known = {f.alias or name for of in FINETUNES for name, f in of.model_fields.items()}
-        yield from (
-            f"unknown key {quoted(k)}{nearest(k, known)} ({where}.{plain(k)})" for k in finetune if k not in known
-        )
+        strange = [key for key in finetune if key not in known]
+        yield from (f"unknown key {quoted(key)}{nearest(key, known)} ({where}.{plain(key)})" for key in strange)
+    if kind is None:
+        return
+    family = KINDS[kind].family
     there = [name for name, one in FINETUNE_KINDS.items() if family in one.families]
     if not there:
         kinds = " and ".join(k for k, one in KINDS.items() if _finetuned(one.family))

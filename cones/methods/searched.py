@@ -40,7 +40,7 @@ class Method(Strict):
     """Where what is searched stands: at the text encoder's output, or at its input."""
     enters_image_encoder: ClassVar[bool] = False
     """Whether it gives visual tokens, so that pictures are encoded anew at each step."""
-    name: str
+    name: str = ""
 
     @property
     def own_names(self) -> Mapping[str, str]:
