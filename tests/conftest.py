@@ -39,6 +39,7 @@ from running import run_here
 from cones.backbones.clip.clip import Clip
 from cones.backbones.clip.settings import ClipModel
 from cones.cli.main import main as command_line
+from cones.config.code import COMPILED
 from cones.data.prepared import Split
 from cones.features.encoded import Encoded
 from cones.pretrain import clip_model as tiny
@@ -55,6 +56,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores
 
 ROOT = Path(__file__).parent.parent
+RECORDING = Path(__file__).parent / "recording"
 PREFECT_PASSWORD = "tests:of a server of tests"
 LONGEST = ["faults", "generation_pipeline", "detection_pipeline", "pipeline", "flow", "search", "cli"]
 """Files that begin first, the longest of them before the others, so that no worker is left with one at the end."""
@@ -223,13 +225,26 @@ class Project:
                 command, cwd=self.folder, stdout=file, stderr=subprocess.STDOUT, env=self.environment(**environment)
             )
 
+    def beyond_plan(self, stage: str, name: str = "") -> set[str]:
+        """The modules of cones that a stage had loaded, when DVC last ran it, and that its plan has no code file of."""
+        plan = json.loads((self.folder / "plan" / stage / f"{name}.json" if name else
+                           self.folder / "plan" / f"{stage}.json").read_text())["code"]  # fmt: skip
+        loaded = (self.folder.parent / "loaded" / (f"{stage}@{name}" if name else stage)).read_text().split()
+        assert f"stages/{stage}.py" in plan
+        assert len(loaded) > 5
+        files = {f"{module.replace('.', '/')}.py" for module in loaded}
+        files = {file for file in files if (ROOT / file).is_file()}  # packages hold a docstring
+        return {f for f in files if not f.startswith(("cones/common/", "cones/config/"))} - set(plan) - COMPILED
+
     def log(self, name: str) -> str:
         return (self.folder.parent / name).read_text()
 
     def environment(self, **more: str) -> dict[str, str]:
         """What a program of this environment sees, and nothing of the servers of whoever runs the tests."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**without_servers(), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", **more}
+        loaded = {"CONES_LOADED": str(self.folder.parent / "loaded"), "PYTHONPATH": str(RECORDING)}
+        known = {**without_servers(), **loaded, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
+        return {**known, **more}
 
     def copy(self, folder: Path) -> "Project":
         """The same project, with all that was made in it, in another folder."""

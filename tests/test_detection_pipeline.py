@@ -81,7 +81,7 @@ def test_nothing_is_left_to_do_and_one_edit_runs_one_row(detected: Project, tmp_
     project.params(PARAMS.replace("steps: 3", "steps: 2"))
     edited = project.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
-    assert ran == ["check", "finetune@things-head", "evaluate@things", "report"]
+    assert ran == ["plan", "finetune@things-head", "evaluate@things", "report"]
     assert project.run("dvc", "plots", "show", "--out", "plots").returncode == 0
     assert "things-head" in (project.folder / "plots/index.html").read_text()
 
@@ -145,3 +145,10 @@ def test_registered_and_looked_up(detected: Project, tmp_path: Path) -> None:
     assert first.stdout.count("new") == len(ROWS)
     assert project.cones("register").stdout.count("new") == 0
     assert "models:/things@champion" in project.cones("lookup", "things").stdout
+
+
+def test_each_plan_names_all_the_code_that_its_stage_loads(detected: Project) -> None:
+    plans = [path.relative_to(detected.folder / "plan") for path in (detected.folder / "plan").rglob("*.json")]
+    names = [(path.parts[0], path.stem) if len(path.parts) > 1 else (path.stem, "") for path in plans]
+    assert {stage for stage, _ in names} == {"prepare", "encode", "search", "finetune", "evaluate", "report"}
+    assert {name: found for name in names if (found := detected.beyond_plan(*name))} == {}

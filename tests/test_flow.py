@@ -111,10 +111,10 @@ def test_stages_are_named_by_dvc_and_know_what_they_need(finished, tmp_path: Pat
     monkeypatch.chdir(finished.copy(tmp_path / "project").folder)
     graph = stage_graph()
     assert not [name for name in graph if name.startswith("pretrain")]
-    assert graph["encode@few"].needs == ("check", "prepare@glyphs")
-    assert [name for name, stage in graph.items() if not stage.gpu] == ["check", "prepare@glyphs", "report"]
+    assert graph["encode@few"].needs == ("plan", "prepare@glyphs")
+    assert [name for name, stage in graph.items() if not stage.gpu] == ["plan", "prepare@glyphs", "report"]
     part = stage_graph(["search@few-cones"])
-    assert list(part) == ["check", "prepare@glyphs", "encode@few", "search@few-cones"]
+    assert list(part) == ["plan", "prepare@glyphs", "encode@few", "search@few-cones"]
     with pytest.raises(
         ConesError, match=r"`search@few-cnes` is not a stage of dvc.yaml; did you mean `search@few-cones`"
     ):

@@ -83,7 +83,7 @@ def test_nothing_is_left_to_do_and_one_edit_runs_one_row(generated: Project, tmp
     project.params(PARAMS.replace("steps: 3", "steps: 2"))
     edited = project.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
-    assert ran == ["check", "finetune@zorb-lora", "evaluate@zorb", "report"]
+    assert ran == ["plan", "finetune@zorb-lora", "evaluate@zorb", "report"]
     assert project.run("dvc", "plots", "show", "--out", "plots").returncode == 0
 
 
@@ -196,3 +196,10 @@ def test_a_plain_folder_of_pictures_is_a_subject(generated: Project, tmp_path: P
     for stage, target in (("prepare", "duck"), ("encode", "duck"), ("search", "duck-zero-shot")):
         done = project.stage(stage, target)
         assert done.returncode == 0, done.stdout
+
+
+def test_each_plan_names_all_the_code_that_its_stage_loads(generated: Project) -> None:
+    plans = [path.relative_to(generated.folder / "plan") for path in (generated.folder / "plan").rglob("*.json")]
+    names = [(path.parts[0], path.stem) if len(path.parts) > 1 else (path.stem, "") for path in plans]
+    assert {stage for stage, _ in names} == {"prepare", "encode", "search", "finetune", "evaluate", "report"}
+    assert {name: found for name in names if (found := generated.beyond_plan(*name))} == {}

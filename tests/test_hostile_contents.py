@@ -20,6 +20,7 @@ from cones.common.errors import DataError, SearchError
 from cones.common.files import content_hash, file_hash, read_json, write_json
 from cones.concept.file import Concept, tensors_hash
 from cones.config.params import load_params
+from cones.config.tables import BY_NAME
 from cones.data.prepared import Split
 from cones.features.encoded import Encoded
 from cones.features.store import FeatureStore
@@ -29,6 +30,8 @@ from cones.results.summary import finished_metrics, rows_of, summarise
 from cones.search.checkpoint import HASH, KEY, Progress, load_checkpoint, resume, save_checkpoint
 from cones.search.outcome import SearchResult, cost_of
 from cones.visuals.tables import write_csv
+
+METHODS = {name: method.summary() for name, method in BY_NAME.items()}
 
 NO_JSON = {
     "empty": b"",
@@ -74,7 +77,7 @@ def finished_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def page() -> str:
-    return report_page(summarise(rows_of(load_params())), {})
+    return report_page(summarise(rows_of(load_params())), METHODS)
 
 
 READERS: dict[str, tuple[str, Callable[[], object]]] = {
@@ -166,7 +169,7 @@ def test_a_concept_that_is_cut_off_is_told_by_the_report(finished_row: Path, kee
     (path,) = Path().rglob("concept.safetensors")
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=f"^{path} is not a readable safetensors file .*`dvc repro`"):
-        report_page(summary, {})
+        report_page(summary, METHODS)
 
 
 def test_a_damaged_about_does_not_keep_clean_from_its_work(finished_row: Path) -> None:

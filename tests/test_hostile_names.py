@@ -205,10 +205,10 @@ def test_a_stage_has_its_name_from_dvc_or_by_hand(
 
 
 def test_no_name_is_in_a_command_and_all_are_checked_first() -> None:
-    assert "params.yaml" in STAGES["check"]["deps"]
+    assert {"data", "concepts", "runs", "finetunes"} <= set(STAGES["plan"]["params"])
     for name, stage in EACH.items():
         assert stage["cmd"] == f"python stages/{name}.py"
-        assert stage["deps"][0] == STAGES["check"]["outs"][0], name
+        assert stage["deps"][0] == f"plan/{name}/${{key}}.json", name
 
 
 def test_dvc_makes_no_stage_of_such_a_name(tmp_path: Path) -> None:
@@ -230,8 +230,10 @@ def test_dvc_makes_no_stage_of_such_a_name(tmp_path: Path) -> None:
     assert "error: params.yaml has 3 mistakes" in done.stdout
     assert all(f"`{name}` cannot be a name" in done.stdout for name in names)
     assert "Traceback" not in done.stdout
-    (project.folder / "data").mkdir(exist_ok=True)
-    (project.folder / "data/checked.txt").write_text("of other tables")  # a stage by itself looks for nothing more
+    for name in names[1:]:  # a stage by itself looks for nothing more
+        plan = project.folder / "plan/prepare" / f"{name}.json"
+        plan.parent.resolve().mkdir(parents=True, exist_ok=True)
+        plan.resolve().write_text("{}")
     alone = project.run("dvc", "repro", "--single-item", "prepare@../../../outside.txt", "prepare@../../README.md")
     assert alone.returncode != 0
     assert (tmp_path / "outside.txt").read_text() == (project.folder / "README.md").read_text() == "precious"

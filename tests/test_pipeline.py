@@ -16,6 +16,8 @@ from PIL import Image
 
 from cones.common.errors import ConceptError, ConesError, DataError
 from cones.common.files import file_hash, read_json
+from cones.config.params import load_params
+from cones.config.plan import write_plan
 
 ROWS = ("few-zero-shot", "few-coop", "few-cones")
 
@@ -47,7 +49,7 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path) -> None:
     project.params(params.replace("name: cones, epochs: 5", "name: cones, epochs: 6"))
     edited = project.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
-    assert ran == ["check", "search@few-cones", "evaluate@few", "report"]
+    assert ran == ["plan", "search@few-cones", "evaluate@few", "report"]
     assert "searched/few/few-cones/metrics.json" in project.run("dvc", "metrics", "show").stdout
     assert project.run("dvc", "plots", "show", "--out", "plots").returncode == 0
 
@@ -98,7 +100,8 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path) -> None:
 
 
 def run_stage(stage: str, name: str) -> None:
-    """Run a stage in this process, where one stands in a project; what it raises comes out."""
+    """Plan, then run a stage in this process, where one stands in a project; what it raises comes out."""
+    write_plan(load_params())
     runpy.run_path(f"stages/{stage}.py")["main"](name)
 
 
@@ -151,6 +154,7 @@ def test_a_concept_without_rows_is_not_evaluated(tmp_path: Path, monkeypatch) ->
     rows = PARAMS[PARAMS.index("runs:") : PARAMS.index("finetunes:")]
     Path("params.yaml").write_text(PARAMS.replace(rows, "runs: {}\n"))
     Path("searched/few").mkdir(parents=True)
+    write_plan(load_params())
     with pytest.raises(ConesError, match=r"`few` has no row in params.yaml; add one to the table `runs`, or"):
         evaluate("few")
 

@@ -136,6 +136,22 @@ def check() -> None:
 
 
 @app.command()
+def why(name: Annotated[str, typer.Argument(help="A row, a concept or a data set of params.yaml.")]) -> None:
+    """Say what changed since a row was last made: a setting, the base model, a code file, its data.
+
+    That is why the next `dvc repro` makes it again.
+    """
+    from cones.cli.why import explain
+    from cones.config.params import load_params
+
+    lines = list(explain(load_params(), name))
+    for line in lines:
+        print(printable(line))
+    if not lines:
+        print(f"nothing changed since {name} was last made")
+
+
+@app.command()
 def doctor(
     cache: Annotated[
         bool,

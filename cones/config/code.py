@@ -11,6 +11,10 @@ import cones
 PACKAGE = Path(cones.__file__).parent
 ASIDE = {"common", "config"}
 """Rooms whose code decides no result: words, guards and paths, and what is compiled into the plan itself."""
+COMPILED = {f"cones/{file}" for file in (
+    "backbones/settings.py", "data/settings.py", "finetuning/settings.py", "methods/searched.py", "tasks/settings.py"
+)}  # fmt: skip
+"""Settings that many share: their values stand in the plan, so that a default changes the entries that have it only."""
 DATA_FILES = {"results/page.py": ("results/page.html.jinja",)}
 """Files that are no code and that a module reads."""
 
@@ -30,7 +34,7 @@ def code_hashes(script: Path, modules: Iterable[str]) -> dict[str, str]:
     named |= {
         f"cones/{more}": PACKAGE / more for file, of in DATA_FILES.items() if f"cones/{file}" in named for more in of
     }
-    return {name: _hash(named[name]) for name in sorted(named)}
+    return {name: _hash(named[name]) for name in sorted(named.keys() - COMPILED)}
 
 
 @cache
