@@ -9,9 +9,8 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated
 
@@ -19,10 +18,6 @@ os.environ.setdefault("DO_NOT_TRACK", "1")  # read when prefect is imported
 
 from prefect import State, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectNotFound
-from prefect.futures import PrefectFuture, as_completed
 from prefect.settings import (
     PREFECT_API_AUTH_STRING,
     PREFECT_SERVER_API_AUTH_STRING,
@@ -37,66 +32,20 @@ from cones.common.errors import ConesError
 from cones.common.escaping import terminal_lines
 from cones.common.layout import FLOW_LOCK
 from cones.common.messages import nearest
-from cones.common.process import compute_threads, cores, lock, plain_errors
+from cones.common.process import cores, lock, plain_errors
 from cones.common.redaction import guard_output
 from cones.common.system_errors import in_words
 from cones.config.params import Params, load_params
-from flows.gpus import gpus, one_gpu
-from flows.graph import Stage, stage_graph
+from flows.gpus import gpus
+from flows.graph import stage_graph
 from flows.processes import Programs
 from flows.results import publish_results
+from flows.stages import may_pass, run_stages
 
 guard_output()  # of a worker, too, which imports this file and no entry point
 
-GPU_LIMIT = "cones-gpu"
-"""A Prefect concurrency limit that GPU stages of all machines count against, once it exists."""
-
 MOST_ON_CPU = 4
 """Stages at once on a machine without a GPU, unless another number is asked for."""
-
-
-def may_pass(task: object, task_run: object, state: State) -> bool:
-    """Retry what may go well with nothing changed; a mistake in params.yaml or in the data stays one."""
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, ConesError) and error.may_pass
-
-
-@task(
-    task_run_name="{stage.name}",
-    retries=2,
-    retry_delay_seconds=[5, 30],
-    retry_condition_fn=may_pass,
-    cache_policy=NO_CACHE,
-)
-def reproduce(stage: Stage, on: list[int], programs: Programs) -> None:
-    """Bring one stage up to date, on some of the CPU cores.
-
-    It computes with as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they
-    wait for each other without spinning, since they share the cores. A search that was killed goes on from its
-    checkpoint when it is tried again.
-    """
-    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage.name]
-    environment = {
-        "OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"
-    }  # fmt: skip
-    log = get_run_logger().info
-    devices = gpus() if stage.gpu else []
-    if not devices:
-        return programs.run(stage.name, command, environment, log, on)
-    with gpu_slot(), one_gpu(devices) as device:
-        log(f"on GPU {device}")
-        return programs.run(stage.name, command, {**environment, "CUDA_VISIBLE_DEVICES": device}, log, on)
-
-
-def gpu_slot() -> AbstractContextManager[None]:
-    """A leased slot of the limit on GPU stages; nothing where nobody has made that limit."""
-    try:
-        with get_client(sync_client=True) as client:
-            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
-    except ObjectNotFound:
-        return nullcontext()
-    return concurrency(GPU_LIMIT, occupy=1)
-
 
 registry_task = partial(
     task, retries=2, retry_delay_seconds=[2, 10], retry_condition_fn=may_pass, cache_policy=NO_CACHE
@@ -113,41 +62,6 @@ def register(programs: Programs) -> None:
 def look_up(name: str, programs: Programs) -> None:
     """Show the champion of a concept."""
     programs.run("cones lookup", ["cones", "lookup", name], {}, get_run_logger().info)
-
-
-def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs) -> list[str]:
-    """Run stages side by side, at most `parallel` at once, each after those it needs; the names of those that failed.
-
-    What needs a failed stage is not run, everything else is. The CPU cores are divided among the stages that can run.
-    """
-    order = TopologicalSorter({name: stage.needs for name, stage in graph.items()})
-    order.prepare()
-    futures: dict[str, PrefectFuture] = {}
-    waiting: list[str] = []
-    running: dict[PrefectFuture, str] = {}
-    bad: list[str] = []
-    users = dict.fromkeys(cores(), 0)
-    held: dict[str, list[int]] = {}
-    while order.is_active():
-        waiting += order.get_ready()
-        while waiting and len(running) < parallel:
-            share = max(1, len(users) // min(parallel, len(running) + len(waiting)))
-            name = waiting.pop(0)
-            held[name] = sorted(users, key=lambda core: users[core])[:share]
-            for core in held[name]:
-                users[core] += 1
-            needed = [futures[n] for n in graph[name].needs]
-            futures[name] = reproduce.submit(graph[name], held[name], programs, wait_for=needed)
-            running[futures[name]] = name
-        done = next(as_completed(list(running)))
-        done.wait()
-        name = running.pop(done)
-        for core in held[name]:
-            users[core] -= 1
-        if not done.state.is_completed():
-            bad.append(name)
-        order.done(name)
-    return bad
 
 
 def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = None) -> State:

@@ -56,6 +56,31 @@ def _may_pass(output: str, codes: set[int]) -> bool:
     return killed or MAY_PASS_CODE in codes or "it is being blocked by" in output
 
 
+class Program:
+    """A program under way."""
+
+    def __init__(self, process: subprocess.Popen, ended: Callable[[], bool]) -> None:
+        self._process, self._ended = process, ended
+
+    def follow(self, what: str, log: Callable[[str], None], until: re.Pattern[str] | None = None) -> str:
+        """Log its lines as they come, to its end, and return ""; raise `CommandFailed` if that is a bad one.
+
+        The first line that is `until` is returned and not logged; the next call goes on after it. `ended`, given to
+        the class, tells whether it is made to end.
+        """
+        last: deque[str] = deque(maxlen=40)
+        for line in self._process.stdout or ():
+            if line.strip():
+                shown = redacted(line).rstrip()
+                if until and until.fullmatch(shown):
+                    return shown
+                last.append(shown.strip())
+                log(shown)
+        if self._process.wait():
+            raise CommandFailed(what, list(last), self._process.returncode, self._ended())
+        return ""
+
+
 class Programs:
     """The programs that one flow has started. When a block with it ends, however it does, they end and no other one
     starts: a cancelled flow is over."""
@@ -80,7 +105,13 @@ class Programs:
         log: Callable[[str], None],
         cores: Sequence[int] = (),
     ) -> None:
-        """Run a program of this Python's environment and log its lines as they come; raise `CommandFailed` if it fails.
+        """Run a program as `start` has it and log its lines as they come; raise `CommandFailed` if it fails."""
+        self.start(what, command, environment, cores).follow(what, log)
+
+    def start(
+        self, what: str, command: list[str], environment: Mapping[str, str], cores: Sequence[int] = ()
+    ) -> Program:
+        """Start a program of this Python's environment.
 
         Of the servers' passwords it is told those of MLflow's client only. With `cores` it runs on those CPU cores
         only, where the system can do that. A stage that it starts ends with this process
@@ -91,23 +122,14 @@ class Programs:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         ours = {name: value for name, value in os.environ.items() if name not in SERVERS_OWN}
         full = {**ours, "PATH": path, FLOW_PID: str(os.getpid()), **environment}
-        last: deque[str] = deque(maxlen=40)
         process = subprocess.Popen(
             command, env=full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace",
         )  # fmt: skip
+        self._running.difference_update([p for p in list(self._running) if p.poll() is not None])
         self._running.add(process)
         if self._ending.is_set():  # since it was asked
             process.terminate()
         if cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, cores)
-        try:
-            for line in process.stdout or ():
-                if line.strip():
-                    shown = redacted(line)
-                    last.append(shown.strip())
-                    log(shown.rstrip())
-            if process.wait():
-                raise CommandFailed(what, list(last), process.returncode, self._ending.is_set())
-        finally:
-            self._running.discard(process)
+        return Program(process, self._ending.is_set)

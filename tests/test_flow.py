@@ -10,12 +10,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import PARAMS, ROOT
+from conftest import PARAMS, ROOT, Project
 from ruamel.yaml import YAML
 
 from cones.common.errors import ConesError
 from cones.config.params import load_params
 from flows import gpus as lending
+from flows.batches import BATCH_SECONDS, MOST, batch_size
 from flows.gpus import gpus, lock_folder, one_gpu
 from flows.graph import stage_graph
 from flows.pipeline import row, with_row
@@ -105,6 +106,104 @@ def test_a_worker_runs_the_deployments_and_a_failure_stays_with_its_descendants(
     assert states["search@bad-zero-shot"] == states["evaluate@few"] == states["look up few"] == "COMPLETED"
     assert not (project.folder / "evaluated/bad").exists()
     assert "URI  models:/few@champion" in log
+
+
+SHORT_STAGES = """
+stages:
+  first: {cmd: echo ready > first, outs: [first]}
+  work:
+    foreach: [a, b, c, d, e]
+    do: {cmd: "python work.py ${item}", deps: [work.py, first], outs: ["made-${item}"]}
+  after:
+    foreach: [a, b, c, d, e]
+    do: {cmd: "cp made-${item} after-${item}", deps: ["made-${item}"], outs: ["after-${item}"]}
+"""
+WORK = """
+import pathlib, sys
+name, again = sys.argv[1], pathlib.Path("again")
+if name == "c" and not again.exists():
+    again.touch()
+    sys.exit(75)
+if name == "d":
+    sys.exit("error: d cannot be made")
+print("making", name)
+pathlib.Path(f"made-{name}").write_text(name)
+"""
+SHORT_FLOW = """
+import json
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from flows import batches
+from flows.graph import stage_graph
+from flows.pipeline import run_stages
+from flows.processes import Programs
+
+batches.BATCH_SECONDS = 1e6  # however busy this machine is
+commands = []
+
+class Noted(Programs):
+    def start(self, what, command, *more):
+        commands.append(command[4:])
+        return super().start(what, command, *more)
+
+@flow(task_runner=ThreadPoolTaskRunner())
+def short():
+    return [run_stages(stage_graph(), 1, Noted()), commands]
+
+open("noted.json", "w").write(json.dumps(short()))
+"""
+
+
+def test_short_stages_share_a_dvc_process_and_no_failure(tmp_path: Path, with_prefect) -> None:
+    """One of five may pass and is tried again, one fails for good: both end what they shared, which goes on anew."""
+    project = Project.at(tmp_path)
+    (tmp_path / "dvc.yaml").write_text(SHORT_STAGES)
+    (tmp_path / "work.py").write_text(WORK)
+    assert project.run("dvc", "init", "--quiet", "--no-scm").returncode == 0
+    done = project.run("python", "-c", SHORT_FLOW, PYTHONPATH=str(ROOT), **with_prefect)
+    assert done.returncode == 0, done.stdout
+    bad, commands = json.loads((tmp_path / "noted.json").read_text())
+    assert bad == ["work@d", "after@d"]
+    together = ["work@b", "work@c", "work@d", "work@e"]
+    assert commands == [
+        ["first"], ["work@a"], together, together[1:], together[3:],
+        ["after@a"], ["after@b", "after@c", "after@e"],
+    ]  # fmt: skip
+    assert {p.name for p in tmp_path.glob("after-*")} == {"after-a", "after-b", "after-c", "after-e"}
+
+    names = [f"{kind}@{name}" for kind in ("work", "after") for name in "abcde"]
+    runs = ask(with_prefect, "task_runs", {"task_runs": {"name": {"any_": names}}})
+    states = {r["name"]: r["state_type"] for r in runs}
+    assert len(runs) == len(names)
+    assert [name for name in names if states[name] != "COMPLETED"] == bad
+    assert states["work@d"] == "FAILED"
+    assert {r["name"]: r["run_count"] for r in runs if r["run_count"] != 1} == {"work@c": 2, "after@d": 0}
+    for run in runs:
+        logs = ask(with_prefect, "logs", {"logs": {"task_run_id": {"any_": [run["id"]]}}})
+        told = "\n".join(log["message"] for log in logs)
+        assert told.count("Running stage") == run["run_count"]
+        assert [name for name in "abce" if f"making {name}" in told] == (
+            [run["name"][-1]] if run["name"][:4] == "work" and run["name"] not in bad else []
+        )
+
+
+@pytest.mark.parametrize(
+    ("ready", "parallel", "seconds", "size"),
+    [
+        (8, 2, [], 1),
+        (8, 2, [1.0, 3.0], 4),
+        (9, 2, [0.1], 5),
+        (2, 2, [0.1], 1),
+        (100, 2, [0.1], MOST),
+        (100, 2, [BATCH_SECONDS / 3], 3),
+        (100, 1, [600.0, 900.0], 1),
+    ],
+    ids=["unknown", "halved", "odd", "a slot each", "many", "slower", "long"],
+)
+def test_no_stage_waits_long_for_another_of_its_process(
+    ready: int, parallel: int, seconds: list[float], size: int
+) -> None:
+    assert batch_size(ready, parallel, seconds) == size
 
 
 def test_stages_are_named_by_dvc_and_know_what_they_need(finished, tmp_path: Path, monkeypatch) -> None:

@@ -1,0 +1,121 @@
+"""Stages as Prefect tasks: side by side on the CPU cores and GPUs, each after those it needs, and again where that may
+help."""
+
+import time
+from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
+from graphlib import TopologicalSorter
+
+from prefect import State, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
+from prefect.futures import PrefectFuture, as_completed
+
+from cones.common.errors import ConesError
+from cones.common.process import compute_threads, cores
+from flows.batches import Batch, batch_size
+from flows.gpus import gpus, one_gpu
+from flows.graph import Stage
+from flows.processes import Programs
+
+GPU_LIMIT = "cones-gpu"
+"""A Prefect concurrency limit that GPU stages of all machines count against, once it exists."""
+
+
+def may_pass(task: object, task_run: object, state: State) -> bool:
+    """Retry what may go well with nothing changed; a mistake in params.yaml or in the data stays one."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, ConesError) and error.may_pass
+
+
+@task(
+    task_run_name="{stage.name}",
+    retries=2,
+    retry_delay_seconds=[5, 30],
+    retry_condition_fn=may_pass,
+    cache_policy=NO_CACHE,
+)
+def reproduce(stage: Stage, batch: Batch) -> None:
+    """Bring one stage of a batch up to date.
+
+    It computes with as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they
+    wait for each other without spinning, since they share the cores. A search that was killed goes on from its
+    checkpoint when it is tried again.
+    """
+    environment = {
+        "OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"
+    }  # fmt: skip
+    log = get_run_logger().info
+    devices = gpus() if stage.gpu else []
+    if not devices:
+        return batch.run(stage.name, environment, log)
+    with gpu_slot(), one_gpu(devices) as device:
+        log(f"on GPU {device}")
+        return batch.run(stage.name, {**environment, "CUDA_VISIBLE_DEVICES": device}, log)
+
+
+def gpu_slot() -> AbstractContextManager[None]:
+    """A leased slot of the limit on GPU stages; nothing where nobody has made that limit."""
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+    except ObjectNotFound:
+        return nullcontext()
+    return concurrency(GPU_LIMIT, occupy=1)
+
+
+def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs) -> list[str]:
+    """Run stages side by side, at most `parallel` at once, each after those it needs; the names of those that failed.
+
+    What needs a failed stage is not run, everything else is. The CPU cores are divided among the stages that can run.
+    Where more short stages of one kind are ready than can run at once, a DVC process gets several of them.
+    """
+    order = TopologicalSorter({name: stage.needs for name, stage in graph.items()})
+    order.prepare()
+    futures: dict[str, PrefectFuture] = {}
+    waiting: list[str] = []
+    running: dict[PrefectFuture, tuple[str, Batch, float]] = {}
+    bad: list[str] = []
+    users = dict.fromkeys(cores(), 0)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    lent = bool(gpus())
+
+    def submit(batch: Batch) -> None:
+        name = batch.left.pop(0)
+        needed = [futures[n] for n in graph[name].needs]
+        futures[name] = reproduce.submit(graph[name], batch, wait_for=needed)
+        running[futures[name]] = name, batch, time.monotonic()
+
+    while order.is_active():
+        waiting += order.get_ready()
+        while waiting and len(running) < parallel:
+            share = max(1, len(users) // min(parallel, len(running) + len(waiting)))
+            on = sorted(users, key=lambda core: users[core])[:share]
+            for core in on:
+                users[core] += 1
+            alone = {n for n in waiting if (lent and graph[n].gpu) or set(graph[n].needs) & set(bad)}
+            alike = [n for n in waiting if n not in alone and _kind(n) == _kind(waiting[0])] or waiting[:1]
+            names = alike[: batch_size(len(alike), parallel, seconds[_kind(alike[0])])]
+            waiting = [name for name in waiting if name not in names]
+            submit(Batch(names, on, programs))
+        done = next(as_completed(list(running)))
+        done.wait()
+        name, batch, began = running.pop(done)
+        if done.state.is_completed():
+            seconds[_kind(name)].append(time.monotonic() - began)
+        else:
+            bad.append(name)
+        order.done(name)
+        if batch.left:
+            submit(batch)
+        else:
+            for core in batch.on:
+                users[core] -= 1
+    return bad
+
+
+def _kind(name: str) -> str:
+    """What a stage is called without the entry that it works on: `search` of `search@cells-cones`."""
+    return name.partition("@")[0]
