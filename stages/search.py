@@ -2,14 +2,17 @@
 
 import shutil
 from contextlib import suppress
+from functools import partial
 
 from cones.common.console import progress_bar, row_progress
 from cones.common.files import fresh_folder
-from cones.common.layout import ENCODED, SEARCHED, lock_of
+from cones.common.layout import ENCODED, PREPARED, SEARCHED, lock_of
 from cones.common.planned import read_plan
 from cones.common.process import lock, run_stage
 from cones.methods.searched import Method, Row, Searched
+from cones.tasks.parts import part_of
 from cones.tasks.ranking import headline
+from cones.tasks.settings import ConceptSettings
 
 
 def main(row: str) -> None:
@@ -27,10 +30,14 @@ def main(row: str) -> None:
     head = headline(encoded.about["task"])
     checkpoint = row_checkpoint(run, encoded.about)
     samples = checkpoint.parent / "samples"
+    live = None
+    if run.method.enters_image_encoder:
+        concept = planned.part("pictures", ConceptSettings)
+        live = partial(part_of(concept.task, "live").live_pictures, concept, PREPARED / concept.data)
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(lock_of(row), f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
         show = row_progress(row, "epoch", head, advance)
-        found = search_row(row, run, encoded, Accelerator(), checkpoint, show, samples)
+        found = search_row(row, run, encoded, Accelerator(), checkpoint, show, samples, live)
         with fresh_folder(SEARCHED / run.concept / row) as out:
             write_row(out, encoded.about["task"], found, samples)
         checkpoint.unlink(missing_ok=True)

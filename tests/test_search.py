@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cones.backbones import open_backbone
 from cones.common.errors import BackboneError, SearchError
 from cones.config.params import parse_method
 from cones.config.tables import RunConfig
@@ -87,16 +88,16 @@ def test_a_shared_text_is_encoded_once_a_validation(encoded: Encoded, accelerato
     assert found.cost["text_encoder_calls"] == 8 + 3
 
 
-def test_prompts_for_the_image_encoder_are_refused(encoded: Encoded) -> None:
+def test_prompts_for_the_image_encoder_of_a_detector_are_refused(encoded: Encoded, toy_glip: Path) -> None:
     class Visual(torch.nn.Module):
         def forward(self, names, features=None, generator=None) -> Prompts:
             return Prompts(text_embeds=encoded.text, visual_tokens=torch.zeros(1, 2, 32))
 
     with pytest.raises(
         BackboneError,
-        match="Visual gives visual tokens, and a dual_encoder backbone such as this one has no site",
+        match="Visual gives visual tokens, and a grounding backbone such as this one has no site",
     ):
-        text_of(Visual(), encoded.backbone(), encoded.about["names"])
+        text_of(Visual(), open_backbone("glip", toy_glip), encoded.about["names"])
 
 
 @pytest.mark.parametrize("kind", ["cones", "coop"])

@@ -12,13 +12,13 @@ from cones.common.errors import ConceptError
 from cones.common.messages import first_mistake
 from cones.common.tensors import read_safetensors
 from cones.concept.card import ConceptCard
-from cones.interfaces.protocols import Backbone, Grounding
+from cones.interfaces.protocols import Backbone, Grounding, refuse_missing_sites
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 SENTENCES = {"sentences": 3, "places": 2, "unconditional": 3}
 """What a Concept of generation has besides, and their numbers of axes."""
-AXES = {"text_embeds": 2, "owner": 1, "pooled": 2, **SENTENCES}
+AXES = {"text_embeds": 2, "owner": 1, "pooled": 2, "visual_tokens": 3, **SENTENCES}
 SEARCHED = "searched."
 WEIGHTS_KEY = "cones_weights"
 
@@ -45,7 +45,8 @@ def _check_names(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) 
     if missing := missing - set(tensors):
         raise ConceptError(f"{where} lacks {', '.join(sorted(missing))}; it is not a whole Concept")
     known = {"text_embeds", "owner", "pooled"} | more
-    strange = sorted(name for name in tensors if name not in known and not name.startswith(SEARCHED))
+    allowed = known if card.task == "generation" else known | {"visual_tokens"}
+    strange = sorted(name for name in tensors if name not in allowed and not name.startswith(SEARCHED))
     if strange:
         first = ", ".join(repr(name[:60]) for name in strange[:3])
         raise ConceptError(
@@ -87,6 +88,8 @@ def _check_sentences(where: Path, card: ConceptCard, tensors: Mapping[str, Tenso
 def check_fit(card: ConceptCard, tensors: Mapping[str, Tensor], backbone: Backbone) -> None:
     """`ConceptError` for tensors or a canvas that the opened base model cannot take."""
     embeds, vectors = tensors["text_embeds"], tensors.get("searched.vectors")
+    if (visual := tensors.get("visual_tokens")) is not None:
+        _check_visual(card, visual, backbone)
     texts = backbone.sites["text_embeds"]
     sizes = [("embeddings", embeds.shape[1], texts.width)]
     if vectors is not None:
@@ -104,6 +107,17 @@ def check_fit(card: ConceptCard, tensors: Mapping[str, Tensor], backbone: Backbo
         raise ConceptError(
             f"`{card.row}` has the canvas {list(card.canvas)}; pictures for {card.base.name} take at most "
             f"{largest} pixels a side: take the file from where it was made"
+        )
+
+
+def _check_visual(card: ConceptCard, tokens: Tensor, backbone: Backbone) -> None:
+    refuse_missing_sites({"visual_tokens"}, backbone, f"`{card.row}`")
+    site = backbone.sites["visual_tokens"]
+    layers, _, width = tokens.shape
+    if width != site.width or not 1 <= layers <= site.depth:
+        raise ConceptError(
+            f"`{card.row}` has visual tokens {width} wide, for {layers} layers; {card.base.name} takes them "
+            f"{site.width} wide, for 1 to {site.depth}: they do not belong together"
         )
 
 

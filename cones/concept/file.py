@@ -25,7 +25,8 @@ MOST_BYTES = 1 << 30
 @dataclass
 class Concept:
     """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), `pooled` for a model that wants a
-    sentence vector as well, and what the method searched; in generation also its sentences (see `ConceptCard.site`).
+    sentence vector as well, `visual_tokens` of a method that enters the image encoder, and what the method searched; in
+    generation also its sentences (see `ConceptCard.site`).
     """
 
     card: ConceptCard
@@ -45,6 +46,12 @@ class Concept:
         embeds = self.tensors["text_embeds"].float()[None]
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
         return TextEmbeds(embeds, mask, self.tensors["owner"], pooled)
+
+    @property
+    def visual_tokens(self) -> Tensor | None:
+        """What the method adds in the image encoder (L, m, d): pictures are encoded with it. None: nothing."""
+        tokens = self.tensors.get("visual_tokens")
+        return None if tokens is None else tokens.float()
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises `ConceptError` for a card that could not be read again."""

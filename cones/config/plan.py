@@ -59,7 +59,11 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
         for row, settings in rows.items():
             stage = "finetune" if "finetune" in settings else "search"
             bases = hashes.of(backbone, stage)
-            parts = {**settings, "data": concept.data} if stage == "finetune" else settings
+            parts = settings
+            if stage == "finetune":
+                parts = {**settings, "data": concept.data}
+            elif settings["method"].enters_image_encoder:
+                parts = {**settings, "pictures": concept}
             plans[stage, row] = _planned(stage, parts, about, bases)
     every = {row: params.settings_of(row) for row in params.rows()}
     plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts})
@@ -74,6 +78,8 @@ def _planned(
     classes = {path: f"{type(of).__module__}:{type(of).__name__}" for path, of in _objects(parts)}
     run = [of for _, of in _objects({"parts": parts, "also": also or {}})]
     modules = {type(of).__module__ for of in run} | {name for of in run for name in _modules(of, stage)}
+    if "pictures" in parts:
+        modules.add(module_of(parts["pictures"].task, "live"))
     helpers = {f"cones.backbones.{name}.settings" for name in bases or {}}
     code = code_hashes(Path(f"stages/{stage}.py"), modules | helpers)
     return Planned(_dumped(parts, stage), classes, dict(bases or {}), code)

@@ -157,9 +157,11 @@ def _is_given(settings: dict[str, Any], name: str) -> bool:
     return not (value is None or value is False or value == "own")
 
 
-def _without_effect(method: Any) -> str | None:
+def _without_effect(method: object) -> str | None:
     """Why a setting of a search does nothing beside its others."""
-    kind = BY_NAME.get(_word(method, "name") or "") if isinstance(method, dict) else None
+    if not isinstance(method, dict):
+        return None
+    kind = BY_NAME.get(_word(method, "name") or "")
     if kind is None or "optimiser" not in kind.model_fields:
         return None
     optimiser = method.get("optimiser", kind.model_fields["optimiser"].default)
@@ -168,9 +170,11 @@ def _without_effect(method: Any) -> str | None:
     return None
 
 
-def undefined_pair(method: Any, backbone_kind: str | None) -> str | None:
+def undefined_pair(method: object, backbone_kind: str | None) -> str | None:
     """Why a method cannot be used on a kind of backbone; None if it can, or if either is not known."""
-    name = _word(method, "name") if isinstance(method, dict) else None
+    if not isinstance(method, dict):
+        return None
+    name = _word(method, "name")
     if name not in BY_NAME or backbone_kind not in KINDS:
         return None
     settings, family = BY_NAME[name], KINDS[backbone_kind].family

@@ -11,8 +11,9 @@ from torch import Tensor
 from cones.backbones import family_of, open_backbone
 from cones.backbones.hub import locate
 from cones.common.errors import DAMAGED, DataError
-from cones.common.files import read_json
+from cones.common.files import content_hash, read_json
 from cones.common.intact import damaged_parts
+from cones.data.prepared import Split, records_hash
 from cones.features.store import FeatureStore
 from cones.interfaces.base import BaseModelCard
 from cones.interfaces.protocols import Backbone, DualEncoder
@@ -99,3 +100,20 @@ class Encoded:
         folder = locate(self.base.source, self.base.revision)
         known = {"logit_scale": self.about["logit_scale"]} if "logit_scale" in self.about else {}
         return open_backbone(self.base.kind, folder, device, task or self.about["task"], **known)
+
+
+def encoded_pictures(encoded: Encoded, data: Path) -> list[tuple[Split, list[int]]]:
+    """The splits with the training and the validation pictures of an encoded concept, and which of theirs these are.
+
+    `data` is where they are prepared; `DataError` where that holds other ones.
+    """
+    found, hashes = [], {}
+    for name, store in (("train", encoded.train), ("val", encoded.val)):
+        split = Split.open(data / name)
+        places = {record.id: i for i, record in enumerate(split.records)}
+        rows = [places[i] for i in store.ids if i in places]
+        hashes[name] = records_hash([split.records[i] for i in rows])
+        found.append((split, rows))
+    if content_hash(hashes) != encoded.about["split_hash"]:
+        raise DataError(f"{data} does not hold the pictures that were encoded; run `dvc repro` to encode them again")
+    return found

@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -13,6 +14,11 @@ from cones.data.pictures import random_view
 from cones.data.prepared import Split
 from cones.features.store import FeatureStore, write_features
 from cones.interfaces.protocols import OneSize, Paints
+
+
+def view_of(picture: Image.Image, view: int, row: int, min_crop: float, seed: int, flip: bool = True) -> Image.Image:
+    """A view of the picture that is `row` of its split: 0 plain, the others random crops and, unless told, flips."""
+    return random_view(picture, min_crop, np.random.default_rng([seed, view, row]), flip) if view else picture
 
 
 @torch.inference_mode()
@@ -27,9 +33,10 @@ def encode_split(
     on_batch: Callable[[int], None] = lambda done: None,
     flip: bool = True,
     on_pictures: Callable[[list[Image.Image]], None] = lambda pictures: None,
+    visual_tokens: Float[Tensor, "l m v"] | None = None,
 ) -> FeatureStore:
-    """Features of some pictures of a split: view 0 plain, the others random crops and, unless told, flips. Where the
-    pictures have masks, these are cut likewise.
+    """Features of some pictures of a split, in views as `view_of` gives them, with visual tokens if there are any.
+    Where the pictures have masks, these are cut likewise.
 
     Each picture is opened once for all its views; `on_pictures` is shown each batch of them as they are.
     """
@@ -44,13 +51,10 @@ def encode_split(
         on_pictures(pictures)
 
         def seen(images: list[Image.Image], view: int) -> list[Image.Image]:
-            if not view:
-                return images
-            streams = (np.random.default_rng([seed, view, rows[i]]) for i in chosen)
-            return [random_view(p, min_crop, rng, flip) for p, rng in zip(images, streams)]
+            return [view_of(p, view, rows[i], min_crop, seed, flip) for p, i in zip(images, chosen)]
 
         def encode(view: int) -> dict[str, Tensor]:
-            tensors = dict(backbone.encode(backbone.pixels(seen(pictures, view))))
+            tensors = dict(backbone.encode(backbone.pixels(seen(pictures, view)), visual_tokens))
             if masked:
                 tensors["mask"] = cast(Paints, backbone).cells(seen(masks, view))
             return tensors

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from cones.common.errors import BackboneError, DataError
-from cones.common.files import content_hash
 from cones.concept.file import Concept
-from cones.data.prepared import Split, records_hash
-from cones.features.encoded import Encoded
+from cones.features.encoded import Encoded, encoded_pictures
 from cones.features.live import LivePictures
 from cones.features.store import FeatureStore
 from cones.finetuning.settings import Finetune
@@ -133,15 +131,10 @@ def _pictures(settings: Finetune, encoded: Encoded, data: Path, backbone: Ground
     """The training and the validation pictures, as this kind of fine-tuning takes them."""
     if settings.keeps_features:
         return encoded.train, encoded.val
-    live, hashes = [], {}
-    for name, store in (("train", encoded.train), ("val", encoded.val)):
-        split = Split.open(data / name)
-        places = {record.id: i for i, record in enumerate(split.records)}
-        rows = [places[i] for i in store.ids if i in places]
-        hashes[name] = records_hash([split.records[i] for i in rows])
-        canvas = tuple(encoded.about["canvas"])
-        changes = (getattr(settings, "least_scale", 1.0), getattr(settings, "colour_jitter", 0.0))
-        live.append(LivePictures(store, split, rows, backbone, canvas, *changes))
-    if content_hash(hashes) != encoded.about["split_hash"]:
-        raise DataError(f"{data} does not hold the pictures that were encoded; run `dvc repro` to encode them again")
-    return live[0], live[1]
+    canvas = tuple(encoded.about["canvas"])
+    changes = (getattr(settings, "least_scale", 1.0), getattr(settings, "colour_jitter", 0.0))
+    (train, shown), (val, held) = encoded_pictures(encoded, data)
+    return (
+        LivePictures(encoded.train, train, shown, backbone, canvas, *changes),
+        LivePictures(encoded.val, val, held, backbone, canvas, *changes),
+    )

@@ -38,6 +38,9 @@ def join(concepts: Sequence[OpenConcept], rename: Mapping[str, str]) -> OpenConc
     whole = [c.card.row for c in concepts if "pooled" in c.tensors]
     if whole:
         raise ConceptError(f"`{whole[0]}` has a vector for its whole text (`pooled`), which no joined text can have")
+    seen = [c.card.row for c in concepts if "visual_tokens" in c.tensors]
+    if seen:
+        raise ConceptError(f"`{seen[0]}` sees pictures by visual tokens of its own, which classes of others do not fit")
     cards = [c.card for c in concepts]
     card = _card(cards, _classes(cards, rename))
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)

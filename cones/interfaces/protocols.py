@@ -4,8 +4,8 @@
 text tokens, d width of a site, m visual tokens, L layers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +20,8 @@ from cones.interfaces.texts import Prompts, TextEmbeds, TextTokens
 
 Loss = Callable[[Features, TextEmbeds, torch.Generator | None], Float[Tensor, ""]]
 """Features of a batch and their texts to what is minimised; whatever it draws comes from the generator."""
+PROMPTS = tuple(f.name for f in fields(Prompts))
+"""The names that sites have."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,14 @@ class Backbone(Protocol):
     how often the text encoder ran.
     """
 
-    family: str
     device: torch.device
     sites: dict[str, Site]
     text_encoder_calls: int
+
+    @property
+    def family(self) -> str:
+        """What it has in common with others that a method works on."""
+        ...
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -50,7 +56,7 @@ class Backbone(Protocol):
         ...
 
     def encode(
-        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m d"] | None = None
+        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"] | None = None
     ) -> Mapping[str, Tensor]:
         """The `tensors` of Features for a batch of preprocessed pictures; gradients reach the visual tokens, if any."""
         ...
@@ -184,10 +190,10 @@ class Paints(OneSize, Adapts, Protocol):
         ...
 
 
-def refuse_missing_sites(prompts: Prompts, backbone: Backbone, method: str) -> None:
-    """`BackboneError` for prompts that enter where the backbone has no site."""
-    for site in ("text_tokens", "text_embeds", "visual_tokens"):
-        if getattr(prompts, site) is not None and site not in backbone.sites:
+def refuse_missing_sites(sites: Collection[str], backbone: Backbone, method: str = "the call") -> None:
+    """`BackboneError` for a method that gives prompts for sites which the backbone has not. It loads no weights."""
+    for site in PROMPTS:
+        if site in sites and site not in backbone.sites:
             there = ", ".join(backbone.sites)
             raise BackboneError(
                 f"{method} gives {site.replace('_', ' ')}, and a {backbone.family} backbone such as this one has no "
@@ -204,7 +210,8 @@ def prompts_of(
 ) -> Prompts:
     """What a method gives, refused where the backbone has no site for it."""
     prompts: Prompts = method(names, features, generator)
-    refuse_missing_sites(prompts, backbone, type(method).__name__)
+    given = [site for site in PROMPTS if getattr(prompts, site) is not None]
+    refuse_missing_sites(given, backbone, type(method).__name__)
     return prompts
 
 
@@ -216,7 +223,11 @@ def text_of(
     generator: torch.Generator | None = None,
 ) -> TextEmbeds:
     """The text side that a method's prompts make; the text encoder runs only if they enter before it."""
-    prompts = prompts_of(method, backbone, names, features, generator)
+    return told_by(prompts_of(method, backbone, names, features, generator), backbone, names)
+
+
+def told_by(prompts: Prompts, backbone: Backbone, names: Sequence[str]) -> TextEmbeds:
+    """The text side that prompts make."""
     if prompts.text_embeds is not None:
         return prompts.text_embeds
     return backbone.embed_text(names, prompts.text_tokens)

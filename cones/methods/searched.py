@@ -40,6 +40,8 @@ class Method(Strict):
     """Where what is searched stands: at the text encoder's output, or at its input."""
     enters_image_encoder: ClassVar[bool] = False
     """Whether it gives visual tokens, so that pictures are encoded anew at each step."""
+    reads_pictures: ClassVar[bool] = False
+    """Whether its text depends on what each picture shows, so that it is made anew for each batch."""
     name: str = ""
 
     @property
@@ -51,6 +53,11 @@ class Method(Strict):
     def summary(cls) -> str:
         """What it does, in the first line of its docstring."""
         return (cls.__doc__ or "").strip().split("\n")[0]
+
+    @classmethod
+    def sites(cls) -> frozenset[str]:
+        """The sites of a backbone that its prompts go to."""
+        return frozenset({cls.site, *(["visual_tokens"] if cls.enters_image_encoder else [])})
 
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         """The module whose parameters are exactly what is searched, as it stands before the search."""

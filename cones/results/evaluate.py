@@ -11,7 +11,8 @@ from PIL import Image
 
 from cones.common.errors import ConceptError
 from cones.common.kept import kept
-from cones.concept.file import Concept
+from cones.concept.checks import check_fit
+from cones.concept.file import Concept, tensors_hash
 from cones.data.prepared import Split, records_hash
 from cones.features.store import FeatureStore
 from cones.finetuning.settings import keeps_features
@@ -85,12 +86,16 @@ class _TestPictures:
             height, width = map(max, cast(Grounding, backbone).canvas(sizes), card.canvas)
             canvas = (height, width)
 
+        visual = [] if concept.visual_tokens is None else [concept.visual_tokens]
+        check_fit(card, concept.tensors, backbone)
+
         def make(folder: Path) -> None:
-            part_of(card.task, "encode").encode_test(backbone, self.split, canvas, folder / FEATURES)
+            part_of(card.task, "encode").encode_test(backbone, self.split, canvas, folder / FEATURES, *visual)
 
         changed = card.finetune is not None and not keeps_features(card.finetune["kind"])
         weights = card.weights_sha256 if changed else None
         facts = [card.base.sha256, weights, card.preprocessing, canvas, [r.id for r in records], records_hash(records)]
+        facts += [tensors_hash({"visual_tokens": tokens}) for tokens in visual]
         folder = kept("test-features", facts, self.cache, make) / FEATURES
         if folder not in self.stores:
             self.stores[folder] = FeatureStore(folder)

@@ -131,7 +131,9 @@ class Epochs:
     def metrics(self) -> dict[str, float]:
         text = partial(text_of, self.method, self.backbone, self.names)
         batches = self.val.batches(self.task.batch)
-        predictions = predict_all(self.backbone, batches, text, self.task, self.accelerator.device)
+        predictions = predict_all(
+            self.backbone, batches, text, self.task, self.accelerator.device, self.settings.reads_pictures
+        )
         return self.task.quick(predictions, self.val, self.names)
 
     def watch(self, unit: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from cones.common.errors import DataError, SearchError
 from cones.common.layout import CACHE
@@ -16,8 +16,8 @@ from cones.common.messages import nearest
 from cones.concept.card import ConceptCard, mistake_of
 from cones.concept.file import Concept
 from cones.features.encoded import Encoded
-from cones.interfaces.pictures import mean_loss
-from cones.interfaces.protocols import Backbone, Paints, text_of
+from cones.interfaces.pictures import Pictures, mean_loss
+from cones.interfaces.protocols import Backbone, Paints, prompts_of, refuse_missing_sites, told_by
 from cones.interfaces.texts import TextEmbeds
 from cones.methods.searched import Row, Searched
 from cones.methods.start import ImageStart, Start, class_means
@@ -31,6 +31,9 @@ from cones.tasks.task import predict_all
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+Live = Callable[[Encoded, Backbone, Callable[[], Tensor | None]], tuple[Pictures, Pictures]]
+"""Training and validation pictures that are encoded anew, given what makes the visual tokens."""
+
 
 def search_row(
     name: str,
@@ -40,32 +43,41 @@ def search_row(
     checkpoint: Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda line: None,
     samples: Path | None = None,
+    live: Live | None = None,
 ) -> FoundRow:
     """Search one row on an encoded concept; validation chooses, and the test split is not even known here.
 
-    In generation, pictures that the row asks for on the way go to the folder `samples`, named by their step.
+    In generation, pictures that the row asks for on the way go to the folder `samples`, named by their step. `live`
+    gives the pictures of a method that enters the image encoder. Raises `BackboneError` for a method whose prompts the
+    base model has no site for, and `SearchError` for one that no Concept can hold, before any weights are loaded.
     """
     about, device = encoded.about, accelerator.device
     names, seed, task = spoken_names(run, about), about["seed"], task_of(about["task"])
     parts = part_of(about["task"], "row")
     backbone = encoded.backbone(device)
+    refuse_missing_sites(run.method.sites(), backbone, f"the method `{run.method.name}`")
+    if run.method.reads_pictures:
+        raise SearchError(f"`{run.method.name}` gives each picture a text of its own, which no Concept can hold yet")
     method = run.method.build(backbone, _start(encoded, backbone, names)).to(device)
     trained = sum(p.numel() for p in method.parameters())
     card = make_card(name, run, encoded, names, run.method.site, trained)
-    result = SearchResult()
+    result, (train, val) = SearchResult(), _pictures(run, encoded, method, backbone, names, live)
     if isinstance(run.method, Searched):
         watch = None if samples is None else parts.watch_of(run.method, method, backbone, encoded, samples)
         result = search(
-            method, backbone, names, encoded.train, encoded.val, run.method, seed, accelerator, checkpoint,
+            method, backbone, names, train, val, run.method, seed, accelerator, checkpoint,
             on_epoch, about["task"], watch or (lambda epoch: None),
         )  # fmt: skip
     calls = backbone.text_encoder_calls
     with torch.no_grad():
-        text = text_of(method, backbone, names)
-    predictions = predict_all(backbone, encoded.val.batches(task.batch), text, task, device)
+        prompts = prompts_of(method, backbone, names)
+        text = told_by(prompts, backbone, names)
+    predictions = predict_all(backbone, val.batches(task.batch), text, task, device)
     metrics = task.full(predictions, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
     tensors = parts.concept_tensors(text, encoded)
+    if prompts.visual_tokens is not None:
+        tensors["visual_tokens"] = prompts.visual_tokens.detach().clone()
     if text.pooled is not None:
         tensors["pooled"] = text.pooled.detach().clone()
     if run.method.site == "text_tokens":
@@ -75,6 +87,26 @@ def search_row(
         raise SearchError(f"`{name}` has no finite {headline(about['task'])} on validation: {metrics}")
     card = card.model_copy(update={"val": finite})
     return FoundRow(Concept(card, tensors), result, metrics, cost)
+
+
+def _pictures(
+    run: Row, encoded: Encoded, method: nn.Module, backbone: Backbone, names: Sequence[str], live: Live | None
+) -> tuple[Pictures, Pictures]:
+    """The training and the validation pictures: kept features, or encoded anew with the method's visual tokens."""
+
+    def visual_tokens() -> Tensor | None:
+        return prompts_of(method, backbone, names).visual_tokens
+
+    enters, name = run.method.enters_image_encoder, run.method.name
+    with torch.no_grad():
+        if (visual_tokens() is not None) != enters:
+            gives = "no visual tokens" if enters else "visual tokens"
+            raise SearchError(f"the method `{name}` gives {gives}, and its `enters_image_encoder` says otherwise")
+    if not enters:
+        return encoded.train, encoded.val
+    if live is None:
+        raise SearchError(f"`{name}` enters the image encoder, so that it needs the pictures themselves")
+    return live(encoded, backbone, visual_tokens)
 
 
 def make_card(name: str, run: Row, encoded: Encoded, names: Sequence[str], site: str, trained: int) -> ConceptCard:

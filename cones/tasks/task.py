@@ -29,7 +29,7 @@ class Sampled:
 class Judge(Protocol):
     """Models that had no part in a search, and judge what is made with a Concept."""
 
-    def judge(self, concept: Concept, backbone: Any, subject: Sequence[Image.Image]) -> Sampled:
+    def judge(self, concept: Concept, backbone: Backbone, subject: Sequence[Image.Image]) -> Sampled:
         """Make pictures with a Concept on its opened base model, and measure them beside those of the subject."""
         ...
 
@@ -105,12 +105,13 @@ def predict_all(
     text: TextEmbeds | Callable[[Features], TextEmbeds],
     task: Task,
     device: Any,
+    anew: bool = False,
 ) -> list[Predictions]:
     """What is predicted for batches of pictures, as the task keeps it. Texts take turns; a function makes those of the
-    first and largest batch, and the others take from them."""
-    found = []
+    first and largest batch, and the others take from them; or `anew` those of each batch."""
+    found, texts = [], None
     for batch in (batch.to(device) for batch in batches):
-        if not isinstance(text, TextEmbeds):
-            text = text(batch)
-        found.append(task.keep(backbone.predict(batch, text.in_turns(len(batch.views)))))
+        if texts is None or anew:
+            texts = text if isinstance(text, TextEmbeds) else text(batch)
+        found.append(task.keep(backbone.predict(batch, texts.in_turns(len(batch.views)))))
     return found

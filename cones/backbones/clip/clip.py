@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from cones.backbones.clip.settings import FAMILY
 from cones.backbones.clip.text import SentenceLayout, encode_vectors
+from cones.backbones.clip.vision import encode_prompted
 from cones.backbones.hub import WEIGHTS
 from cones.backbones.opening import opening, read_config, refuse_larger
 from cones.backbones.tuned import with_tuned
@@ -42,9 +43,11 @@ class Clip:
             self.logit_scale = logit_scale
         with opening(folder):
             text = {"hidden_size": 512, "max_position_embeddings": 77} | config.get("text_config", {})
+            vision = {"hidden_size": 768, "num_hidden_layers": 12} | config.get("vision_config", {})
             self.sites = {
                 "text_tokens": Site(text["hidden_size"], max_tokens=text["max_position_embeddings"] - 2),
                 "text_embeds": Site(config.get("projection_dim", 512)),
+                "visual_tokens": Site(vision["hidden_size"], vision["num_hidden_layers"]),
             }
         self._layouts: dict[tuple, SentenceLayout] = {}
         self._owner: Tensor | None = None
@@ -104,10 +107,20 @@ class Clip:
         """Resize, centre-crop and normalise pictures as this model expects them."""
         return self.processor(list(pictures), return_tensors="pt")["pixel_values"]
 
-    @torch.inference_mode()
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b d"]]:
-        """The joint-space feature of each picture, of unit length."""
-        return {"image": F.normalize(self.model.get_image_features(pixels.to(self.device)).pooler_output, dim=-1)}
+    def encode(
+        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"] | None = None
+    ) -> Mapping[str, Float[Tensor, "b d"]]:
+        """The joint-space feature of each picture, of unit length.
+
+        Visual tokens stand between CLS and the patches, at the input or anew at each of the first layers; gradients
+        reach them.
+        """
+        pixels = pixels.to(self.device)
+        if visual_tokens is not None:
+            found = encode_prompted(self.model, pixels, visual_tokens.to(self.device), self.sites["visual_tokens"])
+            return {"image": F.normalize(found, dim=-1)}
+        with torch.inference_mode():
+            return {"image": F.normalize(self.model.get_image_features(pixels).pooler_output, dim=-1)}
 
     def embed_text(
         self, names: Sequence[str], tokens: TextTokens | None = None, templates: Sequence[str] = ("{}.",)

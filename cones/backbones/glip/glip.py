@@ -21,7 +21,7 @@ from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError
 from cones.common.tensors import read_safetensors
 from cones.interfaces.pictures import Features, Geometry, Instances, Predictions
-from cones.interfaces.protocols import Loss, Site
+from cones.interfaces.protocols import Loss, Site, refuse_missing_sites
 from cones.interfaces.texts import TextEmbeds, TextTokens
 
 if TYPE_CHECKING:
@@ -218,8 +218,12 @@ class Glip:
         return crop_masks(masks, boxes, SIZE)
 
     @torch.no_grad()
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b c _ _"]]:
-        """The pyramid of each picture, from fine to coarse."""
+    def encode(
+        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"] | None = None
+    ) -> Mapping[str, Float[Tensor, "b c _ _"]]:
+        """The pyramid of each picture, from fine to coarse; `BackboneError` for visual tokens."""
+        if visual_tokens is not None:
+            refuse_missing_sites({"visual_tokens"}, self)
         return self.pyramid(pixels)
 
     def pyramid(self, pixels: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, "b c _ _"]]:

@@ -23,7 +23,7 @@ from cones.backbones.sd.text import Sentences, encode_sentences
 from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError
 from cones.interfaces.pictures import Features, Predictions
-from cones.interfaces.protocols import Loss, Site
+from cones.interfaces.protocols import Loss, Site, refuse_missing_sites
 from cones.interfaces.randomness import generator_for
 from cones.interfaces.texts import TextEmbeds, TextTokens
 
@@ -207,8 +207,12 @@ class Diffusion:
         return torch.where(covers, shares, torch.ones_like(shares))
 
     @torch.inference_mode()
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Mapping[str, Float[Tensor, "b c y x"]]:
-        """Mean and standard deviation of each picture's latent."""
+    def encode(
+        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"] | None = None
+    ) -> Mapping[str, Float[Tensor, "b c y x"]]:
+        """Mean and standard deviation of each picture's latent; `BackboneError` for visual tokens."""
+        if visual_tokens is not None:
+            refuse_missing_sites({"visual_tokens"}, self)
         found = self.vae.encode(pixels.to(self.device)).latent_dist
         return {"mean": found.mean, "std": found.std}
 

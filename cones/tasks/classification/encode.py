@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from cones.backbones.settings import BackboneConfig
 from cones.data.prepared import Split
 from cones.data.splits import draw_shots
@@ -41,6 +43,9 @@ def encode(
     return special, templates, text_tensors(backbone, drawn.names, templates)
 
 
-def encode_test(backbone: DualEncoder, split: Split, canvas: None, target: Path) -> None:
-    """Features of all pictures of a split, as they are."""
-    encode_split(backbone, split, list(range(len(split.records))), 1, 1.0, 0, target)
+def encode_test(
+    backbone: DualEncoder, split: Split, canvas: None, target: Path, visual_tokens: Tensor | None = None
+) -> None:
+    """Features of all pictures of a split, as they are; with the visual tokens of a Concept that has some."""
+    rows = list(range(len(split.records)))
+    encode_split(backbone, split, rows, 1, 1.0, 0, target, visual_tokens=visual_tokens)

@@ -49,11 +49,12 @@ def predict(
     threshold: float | None = None,
 ) -> list[Prediction]:
     """Classify pictures, given as paths or opened, in their order; `DataError` for one that cannot be read."""
-    at_once, text = batch_size or AT_ONCE, concept.text.to(backbone.device)
+    at_once, text, prompts = batch_size or AT_ONCE, concept.text.to(backbone.device), concept.visual_tokens
     predictions: list[Prediction] = []
     for start in range(0, len(images), at_once):
         chunk = [opened_picture(image) for image in images[start : start + at_once]]
-        tensors = backbone.encode(backbone.pixels(chunk))
+        with torch.inference_mode():
+            tensors = backbone.encode(backbone.pixels(chunk), prompts)
         features = Features(dict(tensors), torch.zeros(len(chunk), dtype=torch.long))
         for row in backbone.predict(features, text).scores.tolist():
             scores = dict(zip(concept.card.classes, row))
