@@ -35,6 +35,8 @@ class BackboneConfig(ModelSource):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields with the models that must stand beside it."""
+    extra: ClassVar[str] = ""
+    """The extra of this package that a prediction needs as well."""
 
     def models(self) -> Iterator[tuple[str, ModelSource]]:
         """It and the models beside it that it names, by what they are called: its kind, and the settings' names."""

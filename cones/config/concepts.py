@@ -14,8 +14,14 @@ from cones.interfaces.base import BaseModelCard
 
 def check_card(where: Path | str, card: ConceptCard) -> None:
     """`ConceptError` for a card whose method, task or fine-tuning this version does not have, or not together."""
-    if mistake := _method_mistake(card) or _task_mistake(card) or _finetune_mistake(card):
+    if mistake := _base_mistake(card) or _method_mistake(card) or _task_mistake(card) or _finetune_mistake(card):
         raise ConceptError(f"{where} has a card that does not fit together: {mistake}; take the file from its maker")
+
+
+def _base_mistake(card: ConceptCard) -> str | None:
+    if card.base.kind not in KINDS:
+        return f"base.kind: must be one of {', '.join(KINDS)}, got {short(card.base.kind)}"
+    return None
 
 
 def _method_mistake(card: ConceptCard) -> str | None:

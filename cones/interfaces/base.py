@@ -1,6 +1,6 @@
 """What a base model is called, where it was found, and what it is by its hash."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
@@ -40,7 +40,8 @@ class BaseModelCard(Checked):
     """The base model a Concept belongs to: a name and where it was found, and `sha256` of its files."""
 
     name: Label
-    kind: Literal["clip", "glip", "sd"]
+    kind: Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_]{0,79}$")]
+    """The name of its folder in `cones/backbones`."""
     source: Annotated[Text, Field(max_length=4096)]
     revision: Annotated[str, StringConstraints(pattern=REVISION)] | None
     sha256: Hash

@@ -13,9 +13,7 @@ from packaging.version import Version
 import cones
 from cones.common.errors import TrackingError
 from cones.common.files import content_hash, file_hash
-
-EXTRAS = {"clip": "", "glip": "detection", "sd": "generation"}
-"""By kind of base model, the extra of `cones` that a prediction needs as well."""
+from cones.config.tables import KINDS
 
 
 def write_wheel(folder: Path) -> Path:
@@ -48,7 +46,7 @@ def write_wheel(folder: Path) -> Path:
 def requirements(wheel: str, kind: str) -> list[str]:
     """What pip is to install for a Concept on a kind of base model: the wheel, a path, with the extra that it needs,
     and each direct requirement in the version that is installed here."""
-    extra = EXTRAS[kind]
+    extra = KINDS[kind].extra
     lines = [f"{wheel}[{extra}]" if extra else wheel]
     for text in _distribution().requires or ():
         needed = Requirement(text)

@@ -17,6 +17,7 @@ class GlipModel(BackboneConfig):
 
     family: ClassVar[Family] = FAMILY
     tasks: ClassVar[frozenset[str]] = frozenset({"detection", "segmentation"})
+    extra: ClassVar[str] = "detection"
     kind: Literal["glip"]
 
 

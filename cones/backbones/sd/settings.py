@@ -19,6 +19,7 @@ class DiffusionModel(BackboneConfig):
     family: ClassVar[Family] = FAMILY
     tasks: ClassVar[frozenset[str]] = frozenset({"generation"})
     needs: ClassVar[tuple[str, ...]] = ("clip", "judge")
+    extra: ClassVar[str] = "generation"
     kind: Literal["sd"]
     clip: ModelSource | None = None
     """The CLIP whose text encoder it has: `init: image` starts from what it sees; it measures `clip_i` and `clip_t`.
