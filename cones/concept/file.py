@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,14 +66,15 @@ class Concept:
             temporary.write_bytes(save(tensors, metadata={CARD_KEY: header}))
 
     @staticmethod
-    def load(path: Path | str) -> "Concept":
-        """Read a Concept from its file. Nothing is ever unpickled.
+    def load(path: Path | str, check: Callable[[Path, ConceptCard], None] = lambda path, card: None) -> "Concept":
+        """Read a Concept from its file. Nothing is ever unpickled. `check` may refuse its card before its tensors.
 
         Raises `ConceptError` for a file that is not a sound Concept.
         """
         path = Path(path)
         header, tensors = _content(path)
         card = read_card(header, path)
+        check(path, card)
         check_tensors(path, card, tensors)
         if card.tensors_sha256 is not None and card.tensors_sha256 != tensors_hash(tensors):
             raise ConceptError(f"{path} is damaged: its numbers are not those that were saved; {DAMAGED}")

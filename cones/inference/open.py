@@ -134,8 +134,7 @@ def load(source: str | Path, base: str | Path | None = None, device: Any = "auto
 
 
 def _open(path: Path, base: str | Path | None, device: Any, fetch: bool) -> OpenConcept:
-    concept = Concept.load(path)
-    check_card(path, concept.card)
+    concept = Concept.load(path, check_card)
     return in_use(concept, Path(base) if base else None, device, fetch)
 
 
