@@ -58,7 +58,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 ROOT = Path(__file__).parent.parent
 RECORDING = Path(__file__).parent / "recording"
 PREFECT_PASSWORD = "tests:of a server of tests"
-LONGEST = ["faults", "generation_pipeline", "detection_pipeline", "pipeline", "flow", "search", "cli"]
+LONGEST = ["faults", "extending", "generation_pipeline", "detection_pipeline", "pipeline", "flow", "search", "cli"]
 """Files that begin first, the longest of them before the others, so that no worker is left with one at the end."""
 PARAMS = """
 backbones:
@@ -242,7 +242,7 @@ class Project:
     def environment(self, **more: str) -> dict[str, str]:
         """What a program of this environment sees, and nothing of the servers of whoever runs the tests."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        loaded = {"CONES_LOADED": str(self.folder.parent / "loaded"), "PYTHONPATH": str(RECORDING)}
+        loaded = {"CONES_LOADED": str(self.folder.parent / "loaded"), "PYTHONPATH": f"{RECORDING}{os.pathsep}{ROOT}"}
         known = {**without_servers(), **loaded, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
         return {**known, **more}
 
