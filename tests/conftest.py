@@ -251,9 +251,12 @@ class Project:
         shutil.copytree(self.folder, folder, symlinks=True)
         return Project.at(folder)
 
+    def plan(self) -> subprocess.CompletedProcess:
+        return self._script("plan")
+
     def stage(self, name: str, target: str) -> subprocess.CompletedProcess:
         """Plan, then run a stage's script in this process, with this process's number of threads."""
-        planned = self._script("plan")
+        planned = self.plan()
         return planned if planned.returncode else self._script(name, target)
 
     def _script(self, name: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -284,6 +284,7 @@ def test_a_full_disk_stops_a_search_that_then_goes_on(finished, tmp_path: Path, 
     project.params(LONG)
     shutil.rmtree(project.folder / "checkpoints")
     (project.folder / "checkpoints").symlink_to(small_disk)
+    assert project.plan().returncode == 0
     search = project.start("search.log", "python", "stages/search.py", "few-coop")
     wait_for(lambda: checkpoints(project.folder))
     filler = small_disk / "filler"

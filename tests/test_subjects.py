@@ -92,7 +92,7 @@ def test_masks_are_cut_as_their_pictures(photos: Path, tmp_path: Path, toy_sd: P
     seen: list = []
     sd = Diffusion(toy_sd)
     encode = sd.encode
-    sd.encode = lambda pixels: seen.append(pixels) or encode(pixels)
+    sd.encode = lambda pixels, *more: seen.append(pixels) or encode(pixels, *more)
     store = encode_split(sd, Split.open(tmp_path / "out/train"), [0, 1, 2], 3, 0.5, 0, tmp_path / "features")
     for view in range(3):
         bright = (seen[view].mean(1, keepdim=True) + 1) / 2
