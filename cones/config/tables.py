@@ -38,6 +38,7 @@ DATA = _classes(
     "cones.readers.yolo:YoloData",
     "cones.readers.labelme:LabelMeData",
     "cones.readers.masks.settings:MaskData",
+    "cones.readers.volumes.settings:VolumeData",
 )
 CONCEPTS = _classes(
     "cones.tasks.classification.settings:ClassificationConcept",

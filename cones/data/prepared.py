@@ -22,13 +22,15 @@ class Object:
     """One object of a picture: its class (an index), and its box as xyxy in absolute pixels of `Split.picture`.
 
     `mask` is text, the `counts` of COCO's compressed run-length encoding for the picture's height x width; `crowd`
-    marks a region that is neither counted as an object nor punished when it is found (COCO's iscrowd, VOC's difficult).
+    marks a region that is neither counted as an object nor punished when it is found (COCO's iscrowd, VOC's difficult);
+    `lesion` is its number in its volume, the same in each slice that shows it.
     """
 
     label: int
     box: tuple[float, float, float, float]
     mask: str | None = None
     crowd: bool = False
+    lesion: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Record:
 
     Its pixels are in `file`, relative to the split's folder, or, when that is empty, in a row of `images.npy`.
     In data for detection `label` is -1, `objects` is what the picture shows and `size` its (height, width) in pixels.
-    A picture of a subject may have a `mask`, a file named by its content.
+    A picture of a subject may have a `mask`, a file named by its content. `group` is the pseudonym of the patient, or
+    of whatever else is kept in one split; a picture of a `volume` is one `slice` of it.
     """
 
     id: str
@@ -47,6 +50,9 @@ class Record:
     objects: tuple[Object, ...] | None = None
     size: tuple[int, int] | None = None
     mask: str | None = None
+    group: str | None = None
+    volume: str | None = None
+    slice: int | None = None
 
     @property
     def labels(self) -> set[int]:
@@ -119,13 +125,21 @@ def mask_file(content: bytes) -> str:
 
 def records_hash(records: Sequence[Record]) -> str:
     """The hash of a set of pictures with their labels, objects or masks; their order counts."""
-    told = ([r.mask] if r.mask else map(asdict, r.objects or ()) for r in records)
+    told = ([r.mask] if r.mask else map(_object, r.objects or ()) for r in records)
     return content_hash([(r.sha256, r.label, *more) for r, more in zip(records, told)])
 
 
 def _content(record: Record) -> dict:
     """A record as the manifest holds it: without the fields that its kind of data does not have."""
-    return {key: value for key, value in asdict(record).items() if value is not None}
+    content = {key: value for key, value in asdict(record).items() if value is not None}
+    return content if record.objects is None else content | {"objects": [_object(o) for o in record.objects]}
+
+
+def _object(shown: Object) -> dict:
+    content = asdict(shown)
+    if shown.lesion is None:
+        del content["lesion"]
+    return content
 
 
 def _record(content: dict) -> Record:

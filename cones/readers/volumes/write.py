@@ -1,0 +1,242 @@
+"""A data set of volumes as splits of pictures: whole patients divided, slices chosen, lesions marked in them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from cones.common.errors import DataError
+from cones.common.files import write_json
+from cones.data.objects import Findings
+from cones.data.patients import Names, divide_groups
+from cones.data.prepared import SPLITS, Record
+from cones.readers.volumes.cut import Cut, cut_of
+from cones.readers.volumes.dicom import MAY_HAVE_TEXT, Header, Series
+from cones.readers.volumes.geometry import View
+from cones.readers.volumes.layouts import Scan, find_scans
+from cones.readers.volumes.lesions import Lesion, lesions_of, whole_labels
+from cones.readers.volumes.pixels import DicomPixels, own_window
+from cones.readers.volumes.seg import label_map
+from cones.readers.volumes.settings import VolumeData
+from cones.readers.volumes.shown import Patch, SmallLesions, objects_in, patches_of, slices_with
+from cones.readers.volumes.volume import SeriesVolume, Volume, open_file
+
+if TYPE_CHECKING:
+    from cones.data.settings import Written
+
+VOLUMES = "volumes.json"
+"""In a split's folder: the grid of each volume, and how it was cut."""
+MOST_TOLD = 10
+
+
+@dataclass
+class Marked:
+    """A volume with its lesions."""
+
+    scan: Scan
+    name: str
+    volume: Volume
+    lesions: list[Lesion]
+
+
+@dataclass
+class Writer:
+    """Writes the pictures of one split."""
+
+    config: VolumeData
+    folder: Path
+    classes: Sequence[str]
+    split: str
+    small: SmallLesions
+    records: list[Record] = field(default_factory=list)
+    volumes: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, marked: Marked, group: str, number: int) -> None:
+        """Write the pictures of a volume, the `number`-th of its data set."""
+        own = own_window(marked.scan.image.first) if isinstance(marked.scan.image, Series) else None
+        view = cut_of(self.config, marked.volume, own, [], marked.name).view
+        strided = view.strided(marked.volume.grid, self.config.slices.stride)
+        if self.config.patch is not None:
+            chosen: dict[int, list[Patch]] = {}
+            for patch in patches_of(marked.lesions, view, marked.volume.grid, self.config, self.small):
+                chosen.setdefault(patch.at, []).append(patch)
+        else:
+            chosen = {at: [] for at in self._places(marked, view, strided, number)}
+        cut = cut_of(self.config, marked.volume, own, sorted(chosen), marked.name)
+        for at, patches in sorted(chosen.items()):
+            picture = cut.picture(marked.volume, at)
+            for patch in patches:
+                self._write(patch.of(picture, cut.box), f"{marked.name}-{at:04d}-{patch.number}", group,
+                            marked.name, at, label=patch.label)  # fmt: skip
+            if self.config.patch is None:
+                objects = objects_in(marked.lesions, cut, marked.volume.grid, at, self.config.least, self.small)
+                self._write(picture, f"{marked.name}-{at:04d}", group, marked.name, at, objects=objects, size=cut.size)
+        self.volumes[marked.name] = told_of(marked.volume, cut, group)
+
+    def _places(self, marked: Marked, view: View, strided: Sequence[int], number: int) -> list[int]:
+        """The slices that become pictures."""
+        if self.split != "train" or self.config.slices.choose == "all":
+            return list(strided)
+        with_lesion = slices_with(marked.lesions, view, marked.volume.grid, self.config.least)
+        showing = [at for at in strided if at in with_lesion]
+        without = [at for at in strided if at not in with_lesion]
+        wanted = min(round(self.config.slices.negatives * max(len(showing), 1)), len(without))
+        rng = np.random.default_rng([self.config.seed, number])
+        return sorted([*showing, *rng.permutation(without)[:wanted].tolist()])
+
+    def _write(self, picture: np.ndarray, name: str, group: str, volume: str, at: int, **more: Any) -> None:
+        """A picture as PNG, in grey where its channels are one."""
+        grey = picture[..., 0] if (picture[..., :1] == picture).all() else picture
+        stream = BytesIO()
+        Image.fromarray(grey).save(stream, "PNG", compress_level=1)
+        digest = hashlib.sha256(stream.getvalue()).hexdigest()
+        file = f"pictures/{digest[:16]}.png"
+        (self.folder / file).write_bytes(stream.getvalue())
+        self.records.append(
+            Record(name, more.pop("label", -1), digest, file, group=group, volume=volume, slice=at, **more)
+        )
+
+
+def write_volumes(config: VolumeData, folder: Path, names: Names | None = None) -> "Written":
+    """Cut the volumes of a data set into pictures; see `DataSettings.write`.
+
+    The report also has the `volumes` of each split, how many were `unlabelled`, and the lesions that were `too_small` in
+    a slice. `names` makes pseudonyms, if none are given with the project's salt. Raises `DataError` for what cannot be
+    used, by its pseudonym.
+    """
+    names = names or Names.of_project()
+    shown = names.shown
+    found = find_scans(config, shown)
+    labels = config.labels or found.labels
+    if not labels:
+        raise DataError(f"{config.source} does not say what its label values stand for; set `labels`: {{1: lesion}}")
+    classes = tuple(labels[value] for value in sorted(labels))
+    values = {value: index for index, value in enumerate(sorted(labels))}
+    refused, volumes = found.refused, list[Marked]()
+    for scan in found.scans:
+        try:
+            volumes.append(_marked(config, scan, labels, values, names))
+        except DataError as error:
+            refused.append(str(error))
+    if refused and config.unreadable == "refuse":
+        listed = "\n".join(f"  - {line}" for line in refused[:MOST_TOLD])
+        raise DataError(
+            f"{len(refused)} files or volumes of {config.source} cannot be used:\n{listed}\nrepair or remove them, or set "
+            "`unreadable: skip` to leave them out and have them listed in the report"
+        )
+    splits = _divided(config, volumes, classes, names)
+    small, records = SmallLesions(), dict[str, list[Record]]()
+    numbers = {m.name: i for i, m in enumerate(sorted(volumes, key=lambda m: m.scan.name))}
+    for split in SPLITS:
+        (folder / split / "pictures").mkdir(parents=True)
+        writer = Writer(config, folder / split, classes, split, small)
+        for marked in splits[split]:
+            writer.add(marked, names.of(config.group_of(marked.scan.patient, marked.scan.name)), numbers[marked.name])
+            marked.volume = None  # type: ignore[assignment]  # which may be large
+        records[split] = writer.records
+        write_json(folder / split / VOLUMES, writer.volumes)
+    _refuse_missing(records, classes, config)
+    report = {
+        "volumes": {split: len(of) for split, of in splits.items()},
+        "unlabelled": found.unlabelled,
+        "unreadable": refused,
+        "too_small": small.lines,
+        "divided": [s for s in ("val", "test") if not any(m.scan.split == s for m in volumes)],
+    }
+    if config.patch is None:
+        report["objects"] = Findings().report(records, classes)
+    return classes, records, report
+
+
+def _marked(
+    config: VolumeData, scan: Scan, labels: Mapping[int, str], values: Mapping[int, int], names: Names
+) -> Marked:
+    """A volume with its lesions; `DataError` for labels that do not fit it."""
+    shown, name = names.shown, names.of(scan.name)
+    if isinstance(scan.image, Series):
+        _refuse_text(config, scan.image.first, names)
+        volume: Volume = SeriesVolume(scan.image, DicomPixels(shown), config.frame)
+        by_name = None if config.labels else {label: value for value, label in labels.items()}
+        arrays = [(label_map(h, scan.image, shown, by_name), shown(h.path)) for h in scan.labels if isinstance(h, Header)]
+    else:
+        volume, arrays = open_file(scan.image, shown, config.volume_index, scan.modality), []
+        for path in (path for path in scan.labels if isinstance(path, Path)):
+            label = open_file(path, shown)
+            if why := volume.grid.difference(label.grid):
+                raise DataError(f"the label {shown(path)} {why}; resample it to its image's grid, by nearest neighbour")
+            arrays.append((label.array, shown(path)))
+    lesions: list[Lesion] = []
+    for array, of in arrays:
+        for lesion in lesions_of(whole_labels(array, of), values, of, config.instances == "values"):
+            lesions.append(Lesion(len(lesions) + 1, lesion.label, lesion.corner, lesion.voxels))
+    return Marked(scan, name, volume, lesions)
+
+
+def _refuse_text(config: VolumeData, header: Header, names: Names) -> None:
+    told = header.get("BurnedInAnnotation")
+    if config.burned_in == "refuse" and (told == "YES" or (told is None and header.modality in MAY_HAVE_TEXT)):
+        why = "says that its pixels have text" if told else f"does not say whether its pixels have text ({header.modality})"
+        raise DataError(
+            f"{names.shown(header.path)} {why}, which may be a name; look at it, then set `burned_in: checked`, or "
+            "{blank: [[x, y, w, h]]} to make that part black"
+        )
+
+
+def _divided(
+    config: VolumeData, volumes: Sequence[Marked], classes: Sequence[str], names: Names
+) -> dict[str, list[Marked]]:
+    """The volumes of each split, whole groups together."""
+    groups = {m.name: config.group_of(m.scan.patient, m.scan.name) for m in volumes}
+    nameless = [m for m in volumes if not groups[m.name]]
+    if nameless:
+        raise DataError(
+            f"{len(nameless)} volumes of {config.source} have an empty patient id ({nameless[0].name}), so that nothing "
+            "keeps one patient in one split; set `group_by: {pattern: ...}`, or `none` where each is a patient of its own"
+        )
+    given = {groups[m.name]: m.scan.split for m in volumes if m.scan.split}
+    shown: dict[str, set[int]] = {}
+    for m in volumes:
+        if groups[m.name] not in given or given[groups[m.name]] == "train":
+            shown.setdefault(groups[m.name], set()).update(lesion.label for lesion in m.lesions)
+        if m.scan.split and given[groups[m.name]] != m.scan.split:
+            raise DataError(f"the patient {names.of(groups[m.name])} is in two given splits; take it out of one")
+    lacking = {s: f for s, f in (("val", config.val_fraction), ("test", config.test_fraction)) if s not in given.values()}
+    of_group = given | divide_groups(shown, lacking, config.seed, config.source)
+    found: dict[str, list[Marked]] = {split: [] for split in SPLITS}
+    for m in sorted(volumes, key=lambda m: (groups[m.name], m.scan.name)):
+        found[of_group[groups[m.name]]].append(m)
+    return found
+
+
+def _refuse_missing(records: Mapping[str, Sequence[Record]], classes: Sequence[str], config: VolumeData) -> None:
+    for split, of in records.items():
+        counts = Counter(label for record in of for label in record.labels)
+        for label, name in enumerate(classes):
+            if not counts[label]:
+                raise DataError(
+                    f"the class `{name}` is not seen in {split} of {config.source}; add patients who have it, make `least` "
+                    "smaller, set another `seed`, or take the class out of `labels`"
+                )
+
+
+def told_of(volume: Volume, cut: Cut, group: str) -> dict[str, Any]:
+    """What `volumes.json` has of a volume: what it takes to put a picture's pixels back into it."""
+    return {
+        "group": group,
+        "modality": volume.modality,
+        "shape": volume.grid.shape,
+        "affine": volume.grid.affine.round(6).tolist(),
+        "axis": cut.view.axis,
+        "swap": cut.view.swap,
+        "flip": cut.view.flip,
+        "box": cut.box,
+        "windows": [window.model_dump() for window in cut.windows],
+    }
+
+
