@@ -39,6 +39,7 @@ DATA = _classes(
     "cones.readers.labelme:LabelMeData",
     "cones.readers.masks.settings:MaskData",
     "cones.readers.volumes.settings:VolumeData",
+    "cones.readers.volumes.world:VolumeWorldData",
 )
 CONCEPTS = _classes(
     "cones.tasks.classification.settings:ClassificationConcept",
