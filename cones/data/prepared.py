@@ -1,10 +1,11 @@
 """Prepared data on disk: one folder a split, with its pictures and a manifest that says what each of them is."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -69,6 +70,8 @@ class Split:
     records: tuple[Record, ...]
     templates: tuple[str, ...] = ()
     """Sentences that the data set's authors put a class name into."""
+    reading: dict[str, Any] | None = None
+    """How pictures were cut from volumes, so that new volumes are cut likewise; None for pictures."""
 
     @staticmethod
     def open(folder: Path) -> "Split":
@@ -78,7 +81,8 @@ class Split:
         content = read_json(manifest)
         with reading(manifest):
             records = tuple(_record(r) for r in content["records"])
-            return Split(folder, tuple(content["classes"]), records, tuple(content["templates"]))
+            known = tuple(content["classes"]), records, tuple(content["templates"]), content.get("reading")
+            return Split(folder, *known)
 
     def picture(self, index: int) -> Image.Image:
         """The picture of a record as 8-bit RGB; `DataError` if it is not the one that was prepared."""
@@ -112,9 +116,17 @@ class Split:
             return np.load(path, mmap_mode="r")
 
 
-def write_split(folder: Path, classes: Sequence[str], records: Sequence[Record], templates: Sequence[str] = ()) -> None:
+def write_split(
+    folder: Path,
+    classes: Sequence[str],
+    records: Sequence[Record],
+    templates: Sequence[str] = (),
+    reading: Mapping[str, Any] | None = None,
+) -> None:
     """Write a split's manifest beside its pictures."""
     content = {"classes": list(classes), "templates": list(templates), "records": [_content(r) for r in records]}
+    if reading is not None:
+        content["reading"] = dict(reading)
     write_json(folder / "manifest.json", content)
 
 

@@ -21,7 +21,7 @@ def prepare(config: DataSettings, target: Path) -> dict:
         classes, splits, report = config.write(folder)
         refuse_overlap({s: records for s, records in splits.items() if s not in report.get("shared", ())})
         for name, records in splits.items():
-            write_split(folder / name, classes, records, report.get("templates", []))
+            write_split(folder / name, classes, records, report.get("templates", []), report.get("reading"))
         report |= {
             "classes": list(classes),
             "pictures": {name: len(records) for name, records in splits.items()},

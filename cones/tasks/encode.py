@@ -65,6 +65,7 @@ def encode_concept(
             ).model_dump(),
             "preprocessing": backbone.preprocessing,
             **special,
+            **({} if drawn.train.reading is None else {"reading": drawn.train.reading}),
             "seed": concept.seed,
             "split_hash": content_hash(drawn.hashes),
             "val_hash": drawn.hashes["val"],

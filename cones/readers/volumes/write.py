@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 VOLUMES = "volumes.json"
 """In a split's folder: the grid of each volume, and how it was cut."""
+READ = {"window", "channels", "slices", "crop", "patch", "volume_index", "frame", "phase"}
+"""Settings by which a new volume is cut as those that were searched on."""
 MOST_TOLD = 10
 
 
@@ -147,11 +149,18 @@ def write_volumes(config: VolumeData, folder: Path, names: Names | None = None) 
         "unlabelled": found.unlabelled,
         "unreadable": refused,
         "too_small": small.lines,
+        "reading": reading_of(config, labels),
         "divided": [s for s in ("val", "test") if not any(m.scan.split == s for m in volumes)],
     }
     if config.patch is None:
         report["objects"] = Findings().report(records, classes)
     return classes, records, report
+
+
+def reading_of(config: VolumeData, labels: Mapping[int, str]) -> dict[str, Any]:
+    """How new volumes are cut like those of a data set, and the value that each class has in a label map."""
+    settings = config.model_dump(mode="json", include=READ, exclude_defaults=True)
+    return settings | {"labels": {str(value): name for value, name in labels.items()}}
 
 
 def _marked(
