@@ -130,4 +130,6 @@ def test_a_lesion_is_seen_where_it_is() -> None:
         grid = Grid((5, 6, 7), oblique())
         view = View.of(grid, axis)
         for at in lesion.span(view.axis):
-            assert np.array_equal(lesion.part(view, at, view.size(grid)), view.picture(np.take(label, at, view.axis)) > 0)
+            assert np.array_equal(
+                lesion.part(view, at, view.size(grid)), view.picture(np.take(label, at, view.axis)) > 0
+            )

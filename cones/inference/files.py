@@ -84,7 +84,9 @@ def _predict_volumes(
 
     names = [stem(path) for path in paths]
     if len(set(names)) < len(names):
-        raise DataError(f"two volumes are called {printable(max(names, key=names.count))}, and so would their results be")
+        raise DataError(
+            f"two volumes are called {printable(max(names, key=names.count))}, and so would their results be"
+        )
     card, lines, found = opened.card, [], []
     for path in paths:
         if not is_volume(path):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cones.common.errors import ConceptError, DataError
-from cones.common.files import fresh_file, write_json, write_picture
+from cones.common.files import fresh_file, write_picture
 from cones.data.folders import entries
 from cones.inference.open import OpenConcept
 from cones.readers.volumes.cut import Cut, cut_of
@@ -29,7 +29,23 @@ SHOWN = 12
 """Slices of a contact sheet: those with the surest lesions."""
 ACROSS, SIDE = 4, 320
 """Slices in a line of it, and pixels of each one's side."""
-COLUMNS = ("lesion", "class", "score", "x_mm", "y_mm", "z_mm", "space", "i1", "j1", "k1", "i2", "j2", "k2", "slices", "mm3")
+COLUMNS = (
+    "lesion",
+    "class",
+    "score",
+    "x_mm",
+    "y_mm",
+    "z_mm",
+    "space",
+    "i1",
+    "j1",
+    "k1",
+    "i2",
+    "j2",
+    "k2",
+    "slices",
+    "mm3",
+)
 
 
 @dataclass(frozen=True)
@@ -98,9 +114,7 @@ def open_volume(path: Path, config: VolumeData) -> tuple[Volume, Any, str]:
     return SeriesVolume(series, DicomPixels(str), config.frame), own_window(series.first), "LPS"
 
 
-def label_map(
-    detections: Sequence[Detections], cut: Cut, volume: Volume, values: Mapping[str, int]
-) -> np.ndarray:
+def label_map(detections: Sequence[Detections], cut: Cut, volume: Volume, values: Mapping[str, int]) -> np.ndarray:
     """Masks as one label map on the volume's grid, uint8 or wider; where two meet the surer one counts."""
     found = np.zeros(volume.grid.shape, np.uint8 if max(values.values()) < 256 else np.uint16)
     height, width = cut.view.size(volume.grid)
@@ -172,7 +186,16 @@ def _line(number: int, lesion: FoundLesion, found: PredictedVolume) -> tuple[Any
         voxels += float(one.mask(part.index).sum()) if one.regions is not None else (c - a) * (d - b)
     box = [*np.rint(low).astype(int).tolist(), *np.rint(high).astype(int).tolist()]
     centre = (round(v, 2) for v in (x, y, z))
-    return (number, lesion.label, round(lesion.score, 4), *centre, found.space, *box, len(lesion.parts), round(voxels * voxel, 1))
+    return (
+        number,
+        lesion.label,
+        round(lesion.score, 4),
+        *centre,
+        found.space,
+        *box,
+        len(lesion.parts),
+        round(voxels * voxel, 1),
+    )
 
 
 def _array_place(found: PredictedVolume, row: float, column: float) -> tuple[float, float]:
@@ -215,5 +238,3 @@ def stem(path: Path) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
-
-

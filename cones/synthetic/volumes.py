@@ -53,7 +53,9 @@ def patient(rng: np.random.Generator, side: int, depth: int, kinds: Sequence[str
     for sign in (-1, 1):
         at = middle + sign * wide * rng.uniform(0.44, 0.5)
         narrow = 1 - 0.35 * abs(z / depth - 0.4)
-        lungs = np.maximum(lungs, _ellipse(x, y, at, middle, wide * 0.36 * narrow, deep * rng.uniform(0.66, 0.76) * narrow))
+        lungs = np.maximum(
+            lungs, _ellipse(x, y, at, middle, wide * 0.36 * narrow, deep * rng.uniform(0.66, 0.76) * narrow)
+        )
     values += (LUNG - TISSUE) * lungs
     spine = _ellipse(x, y, middle, middle + deep * 0.7, side * 0.06, side * 0.06)
     values += (BONE - TISSUE) * spine

@@ -76,7 +76,9 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
     `DataError` for values that are not finite, and for a window in which nothing is to be seen.
     """
     view = View.of(volume.grid, config.slices.axis)
-    blank = tuple((b[0], b[1], b[2], b[3]) for b in config.burned_in.blank) if isinstance(config.burned_in, Blank) else ()
+    blank = (
+        tuple((b[0], b[1], b[2], b[3]) for b in config.burned_in.blank) if isinstance(config.burned_in, Blank) else ()
+    )
     height, width = view.size(volume.grid)
     whole = Cut(name, view, (), (0, 0, height, width), config.channels == "slab", blank)
     box, thin = None, []
@@ -91,7 +93,12 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
     if isinstance(config.crop, list):
         down, across = view.pixel(volume.grid)
         x, y, w, h = config.crop
-        box = (round(y / down), round(x / across), min(round((y + h) / down), height), min(round((x + w) / across), width))
+        box = (
+            round(y / down),
+            round(x / across),
+            min(round((y + h) / down), height),
+            min(round((x + w) / across), width),
+        )
         if box[0] >= box[2] or box[1] >= box[3]:
             raise DataError(f"`crop` {config.crop} mm leaves nothing of {name}, which is {height} x {width} pixels")
     if not thin:
@@ -111,7 +118,9 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
 
 def spread(places: Sequence[int]) -> list[int]:
     """At most `LOOKED_AT` of them, evenly."""
-    return [places[i] for i in np.unique(np.linspace(0, len(places) - 1, min(len(places), LOOKED_AT)).round().astype(int))]
+    return [
+        places[i] for i in np.unique(np.linspace(0, len(places) - 1, min(len(places), LOOKED_AT)).round().astype(int))
+    ]
 
 
 def _window(asked: object, own: Window | None, values: np.ndarray, name: str) -> Window:

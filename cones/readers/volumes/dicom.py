@@ -121,8 +121,10 @@ def read_header(path: Path, shown: Shown) -> Header | None:
 
     try:
         tags = dcmread(path, stop_before_pixels=True, specific_tags=list(ALLOWED))
-        return None if tags.file_meta.get("MediaStorageSOPClassUID", "").startswith("1.2.840.10008.1.3") else Header(
-            path, tags
+        return (
+            None
+            if tags.file_meta.get("MediaStorageSOPClassUID", "").startswith("1.2.840.10008.1.3")
+            else Header(path, tags)
         )
     except Exception as error:  # of a file from anywhere, in any way
         raise DataError(f"{shown(path)} cannot be read as DICOM ({type(error).__name__}); export it anew") from None
@@ -175,7 +177,9 @@ def sorted_series(headers: Sequence[Header], shown: Shown, phase: int | None = N
     for keyword, what in (("Rows", "heights"), ("Columns", "widths"), ("SamplesPerPixel", "colours")):
         values = Counter(header.get(keyword) for header in headers)
         if len(values) > 1:
-            raise DataError(f"{name} has slices of {len(values)} {what} ({_few(values)}); keep those of one in `source`")
+            raise DataError(
+                f"{name} has slices of {len(values)} {what} ({_few(values)}); keep those of one in `source`"
+            )
     size = int(first.get("Columns")), int(first.get("Rows"))
     spacing = first.get("PixelSpacing") or first.get("ImagerPixelSpacing") or (1.0, 1.0)
     down, across = (float(s) for s in spacing)
@@ -222,7 +226,9 @@ def _one_phase(headers: Sequence[Header], along: np.ndarray, order: np.ndarray, 
         )
     fewest = min(len(group) for group in groups)
     if phase >= fewest:
-        raise DataError(f"{name} has {fewest} slices in one of its places, so `phase` can be 0 to {fewest - 1}, got {phase}")
+        raise DataError(
+            f"{name} has {fewest} slices in one of its places, so `phase` can be 0 to {fewest - 1}, got {phase}"
+        )
 
     def time(i: int) -> tuple[float, int]:
         return float(headers[i].get("TriggerTime", 0)), int(headers[i].get("InstanceNumber", 0))

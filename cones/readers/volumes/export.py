@@ -32,7 +32,10 @@ def series_files(
         file.InstanceNumber = values.shape[2] - k
         file.ImagePositionPatient = [0.0, 0.0, round(k * step, 4)]
         file.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        file.PixelSpacing, file.SliceThickness = [round(down, 4), round(across, 4)], 2 * step  # overlapping, as many are
+        file.PixelSpacing, file.SliceThickness = (
+            [round(down, 4), round(across, 4)],
+            2 * step,
+        )  # overlapping, as many are
         file.RescaleSlope, file.RescaleIntercept, file.RescaleType = 1, INTERCEPT, "HU"
         file.WindowCenter, file.WindowWidth = 40, 400
         file.Rows, file.Columns, file.SamplesPerPixel = values.shape[1], values.shape[0], 1
@@ -46,7 +49,9 @@ def series_files(
     return files
 
 
-def write_seg(path: Path, series: "Sequence[Dataset]", label: Shaped[np.ndarray, "i j k"], names: Mapping[int, str]) -> None:
+def write_seg(
+    path: Path, series: "Sequence[Dataset]", label: Shaped[np.ndarray, "i j k"], names: Mapping[int, str]
+) -> None:
     """A binary segmentation object of a label map on the files of a series, in the order of its slices; frames that
     hold nothing are left out."""
     from pydicom import Dataset

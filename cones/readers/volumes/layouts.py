@@ -14,7 +14,6 @@ from cones.data.folders import entries
 from cones.data.listing import inside
 from cones.readers.volumes.dicom import (
     Header,
-
     Series,
     Shown,
     read_header,
@@ -150,7 +149,9 @@ def _nnunet(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
         _refuse_single(images, labels, shown, "an image", "a label")
         found.scans += [Scan(c, c, images[c], (labels[c],), split, _modality(content)) for c in sorted(images)]
     if any(scan.split for scan in found.scans):
-        found.scans = [s if s.split else Scan(s.name, s.patient, s.image, s.labels, "train", s.modality) for s in found.scans]
+        found.scans = [
+            s if s.split else Scan(s.name, s.patient, s.image, s.labels, "train", s.modality) for s in found.scans
+        ]
     return found
 
 
@@ -170,7 +171,9 @@ def _bids(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
             if MASK.search(case) and labels.setdefault(key, path) != path:
                 raise DataError(f"{shown(path)} and {shown(labels[key])} are two masks of one image; keep one")
         elif config.suffix in (None, case.rsplit("_", 1)[-1]) and images.setdefault(key, path) != path:
-            raise DataError(f"{shown(path)} and {shown(images[key])} are of one subject; say with `suffix` which is meant")
+            raise DataError(
+                f"{shown(path)} and {shown(images[key])} are of one subject; say with `suffix` which is meant"
+            )
     unlabelled = {key for key in images if key not in labels}
     _refuse_single({k: v for k, v in images.items() if k in labels}, labels, shown, "an image", "a mask")
     scans = [Scan(key, key.split()[0], images[key], (labels[key],), modality="MR") for key in sorted(labels)]
@@ -221,5 +224,3 @@ def _modality(content: Mapping[str, Any]) -> str:
 def _case(path: Path) -> str:
     """The name of a file without what says its format."""
     return re.sub(r"(\.nii)?\.(gz|nii|mgz|mgh)$", "", path.name, flags=re.IGNORECASE)
-
-

@@ -64,7 +64,7 @@ def lesions_of(
     values = [int(v) for v in np.unique(array) if v]
     if by_value:
         (only,) = set(labels.values())
-        labels = {value: only for value in values}
+        labels = dict.fromkeys(values, only)
     strange = [v for v in values if v not in labels]
     if strange:
         listed = ", ".join(map(str, strange[:MOST_TOLD]))

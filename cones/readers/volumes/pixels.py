@@ -56,7 +56,7 @@ class DicomPixels:
         values = np.asarray(values, np.float32)
         padding = tags.get("PixelPaddingValue")
         if padding is not None:
-            padded = raw.T == padding
+            padded = padding == raw.T
             if padded.any() and not padded.all():
                 values[padded] = values[~padded].min()
         return values

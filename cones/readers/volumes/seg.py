@@ -35,7 +35,9 @@ def label_map(header: Header, series: Series, shown: Shown, values: Mapping[str,
     tags, name = _open(header, shown), shown(header.path)
     columns, rows, count = series.grid.shape
     if (int(tags.Rows), int(tags.Columns)) != (rows, columns):
-        raise DataError(f"{name} has frames of {tags.Columns} x {tags.Rows}, and its series of {columns} x {rows} pixels")
+        raise DataError(
+            f"{name} has frames of {tags.Columns} x {tags.Rows}, and its series of {columns} x {rows} pixels"
+        )
     try:
         frames = np.asarray(tags.pixel_array).reshape(-1, rows, columns)
     except Exception as error:
@@ -53,7 +55,9 @@ def label_map(header: Header, series: Series, shown: Shown, values: Mapping[str,
             raise DataError(f"{name} has the segment {number}, which `labels` does not name; add it there")
         before = found[..., k][marked]
         if ((before != 0) & (before != value)).any():
-            raise DataError(f"{name} has segments that overlap, which no label map can hold; give each a SEG of its own")
+            raise DataError(
+                f"{name} has segments that overlap, which no label map can hold; give each a SEG of its own"
+            )
         found[..., k][marked] = value
     return found
 

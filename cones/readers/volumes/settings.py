@@ -112,9 +112,9 @@ class VolumeData(PictureData):
     patch: Millimetres | None = None
     """Side of a square around each lesion, in its largest slice, that becomes a picture of the lesion's class, for
     classification. Null: whole slices with their lesions."""
-    crop: Literal["none", "body"] | Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=4, max_length=4)] = (
-        "none"
-    )
+    crop: (
+        Literal["none", "body"] | Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=4, max_length=4)]
+    ) = "none"
     """What is kept of the slices: all, the box around the body, or [x, y, w, h] in mm from the top left."""
     least: Least = Least()
     volume_index: Annotated[int, Field(ge=0)] | None = None
@@ -138,7 +138,9 @@ class VolumeData(PictureData):
     @model_validator(mode="after")
     def _one_class(self) -> "VolumeData":
         if self.instances == "values" and (self.labels is None or len(self.labels) != 1):
-            raise PydanticCustomError("one_class", "`instances: values` takes `labels` with one class, that of all values")
+            raise PydanticCustomError(
+                "one_class", "`instances: values` takes `labels` with one class, that of all values"
+            )
         return self
 
     def group_of(self, patient: str, name: str) -> str:

@@ -53,7 +53,9 @@ def objects_in(
     for lesion in seen(lesions, cut.view.axis, at):
         mask = lesion.part(cut.view, at, size)[top:bottom, left:right]
         pixels = int(mask.sum())
-        if pixels and small.keeps(pixels, pixel_area(cut.view, grid), least, f"{cut.name} slice {at} lesion {lesion.number}"):
+        if pixels and small.keeps(
+            pixels, pixel_area(cut.view, grid), least, f"{cut.name} slice {at} lesion {lesion.number}"
+        ):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
             found.append(Object(lesion.label, box, encode_mask(mask), lesion=lesion.number))
@@ -93,7 +95,9 @@ def patches_of(
     for lesion in lesions:
         areas = lesion.areas(view.axis)
         at = lesion.span(view.axis)[int(areas.argmax())]
-        if not small.keeps(int(areas.max()), pixel_area(view, grid), config.least, f"lesion {lesion.number} slice {at}"):
+        if not small.keeps(
+            int(areas.max()), pixel_area(view, grid), config.least, f"lesion {lesion.number} slice {at}"
+        ):
             continue
         rows, columns = np.nonzero(lesion.part(view, at, view.size(grid)))
         middle = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2

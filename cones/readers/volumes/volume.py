@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
 from cones.readers.volumes.dicom import Series, Shown
-from cones.readers.volumes.geometry import Grid, View
+from cones.readers.volumes.geometry import Grid
 from cones.readers.volumes.pixels import DicomPixels
 
 KEPT = 32
@@ -89,7 +89,9 @@ class FileVolume:
             of = self.image.dataobj
             return np.asanyarray(of if self.index is None else of[..., self.index]).reshape(self.grid.shape)
         except Exception as error:  # of a file from anywhere, in any way
-            raise DataError(f"{self.name} cannot be read as a volume: {one_line(str(error), 200)}; export it anew") from None
+            raise DataError(
+                f"{self.name} cannot be read as a volume: {one_line(str(error), 200)}; export it anew"
+            ) from None
 
     def plane(self, axis: int, at: int) -> Shaped[np.ndarray, "a b"]:
         return np.take(self.array, at, axis)

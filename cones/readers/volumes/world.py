@@ -45,7 +45,9 @@ class VolumeWorldData(VolumeData):
         for name in (self.labels or {}).values():
             if name not in LESIONS:
                 raise PydanticCustomError(
-                    "lesion", "is no lesion of the generated world: {name}{near}", {"name": name, "near": nearest(name, LESIONS)}
+                    "lesion",
+                    "is no lesion of the generated world: {name}{near}",
+                    {"name": name, "near": nearest(name, LESIONS)},
                 )
         return self
 

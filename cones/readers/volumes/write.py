@@ -71,6 +71,17 @@ class Writer:
         else:
             chosen = {at: [] for at in self._places(marked, view, strided, number)}
         cut = cut_of(self.config, marked.volume, own, sorted(chosen), marked.name)
+        before = len(self.records)
+        try:
+            self._pictures(marked, group, cut, chosen)
+        except DataError:
+            for record in self.records[before:]:
+                (self.folder / record.file).unlink(missing_ok=True)
+            del self.records[before:]
+            raise
+        self.volumes[marked.name] = told_of(marked.volume, cut, group)
+
+    def _pictures(self, marked: Marked, group: str, cut: Cut, chosen: Mapping[int, Sequence[Patch]]) -> None:
         for at, patches in sorted(chosen.items()):
             picture = cut.picture(marked.volume, at)
             for patch in patches:
@@ -79,7 +90,6 @@ class Writer:
             if self.config.patch is None:
                 objects = objects_in(marked.lesions, cut, marked.volume.grid, at, self.config.least, self.small)
                 self._write(picture, f"{marked.name}-{at:04d}", group, marked.name, at, objects=objects, size=cut.size)
-        self.volumes[marked.name] = told_of(marked.volume, cut, group)
 
     def _places(self, marked: Marked, view: View, strided: Sequence[int], number: int) -> list[int]:
         """The slices that become pictures."""
@@ -133,19 +143,26 @@ def write_volumes(config: VolumeData, folder: Path, names: Names | None = None) 
             "`unreadable: skip` to leave them out and have them listed in the report"
         )
     splits = _divided(config, volumes, classes, names)
-    small, records = SmallLesions(), dict[str, list[Record]]()
+    small, records, counts = SmallLesions(), dict[str, list[Record]](), dict[str, int]()
     numbers = {m.name: i for i, m in enumerate(sorted(volumes, key=lambda m: m.scan.name))}
     for split in SPLITS:
         (folder / split / "pictures").mkdir(parents=True)
         writer = Writer(config, folder / split, classes, split, small)
         for marked in splits[split]:
-            writer.add(marked, names.of(config.group_of(marked.scan.patient, marked.scan.name)), numbers[marked.name])
+            try:
+                writer.add(
+                    marked, names.of(config.group_of(marked.scan.patient, marked.scan.name)), numbers[marked.name]
+                )
+            except DataError as error:
+                if config.unreadable == "refuse":
+                    raise
+                refused.append(str(error))
             marked.volume = None  # type: ignore[assignment]  # which may be large
-        records[split] = writer.records
+        records[split], counts[split] = writer.records, len(writer.volumes)
         write_json(folder / split / VOLUMES, writer.volumes)
     _refuse_missing(records, classes, config)
     report = {
-        "volumes": {split: len(of) for split, of in splits.items()},
+        "volumes": counts,
         "unlabelled": found.unlabelled,
         "unreadable": refused,
         "too_small": small.lines,
@@ -172,7 +189,9 @@ def _marked(
         _refuse_text(config, scan.image.first, names)
         volume: Volume = SeriesVolume(scan.image, DicomPixels(shown), config.frame)
         by_name = None if config.labels else {label: value for value, label in labels.items()}
-        arrays = [(label_map(h, scan.image, shown, by_name), shown(h.path)) for h in scan.labels if isinstance(h, Header)]
+        arrays = [
+            (label_map(h, scan.image, shown, by_name), shown(h.path)) for h in scan.labels if isinstance(h, Header)
+        ]
     else:
         volume, arrays = open_file(scan.image, shown, config.volume_index, scan.modality), []
         for path in (path for path in scan.labels if isinstance(path, Path)):
@@ -190,7 +209,11 @@ def _marked(
 def _refuse_text(config: VolumeData, header: Header, names: Names) -> None:
     told = header.get("BurnedInAnnotation")
     if config.burned_in == "refuse" and (told == "YES" or (told is None and header.modality in MAY_HAVE_TEXT)):
-        why = "says that its pixels have text" if told else f"does not say whether its pixels have text ({header.modality})"
+        why = (
+            "says that its pixels have text"
+            if told
+            else f"does not say whether its pixels have text ({header.modality})"
+        )
         raise DataError(
             f"{names.shown(header.path)} {why}, which may be a name; look at it, then set `burned_in: checked`, or "
             "{blank: [[x, y, w, h]]} to make that part black"
@@ -215,7 +238,9 @@ def _divided(
             shown.setdefault(groups[m.name], set()).update(lesion.label for lesion in m.lesions)
         if m.scan.split and given[groups[m.name]] != m.scan.split:
             raise DataError(f"the patient {names.of(groups[m.name])} is in two given splits; take it out of one")
-    lacking = {s: f for s, f in (("val", config.val_fraction), ("test", config.test_fraction)) if s not in given.values()}
+    lacking = {
+        s: f for s, f in (("val", config.val_fraction), ("test", config.test_fraction)) if s not in given.values()
+    }
     of_group = given | divide_groups(shown, lacking, config.seed, config.source)
     found: dict[str, list[Marked]] = {split: [] for split in SPLITS}
     for m in sorted(volumes, key=lambda m: (groups[m.name], m.scan.name)):
@@ -247,5 +272,3 @@ def told_of(volume: Volume, cut: Cut, group: str) -> dict[str, Any]:
         "box": cut.box,
         "windows": [window.model_dump() for window in cut.windows],
     }
-
-
