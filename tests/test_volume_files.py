@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from cones.common.errors import DataError
-from cones.data.patients import Names
+from cones.data.identity import Pseudonyms
 from cones.readers.volumes.dicom import read_headers, series_of, sorted_series
 from cones.readers.volumes.export import series_files, write_seg
 from cones.readers.volumes.pixels import DicomPixels
@@ -217,7 +217,7 @@ def settings(source: Path, **more: object) -> VolumeData:
 
 
 def written(config: VolumeData, folder: Path):
-    return write_volumes(config, folder, Names(b"salt"))
+    return write_volumes(config, folder, Pseudonyms(b"salt"))
 
 
 def edit(path: Path, **tags: object) -> None:
@@ -254,7 +254,7 @@ def test_a_study_becomes_pictures_with_lesions(sound: Path, tmp_path: Path) -> N
 
 
 FAULTS = {
-    "a slice that lacks": (lambda p: (p / "2.dcm").unlink(), "has an uneven gap: slices 2 and 3 of 4 are 6.00 mm apart"),
+    "a slice that lacks": (lambda p: (p / "2.dcm").unlink(), "has an uneven gap: slices 2 and 3 of 4 are 6.00 mm"),
     "a slice twice": (
         lambda p: shutil.copy(p / "2.dcm", p / "again.dcm"), "has up to 2 slices in one place; take copies out"
     ),
@@ -359,7 +359,9 @@ def test_a_window_in_which_nothing_is_seen_is_refused(sound: Path, tmp_path: Pat
 
 def test_fewer_patients_than_splits_are_refused(tmp_path: Path) -> None:
     study(tmp_path / "raw", patients=2)
-    with pytest.raises(DataError, match=r"has 2 patients, and 3 splits \(train, val, test\) need one each"):
+    with pytest.raises(
+        DataError, match=r"has 2 patients to divide into 3 splits \(train, val, test\), and none is in two"
+    ):
         written(settings(tmp_path / "raw"), tmp_path / "out")
 
 
@@ -374,9 +376,9 @@ def test_one_patient_in_two_folders_is_one(raw: Path, tmp_path: Path) -> None:
 def test_patients_are_divided_whatever_the_salt_is(sound: Path, tmp_path: Path) -> None:
     split_of = []
     for salt in (b"one", b"two"):
-        names = Names(salt)
+        names = Pseudonyms(salt)
         _, records, _ = write_volumes(settings(sound, least={"mm2": 0, "pixels": 1}), tmp_path / salt.decode(), names)
-        split_of.append({names.known[r.group]: split for split, of in records.items() for r in of})
+        split_of.append({names.raw[r.group]: split for split, of in records.items() for r in of})
     assert split_of[0] == split_of[1]
 
 
@@ -509,5 +511,5 @@ def test_bids_subjects_are_read_with_masks_of_derivatives(tmp_path: Path) -> Non
 def test_a_folder_without_volumes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/notes.txt").write_text("nothing")
-    with pytest.raises(DataError, match="holds no DICOM, no dataset.json with `training`, no imagesTr and no BIDS"):
+    with pytest.raises(DataError, match=r"holds no DICOM, no dataset\.json with `training`, no imagesTr and no BIDS"):
         written(settings(tmp_path / "raw"), tmp_path / "out")

@@ -51,7 +51,7 @@ def test_a_volume_put_back_slice_by_slice_is_the_same(affine: np.ndarray, axis) 
 
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 def test_left_is_on_the_right_and_the_front_on_top(affine: np.ndarray) -> None:
-    """Of an axial slice, whatever way the array runs: a voxel further to the left and back is further right and down."""
+    """Of an axial slice, however the array runs: what is further left and back is further right and down."""
     grid = Grid((5, 5, 5), affine)
     view = View.of(grid, "axial")
     mark = np.zeros((5, 5, 5))

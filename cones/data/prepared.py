@@ -40,8 +40,9 @@ class Record:
 
     Its pixels are in `file`, relative to the split's folder, or, when that is empty, in a row of `images.npy`.
     In data for detection `label` is -1, `objects` is what the picture shows and `size` its (height, width) in pixels.
-    A picture of a subject may have a `mask`, a file named by its content. `group` is the pseudonym of the patient, or
-    of whatever else is kept in one split; a picture of a `volume` is one `slice` of it.
+    A picture of a subject may have a `mask`, a file named by its content. Pictures with the same `group` belong
+    together, such as those of a patient: a pseudonym (cones/data/identity.py), once it is written. A picture of a
+    `volume` is one `slice` of it.
     """
 
     id: str
@@ -136,9 +137,20 @@ def mask_file(content: bytes) -> str:
 
 
 def records_hash(records: Sequence[Record]) -> str:
-    """The hash of a set of pictures with their labels, objects or masks; their order counts."""
+    """The hash of a set of pictures with their labels, objects or masks; their order counts.
+
+    So does which of them belong together, whatever their groups are called.
+    """
     told = ([r.mask] if r.mask else map(_object, r.objects or ()) for r in records)
-    return content_hash([(r.sha256, r.label, *more) for r, more in zip(records, told)])
+    pictures, groups = [(r.sha256, r.label, *more) for r, more in zip(records, told)], group_numbers(records)
+    return content_hash({"pictures": pictures, "groups": groups} if groups else pictures)
+
+
+def group_numbers(records: Sequence[Record]) -> list[int]:
+    """The group of each record as a number, from 0 in the order in which groups come; empty where there are none."""
+    numbers: dict[str | None, int] = {}
+    grouped = any(record.group is not None for record in records)
+    return [numbers.setdefault(record.group, len(numbers)) for record in records] if grouped else []
 
 
 def _content(record: Record) -> dict:

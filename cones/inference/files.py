@@ -64,7 +64,7 @@ def predict_files(
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a path looks like that of a NIfTI or a DICOM file, or of a folder of DICOM files; it may still be none."""
+    """Whether a path looks like that of a NIfTI or DICOM file, or of a folder of DICOM files; it may be none yet."""
     if os.path.isdir(path):
         inside = [p for p in entries(path) if p.is_file()][:FIRST_LOOKED_AT]
         return any(_starts_as_dicom(p) for p in inside)

@@ -60,7 +60,7 @@ def patient(rng: np.random.Generator, side: int, depth: int, kinds: Sequence[str
     spine = _ellipse(x, y, middle, middle + deep * 0.7, side * 0.06, side * 0.06)
     values += (BONE - TISSUE) * spine
     _vessels(values, lungs, rng)
-    marked, of = np.zeros(values.shape, np.uint16), []
+    marked, of = np.zeros(values.shape, np.uint16), list[str]()
     free = lungs > 0.95
     for _ in range(count):
         kind = str(rng.choice(list(kinds)))

@@ -110,8 +110,8 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
     if clipped >= CLIPPED:
         first = windows[0]
         raise DataError(
-            f"the window of level {first.level:g} and width {first.width:g} leaves {100 * clipped:.1f} % of {name} black "
-            f"or white, whose values are {values.min():g} to {values.max():g}; set another `window`"
+            f"the window of level {first.level:g} and width {first.width:g} leaves {100 * clipped:.1f} % of {name} "
+            f"black or white, whose values are {values.min():g} to {values.max():g}; set another `window`"
         )
     return Cut(name, view, windows, box, config.channels == "slab", blank)
 

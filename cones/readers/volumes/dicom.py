@@ -247,8 +247,8 @@ def _step(places: np.ndarray, normal: np.ndarray, name: str) -> np.ndarray:
     if len(wrong):
         at = wrong[0]
         raise DataError(
-            f"{name} has an uneven gap: slices {at + 1} and {at + 2} of {len(places)} are {along[at]:.2f} mm apart, and "
-            f"others {usual:.2f}; bring the slices that lack, or take it out of `source`"
+            f"{name} has an uneven gap: slices {at + 1} and {at + 2} of {len(places)} are {along[at]:.2f} mm apart, "
+            f"and others {usual:.2f}; bring the slices that lack, or take it out of `source`"
         )
     if abs(steps - along[:, None] * normal).max() > TILT:
         raise DataError(

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 CT, SEG = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.66.4"
+SAME = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "FrameOfReferenceUID", "Rows",
+    "Columns",
+)  # fmt: skip
+"""What a segmentation object has of the series that it was made on."""
 INTERCEPT = -1024
 
 
@@ -60,8 +65,7 @@ def write_seg(
 
     first = series[0]
     file = _file(SEG, generate_uid(entropy_srcs=[first.SeriesInstanceUID, "seg"]))
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "FrameOfReferenceUID",
-                    "Rows", "Columns"):  # fmt: skip
+    for keyword in SAME:
         setattr(file, keyword, first.get(keyword))
     file.Modality, file.SegmentationType = "SEG", "BINARY"
     file.SeriesInstanceUID = generate_uid(entropy_srcs=[first.SeriesInstanceUID, "seg series"])
@@ -93,10 +97,10 @@ def write_seg(
 
 def _file(kind: str, uid: str) -> "Dataset":
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, uid
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(kind), UID(uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     file.SOPClassUID, file.SOPInstanceUID = kind, uid

@@ -78,8 +78,8 @@ def _layout(config: VolumeData, source: Path, files: list[Path], shown: Shown) -
         except DataError:
             return "dicom"  # which is told when all are read
     raise DataError(
-        f"{config.source} holds no DICOM, no dataset.json with `training`, no imagesTr and no BIDS; give the folder that "
-        "does as `source`"
+        f"{config.source} holds no DICOM, no dataset.json with `training`, no imagesTr and no BIDS; give the folder "
+        "that does as `source`"
     )
 
 
@@ -87,7 +87,8 @@ def _dicom(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
     headers = read_headers(files, shown)
     if not headers.pictures:
         raise DataError(
-            f"{config.source} has no DICOM file with a picture (of {len(files)} files): {'; '.join(headers.unreadable[:3])}"
+            f"none of the {len(files)} files of {config.source} is a DICOM picture that can be read: "
+            f"{'; '.join(headers.unreadable[:3]) or 'they are of other kinds'}"
         )
     if config.group_by == "patient":
         refuse_two_people(headers.pictures, shown)
@@ -138,10 +139,9 @@ def _nnunet(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
     for end, split in (("Tr", ""), ("Ts", "test")):
         images: dict[str, Path] = {}
         for path in files:
-            match = CASE.match(_case(path))
-            if path.parent == source / f"images{end}" and is_volume_file(path) and match:
-                if int(match["channel"]) == config.channel:
-                    images[match["case"]] = path
+            match = CASE.match(_case(path)) if path.parent == source / f"images{end}" else None
+            if match and is_volume_file(path) and int(match["channel"]) == config.channel:
+                images[match["case"]] = path
         labels = {_case(p): p for p in files if p.parent == source / f"labels{end}" and is_volume_file(p)}
         if end == "Ts" and not labels:
             found.unlabelled += len(images)

@@ -27,7 +27,7 @@ class Lesion:
         """The slices along an axis in which it is seen."""
         return range(self.corner[axis], self.corner[axis] + self.voxels.shape[axis])
 
-    def areas(self, axis: int) -> Int[np.ndarray, "n"]:
+    def areas(self, axis: int) -> Int[np.ndarray, " n"]:
         """Its voxels in each of these slices."""
         return self.voxels.sum(tuple(other for other in range(3) if other != axis))
 

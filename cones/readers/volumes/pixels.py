@@ -23,7 +23,7 @@ EXTRA = "1.2.840.10008.1.2.4.8"
 
 
 class DicomPixels:
-    """Reads the values of DICOM files: MONAI's reader as an object, whose arrays have the axes i (columns), j (rows)."""
+    """Reads the values of DICOM files by MONAI's reader as an object; its arrays have the axes i (columns), j (rows)."""
 
     def __init__(self, shown: Shown) -> None:
         from monai.data.image_reader import PydicomReader
@@ -116,7 +116,7 @@ def beyond(values: Float[np.ndarray, "..."], window: Window) -> float:
     return float((abs(values - window.level) > half).mean())
 
 
-def percentile_window(values: Float[np.ndarray, "n"], name: str) -> Window:
+def percentile_window(values: Float[np.ndarray, " n"], name: str) -> Window:
     """What shows 0.5 to 99.5 % of the values above 0; `DataError` where there are none."""
     above = values[values > 0]
     low, high = np.percentile(above, PERCENTILES).tolist() if above.size else (0.0, 0.0)

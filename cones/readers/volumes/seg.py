@@ -69,7 +69,7 @@ def _slice_of(about: Any, tags: Any, back: np.ndarray, count: int, name: str) ->
     i, j, k, _ = (back @ np.array([-x, -y, z, 1.0])).tolist()
     if abs(k - round(k)) > NEAR or not 0 <= round(k) < count or max(abs(i), abs(j)) > 0.5:
         raise DataError(
-            f"{name} has a frame at ({x:g}, {y:g}, {z:g}) mm, where its series has no slice; make it again on this series"
+            f"{name} has a frame at ({x:g}, {y:g}, {z:g}) mm, where its series has no slice; make it again on it"
         )
     return round(k)
 

@@ -1,16 +1,17 @@
 """The settings of medical volumes: how they are laid out, cut into pictures and told apart."""
 
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from cones.common.settings import Strict, Words
-from cones.data.settings import PictureData
+from cones.data.settings import Pattern, PictureData
 
 if TYPE_CHECKING:
+    from cones.data.identity import Pseudonyms
     from cones.data.settings import Written
 
 Named = Literal["lung", "soft", "bone", "brain"]
@@ -60,34 +61,20 @@ class Blank(Strict):
     blank: Annotated[list[Annotated[list[Side], Field(min_length=4, max_length=4)]], Field(min_length=1)]
 
 
-def _expression(text: str) -> str:
-    try:
-        groups = re.compile(text).groups
-    except re.error as error:
-        raise PydanticCustomError("pattern", "must be a regular expression: {error}", {"error": str(error)}) from None
-    if groups != 1:
-        raise PydanticCustomError("pattern", "must have one group in (), which is the id, and has {n}", {"n": groups})
-    return text
-
-
 def _once(labels: dict[int, str]) -> dict[int, str]:
     if len(set(labels.values())) < len(labels):
         raise PydanticCustomError("each_once", "must give each value a class of its own")
     return labels
 
 
-class Pattern(Strict):
-    """A regular expression with one group, which is the id, looked for in a volume's name."""
-
-    pattern: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_expression)]
-
-
 class VolumeData(PictureData):
     """CT, MR and other volumes with the lesions or organs that are marked in them, as pictures of slices."""
 
     kind: Literal["volumes"]
-    group_by: Literal["patient", "none"] | Pattern = "patient"
-    """What is kept in one split: all of a patient, by PatientID in DICOM, by sub-... in BIDS and by the name of the case
+    knows_patients: ClassVar[bool] = True
+    hides_itself: ClassVar[bool] = True
+    group_by: str | Pattern | None = "patient"
+    """What is kept in one split: all of a patient, by PatientID in DICOM, by sub-... in BIDS and by the case's name
     elsewhere; all whose names, such as a case's, have one `pattern`; or each volume by itself."""
     layout: Literal["auto", "dicom", "decathlon", "nnunet", "bids"] = "auto"
     """How `source` is laid out: DICOM files in any folders, with SEG objects as labels; a decathlon's dataset.json;
@@ -143,16 +130,21 @@ class VolumeData(PictureData):
             )
         return self
 
-    def group_of(self, patient: str, name: str) -> str:
-        """The id by which a volume is kept with others, from its patient's and its own name; empty where it has none."""
-        if self.group_by == "patient":
-            return patient
-        if self.group_by == "none":
-            return name
-        found = re.search(self.group_by.pattern, name)
-        return (found[1] or "") if found else ""
+    @property
+    def hides_names(self) -> bool:
+        return not self.generated
 
-    def write(self, folder: Any) -> "Written":
+    def group_of(self, patient: str, name: str) -> str:
+        """The id by which a volume is kept with others, by its patient's and its own name; empty where it has none."""
+        if isinstance(self.group_by, Pattern):
+            return self.group_by.group_of(name)
+        return patient if self.group_by == "patient" else name
+
+    def write_hidden(self, folder: Path, names: "Pseudonyms | None") -> "Written":
+        from cones.data.identity import Pseudonyms, project_salt
         from cones.readers.volumes.write import write_volumes
 
-        return write_volumes(self, folder)
+        return write_volumes(self, folder, names or Pseudonyms(project_salt()))
+
+    def write(self, folder: Path) -> "Written":
+        return self.write_hidden(folder, None)

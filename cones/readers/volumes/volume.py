@@ -27,9 +27,14 @@ SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 class Volume(Protocol):
     """Values on a grid. `inverted` values are shown with the lowest white."""
 
-    grid: Grid
-    modality: str
-    inverted: bool
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def modality(self) -> str: ...
+
+    @property
+    def inverted(self) -> bool: ...
 
     def plane(self, axis: int, at: int) -> Shaped[np.ndarray, "a b *colour"]:
         """One slice of the array: its two other axes, in their order."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,6 +13,7 @@ from cones.common.messages import nearest
 from cones.readers.volumes.settings import VolumeData
 
 if TYPE_CHECKING:
+    from cones.data.identity import Pseudonyms
     from cones.data.settings import Written
     from cones.synthetic.volumes import Patient
 
@@ -51,15 +52,15 @@ class VolumeWorldData(VolumeData):
                 )
         return self
 
-    def write(self, folder: Any) -> "Written":
-        from cones.data.patients import Names
+    def write_hidden(self, folder: Path, names: "Pseudonyms | None") -> "Written":
+        from cones.data.identity import Pseudonyms
         from cones.readers.volumes.write import write_volumes
 
         with TemporaryDirectory() as raw:
             write_raw(self, Path(raw))
             layout = "dicom" if self.form == "dicom" else "decathlon"
-            written = write_volumes(self.model_copy(update={"source": raw, "layout": layout}), folder, Names(SALT))
-        return written
+            read = self.model_copy(update={"source": raw, "layout": layout})
+            return write_volumes(read, folder, Pseudonyms(SALT))
 
 
 def kinds_of(config: VolumeWorldData) -> dict[int, str]:
@@ -98,7 +99,7 @@ def _write_nifti(drawn: "Patient", label: np.ndarray, folder: Path, number: int)
     across, down, step = drawn.spacing
     affine = np.diag([-across, -down, step, 1.0])  # i to the left, j to the back, as drawn
     names = {"image": f"imagesTr/chest_{number:03d}.nii.gz", "label": f"labelsTr/chest_{number:03d}.nii.gz"}
-    for (what, name), array in zip(names.items(), (np.rint(drawn.values).astype(np.int16), label)):
+    for name, array in zip(names.values(), (np.rint(drawn.values).astype(np.int16), label)):
         (folder / name).parent.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(array, affine), folder / name)
     return names

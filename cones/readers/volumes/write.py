@@ -1,6 +1,7 @@
 """A data set of volumes as splits of pictures: whole patients divided, slices chosen, lesions marked in them."""
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,14 @@ import numpy as np
 from PIL import Image
 
 from cones.common.errors import DataError
+from cones.common.escaping import printable
 from cones.common.files import write_json
+from cones.data.identity import Pseudonyms
 from cones.data.objects import Findings
-from cones.data.patients import Names, divide_groups
 from cones.data.prepared import SPLITS, Record
+from cones.data.splits import divide_shown
 from cones.readers.volumes.cut import Cut, cut_of
-from cones.readers.volumes.dicom import MAY_HAVE_TEXT, Header, Series
+from cones.readers.volumes.dicom import MAY_HAVE_TEXT, Header, Series, Shown
 from cones.readers.volumes.geometry import View
 from cones.readers.volumes.layouts import Scan, find_scans
 from cones.readers.volumes.lesions import Lesion, lesions_of, whole_labels
@@ -115,15 +118,14 @@ class Writer:
         )
 
 
-def write_volumes(config: VolumeData, folder: Path, names: Names | None = None) -> "Written":
+def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Written":
     """Cut the volumes of a data set into pictures; see `DataSettings.write`.
 
-    The report also has the `volumes` of each split, how many were `unlabelled`, and the lesions that were `too_small` in
-    a slice. `names` makes pseudonyms, if none are given with the project's salt. Raises `DataError` for what cannot be
+    The report also has the `volumes` of each split, how many were `unlabelled`, and the lesions that were `too_small`
+    in a slice. `names` makes the pseudonyms that all of it has. Raises `DataError` for what cannot be
     used, by its pseudonym.
     """
-    names = names or Names.of_project()
-    shown = names.shown
+    shown = shown_by(names)
     found = find_scans(config, shown)
     labels = config.labels or found.labels
     if not labels:
@@ -139,8 +141,8 @@ def write_volumes(config: VolumeData, folder: Path, names: Names | None = None) 
     if refused and config.unreadable == "refuse":
         listed = "\n".join(f"  - {line}" for line in refused[:MOST_TOLD])
         raise DataError(
-            f"{len(refused)} files or volumes of {config.source} cannot be used:\n{listed}\nrepair or remove them, or set "
-            "`unreadable: skip` to leave them out and have them listed in the report"
+            f"{len(refused)} files or volumes of {config.source} cannot be used:\n{listed}\nrepair or remove them, or "
+            "set `unreadable: skip` to leave them out and have them listed in the report"
         )
     splits = _divided(config, volumes, classes, names)
     small, records, counts = SmallLesions(), dict[str, list[Record]](), dict[str, int]()
@@ -174,6 +176,16 @@ def write_volumes(config: VolumeData, folder: Path, names: Names | None = None) 
     return classes, records, report
 
 
+def shown_by(names: Pseudonyms) -> Shown:
+    """How messages name files: by pseudonyms, and where a person looks on by their paths."""
+
+    def shown(path: Path) -> str:
+        pseudonym = names.of(str(path))
+        return printable(str(path)) if sys.stderr.isatty() else f"file {pseudonym}"
+
+    return shown
+
+
 def reading_of(config: VolumeData, labels: Mapping[int, str]) -> dict[str, Any]:
     """How new volumes are cut like those of a data set, and the value that each class has in a label map."""
     settings = config.model_dump(mode="json", include=READ, exclude_defaults=True)
@@ -181,10 +193,10 @@ def reading_of(config: VolumeData, labels: Mapping[int, str]) -> dict[str, Any]:
 
 
 def _marked(
-    config: VolumeData, scan: Scan, labels: Mapping[int, str], values: Mapping[int, int], names: Names
+    config: VolumeData, scan: Scan, labels: Mapping[int, str], values: Mapping[int, int], names: Pseudonyms
 ) -> Marked:
     """A volume with its lesions; `DataError` for labels that do not fit it."""
-    shown, name = names.shown, names.of(scan.name)
+    shown, name = shown_by(names), names.of(scan.name)
     if isinstance(scan.image, Series):
         _refuse_text(config, scan.image.first, names)
         volume: Volume = SeriesVolume(scan.image, DicomPixels(shown), config.frame)
@@ -206,7 +218,7 @@ def _marked(
     return Marked(scan, name, volume, lesions)
 
 
-def _refuse_text(config: VolumeData, header: Header, names: Names) -> None:
+def _refuse_text(config: VolumeData, header: Header, names: Pseudonyms) -> None:
     told = header.get("BurnedInAnnotation")
     if config.burned_in == "refuse" and (told == "YES" or (told is None and header.modality in MAY_HAVE_TEXT)):
         why = (
@@ -215,21 +227,22 @@ def _refuse_text(config: VolumeData, header: Header, names: Names) -> None:
             else f"does not say whether its pixels have text ({header.modality})"
         )
         raise DataError(
-            f"{names.shown(header.path)} {why}, which may be a name; look at it, then set `burned_in: checked`, or "
+            f"{shown_by(names)(header.path)} {why}, which may be a name; look at it, then set `burned_in: checked`, or "
             "{blank: [[x, y, w, h]]} to make that part black"
         )
 
 
 def _divided(
-    config: VolumeData, volumes: Sequence[Marked], classes: Sequence[str], names: Names
+    config: VolumeData, volumes: Sequence[Marked], classes: Sequence[str], names: Pseudonyms
 ) -> dict[str, list[Marked]]:
     """The volumes of each split, whole groups together."""
     groups = {m.name: config.group_of(m.scan.patient, m.scan.name) for m in volumes}
     nameless = [m for m in volumes if not groups[m.name]]
     if nameless:
         raise DataError(
-            f"{len(nameless)} volumes of {config.source} have an empty patient id ({nameless[0].name}), so that nothing "
-            "keeps one patient in one split; set `group_by: {pattern: ...}`, or `none` where each is a patient of its own"
+            f"{len(nameless)} volumes of {config.source} have an empty patient id ({nameless[0].name}), so that "
+            "nothing keeps one patient in one split; set `group_by: {pattern: ...}`, or `none` where each is a patient "
+            "of its own"
         )
     given = {groups[m.name]: m.scan.split for m in volumes if m.scan.split}
     shown: dict[str, set[int]] = {}
@@ -241,7 +254,15 @@ def _divided(
     lacking = {
         s: f for s, f in (("val", config.val_fraction), ("test", config.test_fraction)) if s not in given.values()
     }
-    of_group = given | divide_groups(shown, lacking, config.seed, config.source)
+    if len(shown) < len(lacking) + 1:
+        raise DataError(
+            f"{config.source} has {len(shown)} patients to divide into {len(lacking) + 1} splits "
+            f"({', '.join(['train', *lacking])}), and none is in two; add some, or set `group_by: none` where each "
+            "volume is a patient of its own"
+        )
+    ids = sorted(shown)  # the raw ones, so that no pseudonym decides
+    divided = divide_shown([shown[group] for group in ids], lacking, config.seed, len(classes))
+    of_group = given | dict(zip(ids, divided))
     found: dict[str, list[Marked]] = {split: [] for split in SPLITS}
     for m in sorted(volumes, key=lambda m: (groups[m.name], m.scan.name)):
         found[of_group[groups[m.name]]].append(m)
@@ -254,8 +275,8 @@ def _refuse_missing(records: Mapping[str, Sequence[Record]], classes: Sequence[s
         for label, name in enumerate(classes):
             if not counts[label]:
                 raise DataError(
-                    f"the class `{name}` is not seen in {split} of {config.source}; add patients who have it, make `least` "
-                    "smaller, set another `seed`, or take the class out of `labels`"
+                    f"the class `{name}` is not seen in {split} of {config.source}; add patients who have it, make "
+                    "`least` smaller, set another `seed`, or take the class out of `labels`"
                 )
 
 

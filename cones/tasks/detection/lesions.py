@@ -39,7 +39,7 @@ class FoundLesion:
     def box(self) -> tuple[float, float, float, float]:
         """The box around all of its boxes, xyxy in pixels."""
         boxes = np.array([part.box for part in self.parts.values()])
-        x1, y1, x2, y2 = *boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist()
+        (x1, y1), (x2, y2) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
         return x1, y1, x2, y2
 
 
@@ -57,10 +57,10 @@ def join_slices(slices: Sequence[Sequence[Found]]) -> list[FoundLesion]:
             alike = np.array([[lesion.label == one.label for one in objects] for lesion in open_])
             overlap = np.where(alike, overlap, 0)
             while overlap.max() >= IOU:
-                lesion, one = np.unravel_index(overlap.argmax(), overlap.shape)
+                lesion, one = divmod(int(overlap.argmax()), len(objects))
                 open_[lesion].parts[at] = objects[one]
                 overlap[lesion], overlap[:, one] = 0, 0
-                free.discard(int(one))
+                free.discard(one)
         open_ += [FoundLesion(objects[i].label, {at: objects[i]}) for i in sorted(free)]
     return sorted([*done, *open_], key=lambda lesion: -lesion.score)
 
