@@ -89,6 +89,8 @@ def _predict_volumes(
         )
     card, lines, found = opened.card, [], []
     for path in paths:
+        if not os.path.lexists(path):
+            raise DataError(f"{printable(str(path))} does not exist")
         if not is_volume(path):
             raise DataError(f"{printable(str(path))} is no volume, and others are; predict volumes and pictures apart")
         one = predict_volume(opened, path, threshold)
