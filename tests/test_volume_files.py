@@ -11,9 +11,10 @@ import pytest
 
 from cones.common.errors import DataError
 from cones.data.identity import Pseudonyms
-from cones.readers.volumes.dicom import read_headers, series_of, sorted_series
+from cones.readers.volumes.dicom import read_headers, series_of
 from cones.readers.volumes.export import series_files, write_seg
 from cones.readers.volumes.pixels import DicomPixels
+from cones.readers.volumes.series import sorted_series
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.volume import open_file
 from cones.readers.volumes.write import write_volumes

@@ -11,12 +11,11 @@ from cones.common.escaping import is_plain, printable
 from cones.common.files import fresh_file, write_json, write_picture
 from cones.common.outputs import refuse_unwritable
 from cones.data.folders import entries, pictures_in
-from cones.data.pictures import SUFFIXES, open_picture
+from cones.data.pictures import SUFFIXES, VOLUMES, is_dicom, open_picture
 from cones.inference.open import OpenConcept, load
 from cones.tasks.parts import part_of
 
 RESEARCH = "for research only, not for diagnosis"
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".dcm")
 FIRST_LOOKED_AT = 20
 """Files of a folder by which it is taken for one of DICOM."""
 LONGEST = 120
@@ -67,13 +66,8 @@ def is_volume(path: Path) -> bool:
     """Whether a path looks like that of a NIfTI or DICOM file, or of a folder of DICOM files; it may be none yet."""
     if os.path.isdir(path):
         inside = [p for p in entries(path) if p.is_file()][:FIRST_LOOKED_AT]
-        return any(_starts_as_dicom(p) for p in inside)
-    return path.name.lower().endswith(VOLUME_SUFFIXES) or (os.path.isfile(path) and _starts_as_dicom(path))
-
-
-def _starts_as_dicom(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return any(is_dicom(p) for p in inside)
+    return path.name.lower().endswith(VOLUMES) or (os.path.isfile(path) and is_dicom(path))
 
 
 def _predict_volumes(

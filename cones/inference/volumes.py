@@ -15,8 +15,9 @@ from cones.common.files import fresh_file, write_picture
 from cones.data.folders import entries
 from cones.inference.open import OpenConcept
 from cones.readers.volumes.cut import Cut, cut_of
-from cones.readers.volumes.dicom import NO_PICTURES, Series, read_headers, series_of, sorted_series
+from cones.readers.volumes.dicom import NO_PICTURES, read_headers, series_of
 from cones.readers.volumes.pixels import DicomPixels, own_window
+from cones.readers.volumes.series import Series, sorted_series
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.volume import SeriesVolume, Volume, is_volume_file, open_file
 from cones.tasks.detection.infer import Detections, drawn_picture

@@ -23,7 +23,7 @@ EXTRA = "1.2.840.10008.1.2.4.8"
 
 
 class DicomPixels:
-    """Reads the values of DICOM files by MONAI's reader as an object; its arrays have the axes i (columns), j (rows)."""
+    """Reads the values of DICOM files by MONAI's reader as an object; its arrays have the axes i (column), j (row)."""
 
     def __init__(self, shown: Shown) -> None:
         from monai.data.image_reader import PydicomReader

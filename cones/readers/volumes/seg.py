@@ -7,7 +7,8 @@ import numpy as np
 
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
-from cones.readers.volumes.dicom import Header, Series, Shown
+from cones.readers.volumes.dicom import Header, Shown
+from cones.readers.volumes.series import Series
 
 HALF = 0.5
 """Share from which on a voxel of a fractional segmentation is marked."""

@@ -12,9 +12,10 @@ from jaxtyping import Shaped
 
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
-from cones.readers.volumes.dicom import Series, Shown
+from cones.readers.volumes.dicom import Shown
 from cones.readers.volumes.geometry import Grid
 from cones.readers.volumes.pixels import DicomPixels
+from cones.readers.volumes.series import Series
 
 KEPT = 32
 """Slices of a series that are kept once they are read: their neighbours and what is looked at first need them again."""

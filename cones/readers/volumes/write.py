@@ -1,7 +1,6 @@
 """A data set of volumes as splits of pictures: whole patients divided, slices chosen, lesions marked in them."""
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,22 +12,19 @@ import numpy as np
 from PIL import Image
 
 from cones.common.errors import DataError
-from cones.common.escaping import printable
 from cones.common.files import write_json
 from cones.data.identity import Pseudonyms
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, Record
-from cones.data.splits import divide_shown
 from cones.readers.volumes.cut import Cut, cut_of
-from cones.readers.volumes.dicom import MAY_HAVE_TEXT, Header, Series, Shown
 from cones.readers.volumes.geometry import View
-from cones.readers.volumes.layouts import Scan, find_scans
-from cones.readers.volumes.lesions import Lesion, lesions_of, whole_labels
-from cones.readers.volumes.pixels import DicomPixels, own_window
-from cones.readers.volumes.seg import label_map
+from cones.readers.volumes.layouts import find_scans
+from cones.readers.volumes.marked import MarkedVolume, divide_volumes, mark_volume, shown_by
+from cones.readers.volumes.pixels import own_window
+from cones.readers.volumes.series import Series
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.shown import Patch, SmallLesions, objects_in, patches_of, slices_with
-from cones.readers.volumes.volume import SeriesVolume, Volume, open_file
+from cones.readers.volumes.volume import Volume
 
 if TYPE_CHECKING:
     from cones.data.settings import Written
@@ -38,16 +34,6 @@ VOLUMES = "volumes.json"
 READ = {"window", "channels", "slices", "crop", "patch", "volume_index", "frame", "phase"}
 """Settings by which a new volume is cut as those that were searched on."""
 MOST_TOLD = 10
-
-
-@dataclass
-class Marked:
-    """A volume with its lesions."""
-
-    scan: Scan
-    name: str
-    volume: Volume
-    lesions: list[Lesion]
 
 
 @dataclass
@@ -62,10 +48,10 @@ class Writer:
     records: list[Record] = field(default_factory=list)
     volumes: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, marked: Marked, group: str, number: int) -> None:
+    def add(self, marked: MarkedVolume, group: str, number: int) -> None:
         """Write the pictures of a volume, the `number`-th of its data set."""
         own = own_window(marked.scan.image.first) if isinstance(marked.scan.image, Series) else None
-        view = cut_of(self.config, marked.volume, own, [], marked.name).view
+        view = View.of(marked.volume.grid, self.config.slices.axis)
         strided = view.strided(marked.volume.grid, self.config.slices.stride)
         if self.config.patch is not None:
             chosen: dict[int, list[Patch]] = {}
@@ -84,7 +70,7 @@ class Writer:
             raise
         self.volumes[marked.name] = told_of(marked.volume, cut, group)
 
-    def _pictures(self, marked: Marked, group: str, cut: Cut, chosen: Mapping[int, Sequence[Patch]]) -> None:
+    def _pictures(self, marked: MarkedVolume, group: str, cut: Cut, chosen: Mapping[int, Sequence[Patch]]) -> None:
         for at, patches in sorted(chosen.items()):
             picture = cut.picture(marked.volume, at)
             for patch in patches:
@@ -94,7 +80,7 @@ class Writer:
                 objects = objects_in(marked.lesions, cut, marked.volume.grid, at, self.config.least, self.small)
                 self._write(picture, f"{marked.name}-{at:04d}", group, marked.name, at, objects=objects, size=cut.size)
 
-    def _places(self, marked: Marked, view: View, strided: Sequence[int], number: int) -> list[int]:
+    def _places(self, marked: MarkedVolume, view: View, strided: Sequence[int], number: int) -> list[int]:
         """The slices that become pictures."""
         if self.split != "train" or self.config.slices.choose == "all":
             return list(strided)
@@ -132,10 +118,10 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
         raise DataError(f"{config.source} does not say what its label values stand for; set `labels`: {{1: lesion}}")
     classes = tuple(labels[value] for value in sorted(labels))
     values = {value: index for index, value in enumerate(sorted(labels))}
-    refused, volumes = found.refused, list[Marked]()
+    refused, volumes = found.refused, list[MarkedVolume]()
     for scan in found.scans:
         try:
-            volumes.append(_marked(config, scan, labels, values, names))
+            volumes.append(mark_volume(config, scan, labels, values, names))
         except DataError as error:
             refused.append(str(error))
     if refused and config.unreadable == "refuse":
@@ -144,17 +130,16 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
             f"{len(refused)} files or volumes of {config.source} cannot be used:\n{listed}\nrepair or remove them, or "
             "set `unreadable: skip` to leave them out and have them listed in the report"
         )
-    splits = _divided(config, volumes, classes, names)
+    splits = divide_volumes(config, volumes, classes, names)
     small, records, counts = SmallLesions(), dict[str, list[Record]](), dict[str, int]()
     numbers = {m.name: i for i, m in enumerate(sorted(volumes, key=lambda m: m.scan.name))}
     for split in SPLITS:
         (folder / split / "pictures").mkdir(parents=True)
         writer = Writer(config, folder / split, classes, split, small)
         for marked in splits[split]:
+            group = names.of(config.group_of(marked.scan.patient, marked.scan.name))
             try:
-                writer.add(
-                    marked, names.of(config.group_of(marked.scan.patient, marked.scan.name)), numbers[marked.name]
-                )
+                writer.add(marked, group, numbers[marked.name])
             except DataError as error:
                 if config.unreadable == "refuse":
                     raise
@@ -176,97 +161,10 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
     return classes, records, report
 
 
-def shown_by(names: Pseudonyms) -> Shown:
-    """How messages name files: by pseudonyms, and where a person looks on by their paths."""
-
-    def shown(path: Path) -> str:
-        pseudonym = names.of(str(path))
-        return printable(str(path)) if sys.stderr.isatty() else f"file {pseudonym}"
-
-    return shown
-
-
 def reading_of(config: VolumeData, labels: Mapping[int, str]) -> dict[str, Any]:
     """How new volumes are cut like those of a data set, and the value that each class has in a label map."""
     settings = config.model_dump(mode="json", include=READ, exclude_defaults=True)
     return settings | {"labels": {str(value): name for value, name in labels.items()}}
-
-
-def _marked(
-    config: VolumeData, scan: Scan, labels: Mapping[int, str], values: Mapping[int, int], names: Pseudonyms
-) -> Marked:
-    """A volume with its lesions; `DataError` for labels that do not fit it."""
-    shown, name = shown_by(names), names.of(scan.name)
-    if isinstance(scan.image, Series):
-        _refuse_text(config, scan.image.first, names)
-        volume: Volume = SeriesVolume(scan.image, DicomPixels(shown), config.frame)
-        by_name = None if config.labels else {label: value for value, label in labels.items()}
-        arrays = [
-            (label_map(h, scan.image, shown, by_name), shown(h.path)) for h in scan.labels if isinstance(h, Header)
-        ]
-    else:
-        volume, arrays = open_file(scan.image, shown, config.volume_index, scan.modality), []
-        for path in (path for path in scan.labels if isinstance(path, Path)):
-            label = open_file(path, shown)
-            if why := volume.grid.difference(label.grid):
-                raise DataError(f"the label {shown(path)} {why}; resample it to its image's grid, by nearest neighbour")
-            arrays.append((label.array, shown(path)))
-    lesions: list[Lesion] = []
-    for array, of in arrays:
-        for lesion in lesions_of(whole_labels(array, of), values, of, config.instances == "values"):
-            lesions.append(Lesion(len(lesions) + 1, lesion.label, lesion.corner, lesion.voxels))
-    return Marked(scan, name, volume, lesions)
-
-
-def _refuse_text(config: VolumeData, header: Header, names: Pseudonyms) -> None:
-    told = header.get("BurnedInAnnotation")
-    if config.burned_in == "refuse" and (told == "YES" or (told is None and header.modality in MAY_HAVE_TEXT)):
-        why = (
-            "says that its pixels have text"
-            if told
-            else f"does not say whether its pixels have text ({header.modality})"
-        )
-        raise DataError(
-            f"{shown_by(names)(header.path)} {why}, which may be a name; look at it, then set `burned_in: checked`, or "
-            "{blank: [[x, y, w, h]]} to make that part black"
-        )
-
-
-def _divided(
-    config: VolumeData, volumes: Sequence[Marked], classes: Sequence[str], names: Pseudonyms
-) -> dict[str, list[Marked]]:
-    """The volumes of each split, whole groups together."""
-    groups = {m.name: config.group_of(m.scan.patient, m.scan.name) for m in volumes}
-    nameless = [m for m in volumes if not groups[m.name]]
-    if nameless:
-        raise DataError(
-            f"{len(nameless)} volumes of {config.source} have an empty patient id ({nameless[0].name}), so that "
-            "nothing keeps one patient in one split; set `group_by: {pattern: ...}`, or `none` where each is a patient "
-            "of its own"
-        )
-    given = {groups[m.name]: m.scan.split for m in volumes if m.scan.split}
-    shown: dict[str, set[int]] = {}
-    for m in volumes:
-        if groups[m.name] not in given or given[groups[m.name]] == "train":
-            shown.setdefault(groups[m.name], set()).update(lesion.label for lesion in m.lesions)
-        if m.scan.split and given[groups[m.name]] != m.scan.split:
-            raise DataError(f"the patient {names.of(groups[m.name])} is in two given splits; take it out of one")
-    lacking = {
-        s: f for s, f in (("val", config.val_fraction), ("test", config.test_fraction)) if s not in given.values()
-    }
-    if len(shown) < len(lacking) + 1:
-        raise DataError(
-            f"{config.source} has {len(shown)} patients to divide into {len(lacking) + 1} splits "
-            f"({', '.join(['train', *lacking])}), and none is in two; add some, or set `group_by: none` where each "
-            "volume is a patient of its own"
-        )
-    ids = sorted(shown)  # the raw ones, so that no pseudonym decides
-    divided = divide_shown([shown[group] for group in ids], lacking, config.seed, len(classes))
-    of_group = given | dict(zip(ids, divided))
-    found: dict[str, list[Marked]] = {split: [] for split in SPLITS}
-    for m in sorted(volumes, key=lambda m: (groups[m.name], m.scan.name)):
-        found[of_group[groups[m.name]]].append(m)
-    return found
 
 
 def _refuse_missing(records: Mapping[str, Sequence[Record]], classes: Sequence[str], config: VolumeData) -> None:
