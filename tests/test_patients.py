@@ -421,6 +421,19 @@ def test_the_lists_of_objects_name_nobody(tmp_path: Path) -> None:
     assert re.fullmatch(rf"part \d of masks/{MARK}\d.png: 1 pixels", raw(Path("p"))[report["too_small"][0]])
 
 
+def test_clipped_objects_name_nobody(tmp_path: Path) -> None:
+    def owned(table: dict) -> None:
+        for picture in table["images"]:
+            picture["person"] = f"{MARK} {picture['id']}"
+        table["annotations"][0]["bbox"] = [-5, 3, 10, 8]
+
+    report = prepare(coco(tmp_path / "c", owned, group_by="person"), Path("p"))
+    (line,) = report["objects"]["clipped"]
+    assert raw(Path("p"))[line].startswith("0.png annotation 100 (cat): box (-5, 3, 5, 11)")
+    assert "0.png" not in Path("p/report.json").read_text()
+    assert report["objects"]["by_class"]["test"].keys() == {"cat", "dog"}
+
+
 def test_a_pseudonym_is_the_hmac_of_the_name() -> None:
     """RFC 4231, test case 2."""
     assert pseudonym("what do ya want for nothing?", b"Jefe") == "5bdcc146bf60"
