@@ -173,7 +173,7 @@ COLUMN = "must be the name of a column of the table, {pattern: a regular express
         ("kind: csv, group_by: ''", f"{COLUMN} or none, got ''"),
         ("kind: csv, group_by: {pattern: (a), flags: i}", COLUMN),
         ("kind: coco, annotations: a, group_by: [a]", "must be the name of a key of each of the `images`, {pattern"),
-        ("kind: csv, group_by: patient", "`group_by`: `patient` is for `kind: volumes`, whose files say whose they"),
+        ("kind: folder, group_by: patient", "`group_by`: `patient` is for `kind: volumes`, whose files say whose they"),
         ("kind: voc, group_by: patient", "here it must be {pattern: a regular"),
         ("kind: voc, group_by: {pattern: '(a'}", "`pattern` must be a regular expression: missing ), unterminated"),
         ("kind: voc, group_by: {pattern: 'a'}", "`pattern` must have exactly one group in round brackets, and has 0"),

@@ -120,7 +120,7 @@ class PictureData(DataSettings):
             return value if isinstance(value, Pattern) else None
         if value == "patient" and cls.knows_patients:
             return "patient"
-        if value == "patient":
+        if value == "patient" and not cls.groups_named:
             raise PydanticCustomError(
                 "patient",
                 "`patient` is for `kind: volumes`, whose files say whose they are; here it {takes}",
