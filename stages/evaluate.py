@@ -1,4 +1,5 @@
-"""Evaluate a concept: every row's Concept on the test split, which no other stage opens."""
+"""Evaluate a concept: every row's Concept on the test split, which no other stage opens; of the other splits the
+manifests alone, to see that no group of the test is in them."""
 
 from cones.backbones.settings import BackboneConfig
 from cones.common.errors import ConesError
@@ -34,6 +35,7 @@ def evaluate(planned: Planned, name: str) -> None:
     from accelerate import Accelerator
 
     from cones.concept.file import Concept
+    from cones.data.groups import refuse_learnt_groups
     from cones.data.prepared import Split
     from cones.results.evaluate import evaluate_rows
     from cones.results.files import write_evaluation
@@ -41,6 +43,7 @@ def evaluate(planned: Planned, name: str) -> None:
 
     concepts = {row: SEARCHED / name / row / "concept.safetensors" for row in rows}
     split = Split.open(PREPARED / concept.data / "test")
+    refuse_learnt_groups(split)
     for row, path in concepts.items():
         tuned = planned.part(f"rows.{row}.finetune", Finetune) if "finetune" in rows[row] else None
         settings = RowSettings(name, concept, planned.part(f"rows.{row}.method", Method), tuned)

@@ -24,7 +24,8 @@ def main(name: str) -> None:
     config = read_plan("prepare", name).part("data", DataSettings)
     with lock(stage_lock("prepare", name), f"the data `{name}`", STAGE_WAIT):
         report = prepare(config, PREPARED / name)
-    counts = ", ".join(f"{n} {split}" for split, n in report["pictures"].items())
+    groups = {s: f" ({n} group{'s' * (n != 1)})" for s, n in report.get("groups", {}).items()}
+    counts = ", ".join(f"{n} {split}{groups.get(split, '')}" for split, n in report["pictures"].items())
     if report.get("divided"):
         counts += f" ({' and '.join(report['divided'])} divided off train by the seed {config.seed})"
     objects = report.get("objects")

@@ -30,7 +30,8 @@ data:
   zorb: {kind: subject_world, thing: zorb, colour: purple, val: 2}
   cat: {kind: subject, source: cats, masks: alpha, val: 1, test: 1}
   folder: {kind: folder, source: f, val_fraction: 0.1, test_fraction: 0.3, unreadable: skip, duplicates: drop}
-  table: {kind: csv, source: f, table: list.csv}
+  grouped: {kind: folder, source: f, group_by: {pattern: (a)}}
+  table: {kind: csv, source: f, table: list.csv, group_by: someone}
   coop: {kind: coop, source: f, split: s.json, pictures: p}
   coco: {kind: coco, source: f, annotations: {train: a.json, val: b.json}, pictures: {train: a, val: b}}
   voc: {kind: voc, source: f, classes: [a, b]}
@@ -78,6 +79,7 @@ SHAPES = {
 }
 TAKES = {
     "null": "backbones.tiny.revision data.cat.masks data.coop.split data.coop.pictures data.voc.classes "
+    "data.grouped.group_by data.table.group_by "
     "data.masks.values concepts.few.templates concepts.found.shots concepts.found.val_shots concepts.made.prompts "
     "runs.coop.method.ctx_init runs.prompts.method.patience runs.cones.method.n_tokens "
     "runs.inverted.method.sample_every runs.rows.method.noise finetunes.dream.prior_pictures finetunes.dream.noise",

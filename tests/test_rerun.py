@@ -89,6 +89,12 @@ def test_an_edited_method_runs_its_rows(project: Project) -> None:
     assert stale(project) == {"search@few-coop", *AFTER}
 
 
+def test_an_edited_manifest_is_evaluated_again(project: Project) -> None:
+    """Even where what is encoded of its pictures stays: a patient of the test may have been moved into it."""
+    edit(project, "data/prepared/glyphs/train/manifest.json", '"classes"', ' "classes"')
+    assert stale(project) == {"prepare@glyphs", "encode@few", "evaluate@few"}
+
+
 def test_a_new_base_model_runs_nothing_else(project: Project) -> None:
     shutil.copytree(project.folder / "models/backbones/toy", project.folder / "models/backbones/other")
     assert "Running stage 'plan'" in own(project, "dvc", "repro", "plan")

@@ -20,6 +20,8 @@ FENCES = {
     "pycocotools": {"cones/tasks/detection/", "cones/visuals/objects.py", "cones/data/", "cones/features/targets.py"},
     "diffusers": {"cones/backbones/sd/", "cones/pretrain/sd_model.py", "bench/sd_step.py"},
     "monai": {"cones/readers/volumes", "cones/inference/volumes"},
+    "pydicom": {"cones/readers/volumes", "cones/inference/volumes"},
+    "nibabel": {"cones/readers/volumes", "cones/inference/volumes"},
     "peft": {"cones/finetuning/"},
     "transformers": {"cones/backbones/", "cones/pretrain/", "bench/"},
 }

@@ -19,6 +19,7 @@ from cones.common.layout import (
     ENCODED,
     EVALUATED,
     FLOW_LOCK,
+    KEYS,
     PREPARED,
     REGISTER_LOCK,
     RESULTS,
@@ -111,7 +112,17 @@ def _unused(days: float) -> Iterator[Stale]:
 
 def _temporaries() -> Iterator[Stale]:
     """What killed processes were writing."""
-    places = [PREPARED, ENCODED, SEARCHED, EVALUATED, RESULTS, CHECKPOINTS, BACKBONES, *(CACHE / c for c in KINDS)]
+    places = [
+        PREPARED,
+        KEYS,
+        ENCODED,
+        SEARCHED,
+        EVALUATED,
+        RESULTS,
+        CHECKPOINTS,
+        BACKBONES,
+        *(CACHE / c for c in KINDS),
+    ]
     found = [*Path().glob(".*.tmp"), *(path for place in places for path in place.rglob(".*.tmp"))]
     for path in sorted(found):
         match = TEMPORARY.fullmatch(path.name)

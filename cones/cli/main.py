@@ -85,12 +85,13 @@ def new(
     """  # fmt: skip
     from cones.cli.new import default_backbone, default_shots, task_of, write_rows
     from cones.cli.recognise import look_at
+    from cones.cli.recognise_volumes import is_volumes, look_at_volumes
     from cones.common.outputs import refuse_unwritable
     from cones.config.params import load_params
 
     refuse_unwritable(Path(), ["params.yaml"], "the file")
-    source = source or Path(typer.prompt("Folder of your pictures"))
-    found = look_at(source.expanduser(), task, values)
+    source = (source or Path(typer.prompt("Folder of your pictures"))).expanduser()
+    found = look_at_volumes(source, task) if is_volumes(source) else look_at(source, task, values)
     backbone = backbone or default_backbone(found)
     does = task_of(found, load_params().entry("backbones", backbone))
     _show(found)
@@ -116,10 +117,12 @@ def _show(found: "Found") -> None:
         print(f"{found.pictures} pictures of one subject or in one style, to make new ones of")
         return
     objects = f"{sum(found.counts.values())} objects {'with masks ' * found.has_masks}in " * found.has_objects
+    if found.thing != "picture":
+        objects = "marked in "
     how = "with splits of their own" if found.has_splits else "to be divided into training, validation and test"
     if found.divided:
         how += f", {' and '.join(found.divided)} to be divided off train"
-    print(f"{len(found.classes)} classes, {objects}{found.pictures} pictures {how}:")
+    print(f"{len(found.classes)} classes, {objects}{found.pictures} {found.thing}s {how}:")
     counts = ", ".join(f"{c} ({n})" for c, n in list(found.counts.items())[:30])
     print(f"  {printable(counts)}", "..." * (len(found.classes) > 30))
     if found.entry["kind"] == "masks":

@@ -44,6 +44,8 @@ class Found:
     """The one that was asked for; None: what the data and the base model can do."""
     divided: tuple[str, ...] = ()
     """The splits that data with others of its own lacks."""
+    thing: str = "picture"
+    """What `pictures` counts; of volumes, `counts` are those that show each class."""
 
 
 def look_at(source: Path, task: Task | None = None, values: Values | None = None) -> Found:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 PLAN = Path("plan")
 PREPARED = Path("data/prepared")
+KEYS = Path("data/keys")
+SALT = Path(".cones-salt")
 ENCODED = Path("encoded")
 SEARCHED = Path("searched")
 EVALUATED = Path("evaluated")

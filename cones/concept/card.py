@@ -102,6 +102,8 @@ class ConceptCard(Checked):
     guidance: float | None = Field(None, ge=1, le=50)
     """Scale of classifier-free guidance that pictures are sampled with, unless asked for another."""
     sampling_steps: int | None = Field(None, ge=1, le=1000)
+    reading: Plain | None = None
+    """How its pictures were cut from volumes (the settings of `kind: volumes`); None for pictures."""
     finetune: Plain | None = None
     """The settings of the second step, if there was one."""
     weights_sha256: Hash | None = None

@@ -45,7 +45,8 @@ class Params(Strict):
     def method_of(self, row: str) -> Method:
         """The method that a row searched with, or that its fine-tuning started from."""
         finetune = self.finetunes.get(row)
-        return self.runs[row if finetune is None else finetune.from_].method
+        run = self.runs[row if finetune is None else finetune.from_]
+        return run.method.on_classes(self.concepts[run.concept].described)
 
     def settings_of(self, row: str) -> dict[str, Any]:
         """What a row says: its concept's name, its method (of a fine-tuning that of its start), its second step."""

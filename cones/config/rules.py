@@ -34,7 +34,8 @@ def cross_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
                 yield from _finetune_mistakes(raw, entry, where)
     for row, run in runs.items():
         method = run.get("method")
-        mistake = undefined_pair(method, _kind(raw, run)) or _without_effect(method)
+        concept = _entry(raw, "concepts", _word(run, "concept"))
+        mistake = undefined_pair(method, _kind(raw, run)) or _without_effect(method) or _undescribed(method, concept)
         if mistake:
             yield f"{mistake} (runs.{plain(row)}.method)"
 
@@ -167,6 +168,14 @@ def _without_effect(method: object) -> str | None:
     optimiser = method.get("optimiser", kind.model_fields["optimiser"].default)
     if optimiser == "adamw" and _is_given(method, "momentum"):
         return "`momentum` is for `optimiser: sgd`, and this one is adamw; leave it out"
+    return None
+
+
+def _undescribed(method: object, concept: dict[str, Any]) -> str | None:
+    """Why a row cannot call classes by their looks."""
+    asks = isinstance(method, dict) and method.get("attributes") is True
+    if asks and not concept.get("attributes"):
+        return "`attributes: true` takes what the concept's `attributes` say of each class, and it has none; add them"
     return None
 
 

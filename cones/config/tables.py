@@ -38,6 +38,8 @@ DATA = _classes(
     "cones.readers.yolo:YoloData",
     "cones.readers.labelme:LabelMeData",
     "cones.readers.masks.settings:MaskData",
+    "cones.readers.volumes.settings:VolumeData",
+    "cones.readers.volumes.world:VolumeWorldData",
 )
 CONCEPTS = _classes(
     "cones.tasks.classification.settings:ClassificationConcept",

@@ -4,7 +4,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from cones.data.groups import with_groups
 from cones.data.listing import Listing, gather, refuse_class_names
+from cones.data.pictures import SUFFIXES
 from cones.data.prepared import SPLITS, Record
 from cones.data.settings import PictureData
 
@@ -15,7 +17,7 @@ def list_pictures(config: PictureData) -> Listing:
     """The classes and pictures that a data set names, with names that can be said; see `PictureData.listing`."""
     listing = config.listing()
     refuse_class_names(listing.classes, config.source)
-    return listing
+    return with_groups(listing, config)
 
 
 def write_listed(config: PictureData, folder: Path) -> tuple[tuple[str, ...], dict[str, list[Record]], dict]:
@@ -33,6 +35,8 @@ def copy_pictures(pictures: list[tuple[Record, Path]], folder: Path) -> list[Rec
     for record, path in pictures:
         suffix = path.suffix.lower()
         plain = len(suffix) <= LONGEST_SUFFIX and suffix[1:].isascii() and suffix[1:].isalnum()
+        if record.group is not None:  # then a suffix may be part of a name
+            plain = suffix in SUFFIXES
         name = f"pictures/{record.sha256[:16]}{suffix if plain else ''}"
         shutil.copyfile(path, folder / name)
         records.append(replace(record, file=name))

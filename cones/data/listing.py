@@ -6,17 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from cones.common.errors import DataError
 from cones.common.escaping import is_blank, is_plain, printable, quoted, shortened
 from cones.common.files import file_hash
 from cones.data.duplicates import Kept, Splits, distinct
+from cones.data.groups import refuse_few_groups, together, whole_groups
 from cones.data.objects import Findings, Mark, settle
 from cones.data.pictures import open_picture
 from cones.data.prepared import SPLITS, Record
 from cones.data.settings import ObjectData, PictureData
-from cones.data.splits import divide
+from cones.data.splits import divide_shown
 
 LONGEST_CLASS = 250
 """Characters of a class's name; no text encoder reads as many."""
@@ -29,6 +28,7 @@ class Listed:
     """A picture as a data set lists it: its name there, its file, its class, and its split where it has one.
 
     In data for detection the class is -1, `marks` are its objects, and `size` its (height, width) where that is told.
+    `group` is what it belongs to, by its name; empty where it stands for itself.
     """
 
     id: str
@@ -37,6 +37,7 @@ class Listed:
     split: str = ""
     marks: tuple[Mark, ...] | None = None
     size: tuple[int, int] | None = None
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,9 @@ def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
         counts = Counter(label for record, _ in pictures for label in record.labels)
         empty = [name for label, name in enumerate(classes) if not counts[label]]
         if empty:
-            what = "objects" if detection else "pictures"
-            raise DataError(
-                f"the class `{empty[0]}` has no {what} in {split} of {config.source}; add some or remove the class"
-            )
+            lacks = f"the class `{empty[0]}` has no {'objects' if detection else 'pictures'} in {split}"
+            apart = whole_groups(classes.index(empty[0]), splits) if listing.divided else ""
+            raise DataError(f"{lacks} of {config.source}; {apart}add some or remove the class")
     if detection:
         report["objects"] = findings.report({s: [r for r, _ in splits[s]] for s in SPLITS}, classes)
     return splits, report
@@ -161,30 +161,30 @@ def refuse_repeats(pictures: Iterable[Listed], source: str) -> None:
 def _record(picture: Listed, findings: Findings) -> Record:
     """What is kept of a picture; `DataError` if it cannot be read, or is not the picture that was annotated."""
     image = open_picture(picture.path, picture.id)
-    sha256 = file_hash(picture.path)
+    sha256, group = file_hash(picture.path), picture.group or None
     if picture.marks is None:
-        return Record(picture.id, picture.label, sha256)
+        return Record(picture.id, picture.label, sha256, group=group)
     size = (image.height, image.width)
     if picture.size not in (None, size):
         raise DataError(
             f"{printable(picture.id)} has {size[1]} x {size[0]} pixels, turned as its EXIF orientation says, and its "
             f"annotation is for {shortened(picture.size[1])} x {shortened(picture.size[0])}"
         )
-    return Record(picture.id, -1, sha256, objects=settle(picture.id, picture.marks, size, findings), size=size)
+    objects = settle(picture.id, picture.marks, size, findings)
+    return Record(picture.id, -1, sha256, objects=objects, size=size, group=group)
 
 
 def _divide(pictures: Sequence[Kept], classes: list[str], config: PictureData, parts: Sequence[str]) -> Splits:
-    """Divide `parts` off the pictures of each class, and of no class; a picture of several goes with its rarest."""
+    """Divide `parts` off the pictures of each class, and of no class; a picture of several goes with its rarest.
+
+    Where pictures have groups these are divided, whole and likewise: a group shows what its pictures show.
+    """
     splits: Splits = {s: [] for s in ("train", *parts)}
     shares = {"val": config.val_fraction, "test": config.test_fraction}
     fractions = {part: shares[part] for part in parts}
-    counts = Counter(label for record, _ in pictures for label in record.labels)
-    rarest = [min(r.labels, key=lambda label: (counts[label], label), default=len(classes)) for r, _ in pictures]
-    of_classes: dict[int, list[Kept]] = {}
-    for picture, label in zip(pictures, rarest):
-        of_classes.setdefault(label, []).append(picture)
-    for label, of_class in sorted(of_classes.items()):
-        rng = np.random.default_rng([config.seed, label])
-        for picture, split in zip(of_class, divide(len(of_class), fractions, rng)):
-            splits[split].append(picture)
+    wholes = together(pictures)
+    refuse_few_groups(wholes, list(splits), config.source)
+    shown = [{label for record, _ in whole for label in record.labels} for whole in wholes]
+    for whole, split in zip(wholes, divide_shown(shown, fractions, config.seed, len(classes))):
+        splits[split] += whole
     return splits

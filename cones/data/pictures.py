@@ -34,6 +34,8 @@ READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFi
 FORMATS = tuple(reader.format for reader in READERS)
 """What a file may hold, whatever it is called. Pillow would open dozens more, and start Ghostscript for one of them."""
 NAMED = "no JPEG, PNG, TIFF, BMP, WebP or GIF"
+VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".dcm")
+"""Suffixes of medical volumes."""
 MAX_PIXELS = 178_956_970
 """Beyond as many Pillow takes a file for one that is to fill the memory."""
 MAX_BYTES = 2**30
@@ -94,6 +96,12 @@ def stored(
             return ImageOps.exif_transpose(image), image.format
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does."""
+    with open_file(path) as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 @contextmanager
 def _decoding(source: Path | bytes, name: str) -> Iterator[None]:
     """Make whatever fails within a `DataError` that names the picture.
@@ -114,6 +122,8 @@ def _decoding(source: Path | bytes, name: str) -> Iterator[None]:
     except UnidentifiedImageError:
         empty = source.stat().st_size == 0 if isinstance(source, Path) else source == b""
         why = "it is empty" if empty else f"it is {NAMED}; save it as one of these"
+        if isinstance(source, Path) and (is_dicom(source) or source.name.lower().endswith(VOLUMES)):
+            why = "it is DICOM or NIfTI, which data of `kind: volumes` reads"
         raise DataError(f"{printable(name)} cannot be read as a picture: {why}") from None
     except Exception as error:
         why = one_line(str(error).split(": ")[-1] or type(error).__name__, 200)

@@ -1,12 +1,13 @@
 """Which pictures go where: nested few-shot draws, splits of unsplit data, and the check that splits do not overlap."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from cones.common.errors import DataError
-from cones.data.prepared import SPLITS, Record, Split
+from cones.data.groups import in_turns
+from cones.data.prepared import SPLITS, Record, Split, group_numbers
 
 SPLIT_NAMES = {
     "train": "train",
@@ -42,18 +43,19 @@ def split_names(names: Iterable[str], where: str) -> dict[str, str]:
 def draw_shots(split: Split, shots: int, seed: int, at_most: bool = False) -> list[int]:
     """The indices of `shots` pictures of each class, class by class.
 
-    Draws are nested: those of a smaller number are the first of a larger one. A class with fewer pictures is an error,
-    unless `at_most` says that all it has will do.
+    Draws are nested: those of a smaller number are the first of a larger one. Groups take turns (`in_turns`). A class
+    with fewer pictures is an error, unless `at_most` says that all it has will do.
     """
-    labels = np.array([r.label for r in split.records])
+    labels, groups = np.array([r.label for r in split.records]), group_numbers(split.records)
     chosen: list[int] = []
     short = []
     for label, name in enumerate(split.classes):
         of_class = np.flatnonzero(labels == label)
         if len(of_class) < shots:
             short.append(f"`{name}` has {len(of_class)}")
-        order = np.random.default_rng([seed, label]).permutation(len(of_class))
-        chosen += of_class[order[:shots]].tolist()
+        rng = np.random.default_rng([seed, label])
+        order = of_class[rng.permutation(len(of_class))].tolist()
+        chosen += in_turns(order, groups, rng)[:shots]
     if short and not at_most:
         raise DataError(
             f"{shots} shots were asked of {split.folder}, and {', '.join(short)} pictures; lower `shots`, or add some"
@@ -65,15 +67,16 @@ def draw_pictures(split: Split, shots: int | None, seed: int, at_most: bool = Fa
     """The indices of pictures that show each class, crowds aside, in at least `shots` of them; None: all pictures.
 
     In rounds, each round one shot more: class by class, the rarest first, the next picture of one seeded permutation
-    that shows the class is taken while the class lacks one. So a picture of several classes counts for each of them,
-    and the draw of a smaller number is the beginning of a larger one. `DataError` for a class that is shown in fewer
-    pictures, unless `at_most` says that all of those will do.
+    that shows the class is taken while the class lacks one; of those that show it, groups take turns (`in_turns`). So a
+    picture of several classes counts for each of them, and the draw of a smaller number is the beginning of a larger
+    one. `DataError` for a class that is shown in fewer pictures, unless `at_most` says that all of those will do.
     """
     if shots is None:
         return list(range(len(split.records)))
-    shown = [record.labels for record in split.records]
-    order = np.random.default_rng(seed).permutation(len(shown)).tolist()
-    showing = [[i for i in order if label in shown[i]] for label in range(len(split.classes))]
+    shown, groups = [record.labels for record in split.records], group_numbers(split.records)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(shown)).tolist()
+    showing = [in_turns([i for i in order if label in shown[i]], groups, rng) for label in range(len(split.classes))]
     short = [f"`{c}` is shown in {len(those)}" for c, those in zip(split.classes, showing) if len(those) < shots]
     if short and not at_most:
         raise DataError(
@@ -100,6 +103,25 @@ def divide(count: int, fractions: Mapping[str, float], rng: np.random.Generator)
     names = [split for split, share in fractions.items() for _ in range(max(1, round(count * share)))]
     names += ["train"] * max(count - len(names), 1)
     return [str(s) for s in rng.permutation(names[-count:] if len(names) > count else names)]
+
+
+def divide_shown(
+    shown: Sequence[Collection[int]], fractions: Mapping[str, float], seed: int, classes: int
+) -> list[str]:
+    """A split for each of some pictures or groups, given the classes that each shows, out of `classes` in all.
+
+    Each goes with its rarest class, so that every split gets its share of each; what shows none is a class of its own.
+    """
+    counts = Counter(label for labels in shown for label in labels)
+    of_classes: dict[int, list[int]] = {}
+    for place, labels in enumerate(shown):
+        of_classes.setdefault(min(labels, key=lambda label: (counts[label], label), default=classes), []).append(place)
+    found = [""] * len(shown)
+    for label, places in sorted(of_classes.items()):
+        rng = np.random.default_rng([seed, label])
+        for place, split in zip(places, divide(len(places), fractions, rng)):
+            found[place] = split
+    return found
 
 
 def refuse_overlap(splits: Mapping[str, Sequence[Record]], way_out: str = "") -> None:

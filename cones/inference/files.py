@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,14 @@ from cones.common.errors import ConceptError, DataError, NotFetched
 from cones.common.escaping import is_plain, printable
 from cones.common.files import fresh_file, write_json, write_picture
 from cones.common.outputs import refuse_unwritable
-from cones.data.folders import pictures_in
-from cones.data.pictures import SUFFIXES, open_picture
+from cones.data.folders import entries, pictures_in
+from cones.data.pictures import SUFFIXES, VOLUMES, is_dicom, open_picture
 from cones.inference.open import OpenConcept, load
 from cones.tasks.parts import part_of
 
+RESEARCH = "for research only, not for diagnosis"
+FIRST_LOOKED_AT = 20
+"""Files of a folder by which it is taken for one of DICOM."""
 LONGEST = 120
 """Bytes of a picture's name that what is drawn of it is called by."""
 
@@ -39,6 +42,9 @@ def predict_files(
     refuse_unwritable(out, ["predictions.json"])
     if draw:
         refuse_unwritable(out / "pictures")
+    given = list(given)
+    if any(is_volume(path) for path in given):
+        return _predict_volumes(open_concept(concept, base, device, fetch), given, out, threshold)
     paths = list(_pictures(given))
     opened = open_concept(concept, base, device, fetch)
     if opened.card.task == "generation":
@@ -54,6 +60,39 @@ def predict_files(
         with fresh_file(out / name) as temporary:
             write_picture(temporary, infer.drawn_picture(open_picture(path), one, card.classes), quality=90)
     return list(zip(paths, predictions))
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a path looks like that of a NIfTI or DICOM file, or of a folder of DICOM files; it may be none yet."""
+    if os.path.isdir(path):
+        inside = [p for p in entries(path) if p.is_file()][:FIRST_LOOKED_AT]
+        return any(is_dicom(p) for p in inside)
+    return path.name.lower().endswith(VOLUMES) or (os.path.isfile(path) and is_dicom(path))
+
+
+def _predict_volumes(
+    opened: OpenConcept, paths: Sequence[Path], out: Path, threshold: float | None
+) -> list[tuple[Path, Any]]:
+    """Predict volumes, each into files of its own beside one `predictions.json`."""
+    from cones.inference.volumes import predict_volume, stem, write_volume
+
+    names = [stem(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise DataError(
+            f"two volumes are called {printable(max(names, key=names.count))}, and so would their results be"
+        )
+    card, lines, found = opened.card, [], []
+    for path in paths:
+        if not os.path.lexists(path):
+            raise DataError(f"{printable(str(path))} does not exist")
+        if not is_volume(path):
+            raise DataError(f"{printable(str(path))} is no volume, and others are; predict volumes and pictures apart")
+        one = predict_volume(opened, path, threshold)
+        lines.append(write_volume(one, path, out, card.classes))
+        found.append((path, one.summary))
+    about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}
+    write_json(out / "predictions.json", {**about, "use": RESEARCH, "volumes": lines})
+    return found
 
 
 def open_concept(

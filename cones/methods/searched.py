@@ -49,6 +49,10 @@ class Method(Strict):
         """What classes are called in this row alone."""
         return {}
 
+    def on_classes(self, attributes: Mapping[str, str]) -> "Method":
+        """The method as it is on a concept whose classes are described by `attributes`."""
+        return self
+
     @classmethod
     def summary(cls) -> str:
         """What it does, in the first line of its docstring."""

@@ -21,6 +21,13 @@ class ZeroShot(Method):
     names: dict[Words, Words] = {}
     """What to call a class in this row alone, such as words that describe it; others keep the concept's names."""
 
+    attributes: bool = False
+    """Whether classes are called by what the concept's `attributes` say of their looks, as in MIU-VL (Qin et al. 2023);
+    `names` comes before them."""
+
+    def on_classes(self, attributes: Mapping[str, str]) -> "ZeroShot":
+        return self.model_copy(update={"names": {**attributes, **self.names}}) if self.attributes else self
+
     @property
     def own_names(self) -> Mapping[str, str]:
         return self.names

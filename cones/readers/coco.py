@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -16,7 +16,7 @@ from cones.common.settings import PathName, Within
 from cones.data.listing import Listed, Listing, inside, refuse_repeats
 from cones.data.masks import Polygons, Runs
 from cones.data.objects import Mark, label_of, labels_of
-from cones.data.settings import ObjectData
+from cones.data.settings import ObjectData, Pattern
 
 
 def _path_or_splits(value: Any) -> Any:
@@ -38,6 +38,7 @@ WithinOrSplits = Annotated[Within | dict[str, Within], BeforeValidator(_path_or_
 class CocoData(ObjectData):
     """A folder of pictures with COCO annotations, for all of them in one JSON or one a split."""
 
+    groups_named: ClassVar[str] = "a key of each of the `images`"
     kind: Literal["coco"]
     annotations: PathOrSplits
     """The JSON by its path from `source`, its pictures then being divided, or one for each split; of `val` and `test`
@@ -67,6 +68,8 @@ class Part(BaseModel):
 
 
 class Picture(Part):
+    model_config = ConfigDict(extra="allow")  # what `group_by` names
+
     id: Identity
     file_name: str
     height: int | None = None
@@ -110,7 +113,8 @@ def list_coco(config: CocoData) -> Listing:
     listed: list[Listed] = []
     for split, table in tables.items():
         folder = inside(source, folders[split], "`pictures`")
-        listed += _pictures(table, folder, files[split], split, labels_of(classes))
+        groups = _groups(table, config.group_by, files[split])
+        listed += _pictures(table, folder, files[split], split, labels_of(classes), groups)
     refuse_repeats(listed, config.source)
     return Listing(classes, listed, {}, tuple(split for split in files if split))
 
@@ -125,7 +129,21 @@ def _read(path: Path) -> Table:
         ) from None
 
 
-def _pictures(table: Table, folder: Path, file: str, split: str, labels: Mapping[str, int]) -> Iterator[Listed]:
+def _groups(table: Table, key: str | Pattern | None, file: str) -> list[str]:
+    """What each picture has at a key, or an empty text."""
+    values = [dict(picture).get(key, "") if isinstance(key, str) else "" for picture in table.images]
+    for picture, value in zip(table.images, values):
+        if not isinstance(value, str | int | None) or isinstance(value, bool):
+            raise DataError(
+                f"the picture {shortened(picture.id)} of {file} has {shortened(value)} at {quoted(key)}, which "
+                "`group_by` names; a group is text or a whole number"
+            )
+    return ["" if value is None else str(value).strip() for value in values]
+
+
+def _pictures(
+    table: Table, folder: Path, file: str, split: str, labels: Mapping[str, int], groups: Sequence[str]
+) -> Iterator[Listed]:
     names = _by_id([(c.id, c.name) for c in table.categories], f"the category of {file}")
     if len(set(names.values())) < len(names):
         twice = next(name for name, count in Counter(names.values()).items() if count > 1)
@@ -155,10 +173,10 @@ def _pictures(table: Table, folder: Path, file: str, split: str, labels: Mapping
                 annotation.iscrowd,
             )
         )
-    for picture in table.images:
+    for picture, group in zip(table.images, groups):
         size = (picture.height, picture.width) if picture.height and picture.width else None
         path = inside(folder, picture.file_name, file)
-        yield Listed(picture.file_name, path, -1, split, tuple(marks[picture.id]), size)
+        yield Listed(picture.file_name, path, -1, split, tuple(marks[picture.id]), size, group)
 
 
 def _by_id(entries: Sequence[tuple[Identity, Any]], what: str) -> dict[Identity, Any]:

@@ -5,10 +5,11 @@ import io
 from collections import Counter
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from cones.common.errors import DataError
 from cones.common.escaping import quoted, shortened
+from cones.common.messages import nearest
 from cones.common.reading import read_text
 from cones.common.settings import PathName
 from cones.data.listing import Listed, Listing, inside
@@ -20,6 +21,7 @@ from cones.data.splits import split_names
 class TableData(PictureData):
     """A folder with a CSV table of its pictures: columns `path` (from the folder), `label` and, if wanted, `split`."""
 
+    groups_named: ClassVar[str] = "a column of the table"
     kind: Literal["csv"]
     table: PathName = "labels.csv"
     """The CSV, by its path from `source`."""
@@ -34,7 +36,8 @@ def list_table(config: TableData) -> Listing:
     The column may lack `val` or `test`, or say `valid`; `DataError` for one without `train`, and for an empty place.
     """
     source = Path(config.source)
-    lines = _lines(inside(source, config.table, "`table`"))
+    column = config.group_by if isinstance(config.group_by, str) else None
+    lines = _lines(inside(source, config.table, "`table`"), column)
     classes = sorted({line["label"] for _, line in lines})
     label_of = {name: label for label, name in enumerate(classes)}
     written = split_names((line.get("split", "") for _, line in lines), f"the column `split` of {config.table}")
@@ -56,11 +59,12 @@ def list_table(config: TableData) -> Listing:
                 "`duplicates` says which is kept"
             )
         names.add(line["path"])
-        listed.append(Listed(line["path"], path, label_of[line["label"]], split))
+        group = line[column] if column else ""
+        listed.append(Listed(line["path"], path, label_of[line["label"]], split, group=group))
     return Listing(classes, listed, {})
 
 
-def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _lines(path: Path, group_by: str | None) -> list[tuple[int, dict[str, str]]]:
     text = read_text(path, f"there is no table {path}; `table` names a CSV in the folder `source`")
     try:
         reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
@@ -70,6 +74,10 @@ def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
             raise DataError(
                 f"{path} has no column `{missing[0]}`; it must be a comma-separated table whose first line names "
                 f"the columns path, label and, if wanted, split; its first line is {shortened(','.join(columns))}"
+            )
+        if group_by is not None and group_by not in columns:
+            raise DataError(
+                f"{path} has no column {quoted(group_by)}, which `group_by` names{nearest(group_by, columns)}"
             )
         twice = next((c for c, count in Counter(columns).items() if c and count > 1), None)
         if twice is not None:

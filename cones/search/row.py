@@ -113,7 +113,7 @@ def make_card(name: str, run: Row, encoded: Encoded, names: Sequence[str], site:
     """A row's card, but for its validation; `SearchError` for what no card can say, before anything is searched."""
     about = encoded.about
     kept = ("concept", "task", "classes", "templates", "preprocessing", "shots", "seed", "split_hash")
-    special = ("score_threshold", "canvas", "guidance", "sampling_steps")
+    special = ("score_threshold", "canvas", "guidance", "sampling_steps", "reading")
     facts = {key: about[key] for key in kept} | {key: about.get(key) for key in special}
     facts |= {"row": name, "method": run.method.model_dump(), "base": encoded.base, "names": names, "site": site}
     try:

@@ -10,6 +10,7 @@ from cones.backbones.hub import base_hash, locate
 from cones.backbones.settings import BackboneConfig
 from cones.common.files import content_hash, fresh_folder, write_json
 from cones.common.intact import hash_parts
+from cones.data.groups import EDITED, refuse_shared_groups
 from cones.data.prepared import Split
 from cones.features.draw import Drawn, class_names
 from cones.features.encoded import Encoded
@@ -19,8 +20,10 @@ from cones.tasks.settings import ConceptSettings
 
 
 def draw(concept: ConceptSettings, data: Path) -> Drawn:
-    """Draw a concept's pictures from prepared data; `DataError` if a class has fewer than `shots`."""
+    """Draw a concept's pictures from prepared data; `DataError` if a class has fewer than `shots`, and for a group that
+    is in both splits."""
     train, val = Split.open(data / "train"), Split.open(data / "val")
+    refuse_shared_groups({"train": train.records, "val": val.records}, EDITED)
     shown, held = part_of(concept.task, "encode").draw(concept, train, val)
     return Drawn(train, shown, val, held, class_names(concept, train.classes), concept.views)
 
@@ -65,6 +68,7 @@ def encode_concept(
             ).model_dump(),
             "preprocessing": backbone.preprocessing,
             **special,
+            **({} if drawn.train.reading is None else {"reading": drawn.train.reading}),
             "seed": concept.seed,
             "split_hash": content_hash(drawn.hashes),
             "val_hash": drawn.hashes["val"],

@@ -1,7 +1,7 @@
 """What the settings of all tasks share."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator
@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from cones.common.errors import DataError
 from cones.common.messages import nearest
-from cones.common.settings import Count, Name, Seed, Strict, Words
+from cones.common.settings import Count, Name, ReadBy, Seed, Strict, Words
 
 if TYPE_CHECKING:
     from cones.concept.card import ConceptCard
@@ -38,6 +38,11 @@ class ConceptSettings(Strict):
     views: int = 1
     """Views of each training picture that are encoded once."""
 
+    @property
+    def described(self) -> Mapping[str, str]:
+        """How classes look, in words, for rows that ask for it."""
+        return {}
+
     def spoken(self, classes: Sequence[str]) -> list[str]:
         """What each class is called in a sentence; `DataError` for settings that speak of others."""
         raise NotImplementedError
@@ -55,6 +60,14 @@ class BaseConcept(ConceptSettings):
     """Validation pictures a class, the same for every row; None: as many as `shots`, or all there are if fewer."""
     names: dict[Words, Words] = {}
     """What to call a class in a sentence, where its folder's name is not how one would say it."""
+
+    attributes: Annotated[dict[Words, Words], ReadBy()] = {}
+    """How a class looks, in words that the base model knows: colour, shape, place. `zero_shot` rows with
+    `attributes: true` call it that, the fair rival of a search by those who write prompts."""
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        return self.attributes
 
     def spoken(self, classes: Sequence[str]) -> list[str]:
         for given in self.names:

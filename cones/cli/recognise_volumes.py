@@ -1,0 +1,79 @@
+"""How a folder of medical volumes is to be read: DICOM, NIfTI in the layout of a decathlon or of nnU-Net, BIDS."""
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from cones.cli.recognise import Found
+from cones.common.choices import Task
+from cones.common.errors import DataError
+from cones.common.reading import read_file
+from cones.data.folders import entries
+from cones.data.pictures import is_dicom
+
+LOOKED_AT = 20
+"""Files of a folder that are looked into for DICOM."""
+STRIDE = 5.0
+"""Millimetres between the slices of CT, in which neighbours hardly differ."""
+SHOTS = 16
+"""Pictures that show a class."""
+SIGNS = ("imagesTr", "dataset_description.json")
+
+
+def is_volumes(source: Path) -> bool:
+    """Whether a folder holds medical volumes."""
+    if not source.is_dir():
+        return False
+    if any((source / sign).exists() for sign in SIGNS) or _is_decathlon(source / "dataset.json"):
+        return True
+    files = (path for path in entries(source) if path.is_file() and not path.name.startswith("."))
+    return any(is_dicom(path) for path in islice(files, LOOKED_AT))
+
+
+def _is_decathlon(path: Path) -> bool:
+    return path.is_file() and b'"training"' in read_file(path)
+
+
+def look_at_volumes(source: Path, task: Task | None = None) -> Found:
+    """What volumes a folder holds, and the entry of `data` that reads them; labels are opened, images are not.
+
+    `DataError` for volumes without labels, and for a task that is not for boxes and masks.
+    """
+    from cones.data.identity import Pseudonyms
+    from cones.readers.volumes.layouts import find_scans
+    from cones.readers.volumes.marked import mark_volume, shown_by
+    from cones.readers.volumes.settings import VolumeData
+
+    if task in ("classification", "generation"):
+        raise DataError(
+            f"{source} holds volumes with marked lesions, for detection or segmentation; for {task} set `patch: 40`, "
+            "the millimetres around each lesion, in params.yaml"
+        )
+    names = Pseudonyms(b"nothing of it is kept")
+    config = VolumeData(kind="volumes", source=str(source))
+    found = find_scans(config, shown_by(names))
+    labels = found.labels
+    if not labels or not found.scans:
+        raise DataError(
+            f"{source} has {len(found.scans)} volumes with labels, and says of {len(labels)} classes what their values "
+            f"are; give labels (SEG, masks), and `labels: {{1: lesion}}` in params.yaml{_first(found.refused)}"
+        )
+    values = {value: index for index, value in enumerate(sorted(labels))}
+    lesions = [mark_volume(config, scan, labels, values, names).lesions for scan in found.scans]
+    of_class = Counter(label for those in lesions for label in {lesion.label for lesion in those})
+    classes = [labels[value] for value in sorted(labels)]
+    modality = Counter(scan.modality for scan in found.scans).most_common(1)[0][0]
+    entry: dict[str, Any] = {"kind": "volumes", "source": str(source)}
+    entry |= {"window": "soft", "slices": {"stride": STRIDE}} if modality == "CT" else {"window": "percentile"}
+    counts = {name: of_class[i] for i, name in enumerate(classes)}
+    splits = any(scan.split for scan in found.scans)
+    divided = ("val",) if splits else ()
+    return Found(
+        {**entry, "crop": "body"}, classes, counts, len(found.scans), splits, SHOTS, True, True, task=task,
+        divided=divided, thing="volume",
+    )  # fmt: skip
+
+
+def _first(refused: list[str]) -> str:
+    return f"; {refused[0]}" if refused else ""

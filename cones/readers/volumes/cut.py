@@ -1,0 +1,157 @@
+"""Slices as pictures: cropped, windowed, in three channels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from cones.common.errors import DataError
+from cones.readers.volumes.geometry import View
+from cones.readers.volumes.pixels import CLIPPED, THINNED, beyond, grey, percentile_window, refuse_not_finite
+from cones.readers.volumes.settings import WINDOWS, Blank, VolumeData, Window
+from cones.readers.volumes.volume import Volume
+
+BODY = {"CT": -300.0}
+"""Above it is body, in HU; of other pictures, what is above the mean of their values."""
+MARGIN = 2
+"""Pixels around the body that are kept."""
+
+LOOKED_AT = 24
+"""Slices of a volume from which its body and its range of values are taken."""
+
+Box = tuple[int, int, int, int]
+"""The first row and column, and those after the last."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the slices of one volume become pictures."""
+
+    name: str
+    view: View
+    windows: tuple[Window, ...]
+    box: Box
+    slab: bool
+    blank: tuple[tuple[int, int, int, int], ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of its pictures."""
+        top, left, bottom, right = self.box
+        return bottom - top, right - left
+
+    def picture(self, volume: Volume, at: int) -> UInt8[np.ndarray, "h w 3"]:
+        """One slice."""
+        last = volume.grid.shape[self.view.axis] - 1
+        if not self.slab:
+            values = self.values(volume, at)
+            if values.ndim == 3:
+                return values.astype(np.uint8)
+            return np.stack([grey(values, self.windows[c % len(self.windows)], volume.inverted) for c in range(3)], -1)
+        near = [self.values(volume, min(max(at + step, 0), last)) for step in (-1, 0, 1)]
+        return np.stack([grey(values, self.windows[0], volume.inverted) for values in near], -1)
+
+    def values(self, volume: Volume, at: int) -> Shaped[np.ndarray, "h w *colour"]:
+        top, left, bottom, right = self.box
+        values = seen_values(volume, self.view, at)
+        refuse_not_finite(values, self.name)
+        for x, y, w, h in self.blank:
+            values[y : y + h, x : x + w] = values.min()
+        return values[top:bottom, left:right]
+
+
+def seen_values(volume: Volume, view: View, at: int) -> Shaped[np.ndarray, "h w *colour"]:
+    """The values of a slice as rows and columns, in an array of its own; colour in 8 bits as it is."""
+    plane = volume.plane(view.axis, at)
+    if plane.ndim == 3:
+        return np.stack([view.picture(plane[..., c]) for c in range(3)], -1)
+    return view.picture(plane).astype(np.float32)
+
+
+def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Sequence[int], name: str) -> Cut:
+    """How a volume is cut, its window and its body looked for on some of the slices `places`; `own` is the window of
+    its file, `name` what errors call it.
+
+    `DataError` for values that are not finite, and for a window in which nothing is to be seen.
+    """
+    view = View.of(volume.grid, config.slices.axis)
+    blank = (
+        tuple((b[0], b[1], b[2], b[3]) for b in config.burned_in.blank) if isinstance(config.burned_in, Blank) else ()
+    )
+    height, width = view.size(volume.grid)
+    whole = Cut(name, view, (), (0, 0, height, width), config.channels == "slab", blank)
+    box, thin = None, []
+    for at in spread(places):
+        values = whole.values(volume, at)
+        if values.ndim == 3:
+            continue
+        thin.append(values[::THINNED, ::THINNED].ravel())
+        if config.crop == "body":
+            box = _union(box, _body(values, volume.modality))
+    box = box or whole.box
+    if isinstance(config.crop, list):
+        down, across = view.pixel(volume.grid)
+        x, y, w, h = config.crop
+        box = (
+            round(y / down),
+            round(x / across),
+            min(round((y + h) / down), height),
+            min(round((x + w) / across), width),
+        )
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise DataError(f"`crop` {config.crop} mm leaves nothing of {name}, which is {height} x {width} pixels")
+    if not thin:
+        return Cut(name, view, (), box, slab=False, blank=blank)
+    values = np.concatenate(thin)
+    chosen = config.channels if isinstance(config.channels, list) else [config.window]
+    windows = tuple(_window(one, own, values, name) for one in chosen)
+    clipped = min(beyond(values, window) for window in windows)
+    if clipped >= CLIPPED:
+        first = windows[0]
+        raise DataError(
+            f"the window of level {first.level:g} and width {first.width:g} leaves {100 * clipped:.1f} % of {name} "
+            f"black or white, whose values are {values.min():g} to {values.max():g}; set another `window`"
+        )
+    return Cut(name, view, windows, box, config.channels == "slab", blank)
+
+
+def spread(places: Sequence[int]) -> list[int]:
+    """At most `LOOKED_AT` of them, evenly."""
+    return [
+        places[i] for i in np.unique(np.linspace(0, len(places) - 1, min(len(places), LOOKED_AT)).round().astype(int))
+    ]
+
+
+def _window(asked: object, own: Window | None, values: np.ndarray, name: str) -> Window:
+    if isinstance(asked, Window):
+        return asked
+    if asked == "percentile":
+        return percentile_window(values, name)
+    if isinstance(asked, str):
+        return WINDOWS[asked]
+    if own is None:
+        raise DataError(
+            f"{name} has no window of its own; set `window`: {', '.join(WINDOWS)}, percentile, or {{level, width}}"
+        )
+    return own
+
+
+def _body(values: np.ndarray, modality: str) -> Box | None:
+    """The box around what is body in a slice."""
+    marked = values > BODY.get(modality, float(values.mean()))
+    rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
+    if not len(rows):
+        return None
+    return (
+        max(int(rows[0]) - MARGIN, 0),
+        max(int(columns[0]) - MARGIN, 0),
+        min(int(rows[-1]) + 1 + MARGIN, len(values)),
+        min(int(columns[-1]) + 1 + MARGIN, values.shape[1]),
+    )
+
+
+def _union(a: Box | None, b: Box | None) -> Box | None:
+    if a is None or b is None:
+        return a or b
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])

@@ -1,0 +1,90 @@
+"""Label maps as lesions: numbered in three dimensions, and what of each is seen in a slice."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int, Shaped
+
+from cones.common.errors import DataError
+from cones.readers.volumes.geometry import View
+
+MOST_TOLD = 5
+"""Values that an error lists."""
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """What belongs together in a label map: its number in its volume, from 1, its class (an index), where its box
+    begins in the array, and its voxels in it."""
+
+    number: int
+    label: int
+    corner: tuple[int, int, int]
+    voxels: Bool[np.ndarray, "i j k"]
+
+    def span(self, axis: int) -> range:
+        """The slices along an axis in which it is seen."""
+        return range(self.corner[axis], self.corner[axis] + self.voxels.shape[axis])
+
+    def areas(self, axis: int) -> Int[np.ndarray, " n"]:
+        """Its voxels in each of these slices."""
+        return self.voxels.sum(tuple(other for other in range(3) if other != axis))
+
+    def part(self, view: View, at: int, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+        """Its pixels in a slice, in a picture of `size` (height, width)."""
+        shape = (size[1], size[0]) if view.swap else size
+        plane = np.zeros(shape, bool)
+        first, second = (axis for axis in range(3) if axis != view.axis)
+        a, b = self.corner[first], self.corner[second]
+        of = np.take(self.voxels, at - self.corner[view.axis], view.axis)
+        plane[a : a + of.shape[0], b : b + of.shape[1]] = of
+        return view.picture(plane)
+
+
+def whole_labels(array: Shaped[np.ndarray, "i j k"], name: str) -> Int[np.ndarray, "i j k"]:
+    """A label map as whole numbers; `DataError` for one that has fractions or no finite numbers."""
+    if array.dtype.kind in "iu":
+        return array
+    if array.dtype.kind not in "fb" or not np.isfinite(array).all() or (array != np.rint(array)).any():
+        raise DataError(f"{name} is no label map: it has values between whole numbers; write each voxel's class")
+    return array.astype(np.int64)
+
+
+def lesions_of(
+    array: Int[np.ndarray, "i j k"], labels: Mapping[int, int], name: str, by_value: bool = False
+) -> list[Lesion]:
+    """The lesions of a label map: the connected parts (26 neighbours) of each value, `labels` giving its class; or,
+    `by_value`, all voxels of each value, of the one class there is. In the order of classes and of the array.
+
+    `DataError` for a value that `labels` does not name.
+    """
+    from scipy.ndimage import find_objects, label
+
+    values = [int(v) for v in np.unique(array) if v]
+    if by_value:
+        (only,) = set(labels.values())
+        labels = dict.fromkeys(values, only)
+    strange = [v for v in values if v not in labels]
+    if strange:
+        listed = ", ".join(map(str, strange[:MOST_TOLD]))
+        raise DataError(
+            f"{name} has the values {listed}{'...' if len(strange) > MOST_TOLD else ''}, which `labels` does not name; "
+            f"it names {', '.join(map(str, sorted(labels)))}: add them, or set their voxels to 0"
+        )
+    found: list[Lesion] = []
+    boxes = find_objects(array if array.min(initial=0) >= 0 else array * 0, max_label=max(values, default=0))
+    for value in values:
+        within = boxes[value - 1]
+        marked = array[within] == value
+        parts, count = (marked.astype(np.uint8), 1) if by_value else label(marked, np.ones((3, 3, 3), int))
+        for number, place in enumerate(find_objects(parts), 1):
+            corner = tuple(outer.start + inner.start for outer, inner in zip(within, place))
+            found.append(Lesion(len(found) + 1, labels[value], corner, parts[place] == number))
+        assert count
+    return found
+
+
+def seen(lesions: Sequence[Lesion], axis: int, at: int) -> Iterator[Lesion]:
+    """The lesions that a slice shows, or may show: those whose box it cuts."""
+    return (lesion for lesion in lesions if at in lesion.span(axis))

@@ -1,0 +1,150 @@
+"""The settings of medical volumes: how they are laid out, cut into pictures and told apart."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from cones.common.settings import Strict, Words
+from cones.data.settings import Pattern, PictureData
+
+if TYPE_CHECKING:
+    from cones.data.identity import Pseudonyms
+    from cones.data.settings import Written
+
+Named = Literal["lung", "soft", "bone", "brain"]
+Millimetres = Annotated[float, Field(gt=0, le=10_000)]
+Side = Annotated[int, Field(ge=0, le=100_000)]
+
+
+class Window(Strict):
+    """The values that are shown: `level` in the middle of `width`, in HU for CT."""
+
+    level: float
+    width: float = Field(gt=0)
+
+
+WINDOWS: dict[str, Window] = {
+    "lung": Window(level=-600, width=1500),
+    "soft": Window(level=40, width=400),
+    "bone": Window(level=400, width=1800),
+    "brain": Window(level=40, width=80),
+}
+"""Windows of CT as radiologists call them, in HU."""
+
+
+class Slices(Strict):
+    """Which slices of a volume become pictures."""
+
+    axis: Literal["axial", "coronal", "sagittal"] = "axial"
+    """The plane of the slices; of an oblique volume the nearest one."""
+    stride: Millimetres | None = None
+    """Millimetres between slices; null: every slice."""
+    choose: Literal["lesions", "all"] = "lesions"
+    """For training: slices with a lesion and some without, or all. Validation and test take every one in any case."""
+    negatives: float = Field(1.0, ge=0, le=100)
+    """Slices without a lesion for each with one, drawn by the seed, of each volume."""
+
+
+class Least(Strict):
+    """The area of a lesion in a slice below which it is left out there, and counted."""
+
+    mm2: float = Field(4.0, ge=0)
+    pixels: int = Field(16, ge=1)
+
+
+class Blank(Strict):
+    """Rectangles [x, y, w, h] in pixels that are made black in every slice, as text stands in them."""
+
+    blank: Annotated[list[Annotated[list[Side], Field(min_length=4, max_length=4)]], Field(min_length=1)]
+
+
+def _once(labels: dict[int, str]) -> dict[int, str]:
+    if len(set(labels.values())) < len(labels):
+        raise PydanticCustomError("each_once", "must give each value a class of its own")
+    return labels
+
+
+class VolumeData(PictureData):
+    """CT, MR and other volumes with the lesions or organs that are marked in them, as pictures of slices."""
+
+    kind: Literal["volumes"]
+    knows_patients: ClassVar[bool] = True
+    hides_itself: ClassVar[bool] = True
+    group_by: str | Pattern | None = "patient"
+    """What is kept in one split: all of a patient, by PatientID in DICOM, by sub-... in BIDS and by the case's name
+    elsewhere; all whose names, such as a case's, have one `pattern`; or each volume by itself."""
+    layout: Literal["auto", "dicom", "decathlon", "nnunet", "bids"] = "auto"
+    """How `source` is laid out: DICOM files in any folders, with SEG objects as labels; a decathlon's dataset.json;
+    nnU-Net's imagesTr and labelsTr; or BIDS, with masks below derivatives."""
+    labels: Annotated[dict[Annotated[int, Field(ge=1, lt=2**16)], Words], AfterValidator(_once)] | None = None
+    """What each value of a label map stands for; 0 is the ground, any other value an error. Null: what dataset.json or
+    the segments of DICOM SEG say."""
+    instances: Literal["components", "values"] = "components"
+    """A lesion is each connected part of a class (voxels that touch at a corner are connected), or all voxels of one
+    value, for which `labels` then has one class alone."""
+    suffix: Annotated[str, Field(pattern="^[A-Za-z0-9]+$", max_length=40)] | None = None
+    """In BIDS, the images that are meant, such as FLAIR; null: there is one kind."""
+    channel: int = Field(0, ge=0, le=99)
+    """In nnU-Net's layout, the channel that is meant: <case>_0000 is 0."""
+    window: Named | Window | Literal["percentile"] | None = None
+    """The values that are shown, in HU for CT: `percentile` shows 0.5 to 99.5 % of the voxels above 0 of each volume,
+    for MR. Null: the window in the DICOM file."""
+    channels: Literal["one", "slab"] | Annotated[list[Named | Window], Field(min_length=3, max_length=3)] = "one"
+    """What a picture's three channels hold: one slice; the slice before, this one and the one after; or three
+    windows."""
+    slices: Slices = Slices()
+    patch: Millimetres | None = None
+    """Side of a square around each lesion, in its largest slice, that becomes a picture of the lesion's class, for
+    classification. Null: whole slices with their lesions."""
+    crop: (
+        Literal["none", "body"] | Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=4, max_length=4)]
+    ) = "none"
+    """What is kept of the slices: all, the box around the body, or [x, y, w, h] in mm from the top left."""
+    least: Least = Least()
+    volume_index: Annotated[int, Field(ge=0)] | None = None
+    """Which volume of a 4-D file, counted from 0; a 4-D file without it is refused."""
+    frame: Annotated[int, Field(ge=0)] | None = None
+    """Which frame of a multi-frame DICOM file, counted from 0; such a file without it is refused."""
+    phase: Annotated[int, Field(ge=0)] | None = None
+    """Where a series has several images at each position, such as phases of the heart: which, by their trigger time."""
+    burned_in: Literal["refuse", "checked"] | Blank = "refuse"
+    """Pictures that may have names in their pixels (BurnedInAnnotation is YES, or is not told for ultrasound, captures,
+    endoscopy and the like): refused; taken, as a person has looked; or with rectangles made black."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _whole_numbers(cls, labels: Any) -> Any:
+        """As JSON, in which plans are kept, the keys are text."""
+        if not isinstance(labels, Mapping):
+            return labels
+        return {int(k) if isinstance(k, str) and k.isascii() and k.isdigit() else k: v for k, v in labels.items()}
+
+    @model_validator(mode="after")
+    def _one_class(self) -> "VolumeData":
+        if self.instances == "values" and (self.labels is None or len(self.labels) != 1):
+            raise PydanticCustomError(
+                "one_class", "`instances: values` takes `labels` with one class, that of all values"
+            )
+        return self
+
+    @property
+    def hides_names(self) -> bool:
+        return not self.generated
+
+    def group_of(self, patient: str, name: str) -> str:
+        """The id by which a volume is kept with others, by its patient's and its own name; empty where it has none."""
+        if isinstance(self.group_by, Pattern):
+            return self.group_by.group_of(name)
+        return patient if self.group_by == "patient" else name
+
+    def write_hidden(self, folder: Path, names: "Pseudonyms | None") -> "Written":
+        from cones.data.identity import Pseudonyms, project_salt
+        from cones.readers.volumes.write import write_volumes
+
+        return write_volumes(self, folder, names or Pseudonyms(project_salt()))
+
+    def write(self, folder: Path) -> "Written":
+        return self.write_hidden(folder, None)
