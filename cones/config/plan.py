@@ -89,7 +89,8 @@ def _modules(of: Strict, stage: str) -> Iterator[str]:
     """What settings lead to by name: the parts of a task, and how a family of base models is fine-tuned."""
     if isinstance(of, ConceptSettings):
         judge: tuple[Part, ...] = ("judge",) if of.judged and stage == "evaluate" else ()
-        yield from (module_of(of.task, part) for part in (*TASK_PARTS[stage], *judge))
+        patients: tuple[Part, ...] = ("patients",) if stage == "evaluate" and not of.judged else ()
+        yield from (module_of(of.task, part) for part in (*TASK_PARTS[stage], *judge, *patients))
     elif isinstance(of, BackboneConfig) and stage == "finetune":
         yield f"cones.finetuning.{of.family}"
 

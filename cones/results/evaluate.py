@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -75,7 +75,13 @@ class _TestPictures:
             if self.judges is not None:
                 made = self.judges.judge(concept, backbone, self.subject)
                 judged = Evaluated(judged.metrics | made.metrics)
-            evaluations[row] = Evaluation(judged, predictions, store, made)
+            patients = None
+            if any(record.group for record in self.split.records):
+                of_patients = part_of(concept.card.task, "patients").of_patients
+                masks, least = concept.card.task == "segmentation", concept.card.score_threshold or 0.0
+                patients = of_patients(predictions, store, self.split, least, masks)
+                judged = replace(judged, metrics=judged.metrics | patients.metrics)
+            evaluations[row] = Evaluation(judged, predictions, store, made, patients)
         return evaluations
 
     def features(self, concept: Concept, backbone: Backbone) -> FeatureStore:

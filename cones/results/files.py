@@ -1,11 +1,16 @@
 """What the evaluate stage leaves for people: predictions, plots and pictures, by task."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
+from cones.common.files import write_json
 from cones.data.prepared import Split
 from cones.tasks.parts import part_of
 from cones.tasks.task import Evaluation
+
+PATIENTS = Path("rows/patients.json")
+"""Intervals over draws of patients, and the free-response curve, of each row; where pictures have groups."""
 
 
 def write_evaluation(
@@ -17,3 +22,6 @@ def write_evaluation(
     (out / "rows").mkdir()
     (out / "pictures").mkdir()
     part_of(task, "visuals").write(out, task, found, split, best, threshold)
+    of_patients = {row: one.of_patients for row, one in found.items() if one.of_patients is not None}
+    if of_patients:
+        write_json(out / PATIENTS, {row: asdict(of) for row, of in of_patients.items()})

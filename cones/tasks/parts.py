@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cones.tasks.task import Task
     from cones.visuals.parts import TaskReport
 
-Part = Literal["settings", "encode", "measure", "row", "visuals", "report", "infer", "judge", "live"]
+Part = Literal["settings", "encode", "measure", "row", "visuals", "report", "infer", "judge", "live", "patients"]
 SHARED = {"segmentation": "detection"}
 """Tasks that live in the folder of another one."""
 

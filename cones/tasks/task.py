@@ -49,6 +49,16 @@ class Evaluated:
     curves: list[tuple[str, str, float, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class OfPatients:
+    """What predictions are worth for patients: figures, their 95 % intervals, and in detection the (false positives a
+    volume, sensitivity) of each threshold."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    froc: list[tuple[float, float]] = field(default_factory=list)
+
+
 @runtime_checkable
 class Truth(Protocol):
     """What pictures show: a class each, or objects in pictures of some sizes (height, width)."""
@@ -86,12 +96,13 @@ class Task:
 @dataclass(frozen=True)
 class Evaluation:
     """What a row is worth on test pictures, and what it predicted for the pictures of `store`, in their order; in
-    generation also the pictures it made."""
+    generation also the pictures it made, and where pictures have groups what it is worth for patients."""
 
     judged: Evaluated
     predictions: list[Predictions]
     store: FeatureStore
     sampled: Sampled | None = None
+    of_patients: OfPatients | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

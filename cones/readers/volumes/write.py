@@ -185,6 +185,8 @@ def told_of(volume: Volume, cut: Cut, group: str) -> dict[str, Any]:
         "modality": volume.modality,
         "shape": volume.grid.shape,
         "affine": volume.grid.affine.round(6).tolist(),
+        "pixel": cut.view.pixel(volume.grid),
+        "step": volume.grid.spacing[cut.view.axis],
         "axis": cut.view.axis,
         "swap": cut.view.swap,
         "flip": cut.view.flip,

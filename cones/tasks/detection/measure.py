@@ -26,6 +26,7 @@ MOST = 100
 """Detections of a class in a picture that are counted: those with the highest scores."""
 IOU_50, IOU_75 = 0, 5
 """Places of these thresholds among COCO's ten, 0.5 to 0.95."""
+LENIENT = (0.1, 0.3)
 THIN = 5
 """Every how many of COCO's 101 recalls a curve has a point."""
 
@@ -76,6 +77,20 @@ def quick_detection_metrics(
     for kind, precision in found.items():
         metrics |= _means({f"{kind}_ap": precision, f"{kind}_ap50": precision[IOU_50]})
     return metrics
+
+
+def lenient_metrics(
+    predictions: Sequence[Instances],
+    truths: Sequence[Instances],
+    sizes: Sequence[tuple[int, int]],
+    classes: Sequence[str],
+    masks: bool,
+) -> dict[str, float]:
+    """AP at an IoU of 0.1 and of 0.3, as lesions of few pixels are measured: `box_ap10`, `box_ap30`, and for masks
+    likewise. Raises as `evaluate_detection` does."""
+    found = _precision(predictions, truths, sizes, classes, masks, AREAS[:1], LENIENT)
+    at = [(kind, round(100 * iou), of[i]) for kind, of in found.items() for i, iou in enumerate(LENIENT)]
+    return _means({f"{kind}_ap{percent}": values for kind, percent, values in at})
 
 
 def compact(found: Instances, masks: bool) -> Instances:
@@ -163,6 +178,7 @@ def _precision(
     classes: Sequence[str],
     masks: bool,
     areas: Sequence[str],
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, np.ndarray]:
     """COCO's precision for "box" and perhaps "mask": (IoU, recall, class, area), -1 where there is no truth."""
     from pycocotools.coco import COCO
@@ -182,10 +198,10 @@ def _precision(
         if all(a["iscrowd"] for a in truth.dataset["annotations"]):
             raise DataError(f"none of {len(truths)} pictures shows an object to find; average precision needs one")
         results = coco_results(predictions)
-        found = {"box": _evaluate(truth, results, "bbox", areas)}
+        found = {"box": _evaluate(truth, results, "bbox", areas, thresholds)}
         if masks:
             regions = [{key: value for key, value in line.items() if key != "bbox"} for line in results]
-            found["mask"] = _evaluate(truth, regions, "segm", areas)
+            found["mask"] = _evaluate(truth, regions, "segm", areas, thresholds)
     return found
 
 
@@ -193,7 +209,9 @@ def _maskless(one: Instances) -> bool:
     return bool(len(one.labels)) and one.masks is None and one.regions is None
 
 
-def _evaluate(truth: Any, results: list[dict[str, Any]], kind: str, areas: Sequence[str]) -> np.ndarray:
+def _evaluate(
+    truth: Any, results: list[dict[str, Any]], kind: str, areas: Sequence[str], thresholds: Sequence[float] | None
+) -> np.ndarray:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -202,6 +220,8 @@ def _evaluate(truth: Any, results: list[dict[str, Any]], kind: str, areas: Seque
     known = dict(zip(judge.params.areaRngLbl, judge.params.areaRng))
     judge.params.areaRngLbl, judge.params.areaRng = list(areas), [known[area] for area in areas]
     judge.params.maxDets = [MOST]
+    if thresholds is not None:
+        judge.params.iouThrs = np.array(thresholds)
     judge.evaluate()
     judge.accumulate()
     return judge.eval["precision"][..., 0]
