@@ -93,6 +93,9 @@ def marked(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path, toy_glip: P
     done = project.run("dvc", "repro")
     assert done.returncode == 0, done.stdout
     (folder / "repro.log").write_text(done.stdout)
+    registered = project.cones("register")
+    assert registered.returncode == 0, registered.stdout
+    (folder / "register.log").write_text(registered.stdout)
     return project, marks
 
 
@@ -109,9 +112,6 @@ def leaks(folder: Path, marks: set[str]) -> list[str]:
 
 def test_nothing_of_a_person_is_left_after_the_pipeline(marked, tmp_path: Path) -> None:
     project, marks = marked
-    registered = project.cones("register")
-    assert registered.returncode == 0, registered.stdout
-    (project.folder / "register.log").write_text(registered.stdout)
     out = project.folder / "found"
     predicted = project.cones("predict", "lesions", str(_series(project)), "--out", "found")
     assert predicted.returncode == 0, predicted.stdout
@@ -122,6 +122,24 @@ def test_nothing_of_a_person_is_left_after_the_pipeline(marked, tmp_path: Path) 
     keys = project.folder / "data/keys/chests.csv"
     assert marker("T01", 0) in keys.read_text()
     assert oct(keys.stat().st_mode)[-3:] == oct((project.folder / ".cones-salt").stat().st_mode)[-3:] == "600"
+
+
+def test_the_report_and_the_version_say_for_whom_it_is_and_what_it_is_worth(marked) -> None:
+    project, _ = marked
+    told = json.loads((project.folder / "evaluated/lesions/rows/patients.json").read_text())
+    assert {"box_ap10", "mask_ap30", "sensitivity_at_1fp", "dice"} <= set(told["lesions-cones"]["metrics"])
+    assert told["lesions-cones"]["intervals"] == {}, "one patient is no sample"
+    page = (project.folder / "results/report.html").read_text()
+    assert "What it is worth for patients" in page
+    assert "For research only, not for diagnosis." in page
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    (version, *_) = client.search_model_versions("name = 'lesions'")
+    assert version.description.startswith("**For research only, not for diagnosis.**")
+    assert "Patients: 3 train, 1 val, 1 test." in version.description
+    assert "modality CT, window lung" in version.description
+    assert "- sensitivity_at_1fp: " in version.description
 
 
 def _series(project: Project) -> Path:
@@ -143,7 +161,7 @@ def test_a_concept_knows_how_its_pictures_were_cut(marked) -> None:
     from cones.concept.file import Concept
 
     card = Concept.load(marked[0].folder / "searched/lesions/lesions-cones/concept.safetensors").card
-    assert card.reading == {"window": "lung", "labels": {"1": "lesion"}}
+    assert card.reading == {"window": "lung", "labels": {"1": "lesion"}, "modality": "CT"}
 
 
 def test_a_volume_is_predicted_onto_its_own_grid(marked, tmp_path: Path) -> None:

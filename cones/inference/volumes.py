@@ -80,7 +80,8 @@ def predict_volume(concept: OpenConcept, path: Path, threshold: float | None = N
         )
     if card.task not in ("detection", "segmentation"):
         raise ConceptError(f"`{card.concept}` classifies patches around lesions; give it these as pictures")
-    config = VolumeData(kind="volumes", source=".", **card.reading)
+    settings = {name: value for name, value in card.reading.items() if name != "modality"}
+    config = VolumeData.model_validate({"kind": "volumes", "source": ".", **settings})
     volume, own, space = open_volume(path, config)
     cut = cut_of(config, volume, own, range(volume.grid.shape[_axis(config, volume)]), str(path))
     places = list(range(volume.grid.shape[cut.view.axis]))

@@ -16,6 +16,7 @@ from cones.config.concepts import check_card
 from cones.config.params import Params
 from cones.registry.claims import CLAIM_TAG, claim, holder, is_held
 from cones.registry.client import mlflow_client
+from cones.registry.describe import description_of
 from cones.registry.faults import every_page
 from cones.registry.home import home_of, moved_from, version_moved_from
 from cones.registry.run import FinishedRow, log_model, log_results, origin_of
@@ -104,7 +105,8 @@ def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
     if concept.card.weights_sha256 is not None:
         concept.weights()  # damaged ones are refused
     key = content_key(folder, metrics)
-    return FinishedRow(name, row, params.concepts[name].task, folder, concept, metrics, key)
+    said = description_of(concept.card, params.concepts[name].data)
+    return FinishedRow(name, row, params.concepts[name].task, folder, concept, metrics, key, said)
 
 
 def _register_row(client: Any, row: FinishedRow, experiment: str) -> Registered:
@@ -160,7 +162,10 @@ def _log_row(client: Any, row: FinishedRow, experiment: str) -> Any | None:
         row.refuse_change()
         val = {f"val.{k}": str(v) for k, v in row.concept.card.val.items()}
         with contextlib.redirect_stderr(io.StringIO()):  # that the name is known, each time
-            return mlflow.register_model(uri, row.name, tags={**tags, **val})
+            version = mlflow.register_model(uri, row.name, tags={**tags, **val})
+        if row.description is not None:
+            client.update_model_version(row.name, version.version, row.description)
+        return version
 
 
 def _experiment(client: Any, name: str, tell: Callable[[str], None] = print) -> str:

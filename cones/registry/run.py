@@ -34,6 +34,8 @@ class FinishedRow:
     metrics: dict[str, Any]
     key: str
     """Of `concept` and `metrics`, whatever becomes of the files."""
+    description: str | None = None
+    """In Markdown, of the version."""
 
     def refuse_change(self) -> None:
         """`OutOfDate` if its Concept file is another one than at first."""

@@ -8,9 +8,7 @@ from cones.common.files import write_json
 from cones.data.prepared import Split
 from cones.tasks.parts import part_of
 from cones.tasks.task import Evaluation
-
-PATIENTS = Path("rows/patients.json")
-"""Intervals over draws of patients, and the free-response curve, of each row; where pictures have groups."""
+from cones.visuals.patients import FILE
 
 
 def write_evaluation(
@@ -24,4 +22,4 @@ def write_evaluation(
     part_of(task, "visuals").write(out, task, found, split, best, threshold)
     of_patients = {row: one.of_patients for row, one in found.items() if one.of_patients is not None}
     if of_patients:
-        write_json(out / PATIENTS, {row: asdict(of) for row, of in of_patients.items()})
+        write_json(out / FILE, {row: asdict(of) for row, of in of_patients.items()})

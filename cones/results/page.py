@@ -15,6 +15,7 @@ from cones.tasks.parts import report_of
 from cones.tasks.ranking import rank
 from cones.visuals.charts import line_chart
 from cones.visuals.parts import Chart, Part, TaskReport, read_csv
+from cones.visuals.patients import patient_parts
 
 COSTS = {
     "pictures encoded": "seconds to encode the concept's pictures and names, once; all its rows share it",
@@ -95,6 +96,7 @@ def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
         parts.append(Chart("How the searches went", line_chart(drawn, "optimiser step", f"validation {what}"), note))
     with reading(EVALUATED / name):
         parts += task.parts(EVALUATED / name, [r.name for r in rows], first["row"])
+        parts += patient_parts(EVALUATED / name, [r.name for r in rows])
     return ConceptReport(name, rows, task, parts)
 
 

@@ -153,7 +153,7 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
         "unlabelled": found.unlabelled,
         "unreadable": refused,
         "too_small": small.lines,
-        "reading": reading_of(config, labels),
+        "reading": reading_of(config, labels, volumes),
         "divided": [s for s in ("val", "test") if not any(m.scan.split == s for m in volumes)],
     }
     if config.patch is None:
@@ -161,9 +161,11 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
     return classes, records, report
 
 
-def reading_of(config: VolumeData, labels: Mapping[int, str]) -> dict[str, Any]:
-    """How new volumes are cut like those of a data set, and the value that each class has in a label map."""
+def reading_of(config: VolumeData, labels: Mapping[int, str], volumes: Sequence[MarkedVolume]) -> dict[str, Any]:
+    """How new volumes are cut like those of a data set, the value that each class has in a label map, and the modality
+    of most of them."""
     settings = config.model_dump(mode="json", include=READ, exclude_defaults=True)
+    settings["modality"] = Counter(marked.scan.modality for marked in volumes).most_common(1)[0][0]
     return settings | {"labels": {str(value): name for value, name in labels.items()}}
 
 
