@@ -37,8 +37,10 @@ def patient_parts(evaluated: Path, rows: Sequence[str]) -> list[Part]:
     lines = [
         (MEANINGS.get(name, name.replace("_", " ")), *(figure_text(told[row], name) for row in rows)) for name in names
     ]
-    note = f"On the test patients, with 95 % intervals over 1,000 draws of patients where there are two or more. "
+    note = (
+        "On the test patients, with 95 % intervals over 1,000 draws of patients where there are two or more. "
         f"{RESEARCH}"
+    )
     parts: list[Part] = [Table("What it is worth for patients", ("figure", *rows), lines, note)]
     curves = {row: told[row]["froc"] for row in rows if told[row]["froc"]}
     if curves:
