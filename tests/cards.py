@@ -18,8 +18,8 @@ NOISE: dict[str, Any] = {"optimiser": "adamw", "lr": 0.1, "epochs": 3, "batch_si
 SHARED: dict[str, Any] = {
     "format": 1, "concept": "cells", "row": "cells-row", "site": "text_embeds", "classes": ["cat", "dog"],
     "names": ["a cat", "a dog"], "templates": ["a {}", "the {}"], "preprocessing": {"mean": [0.5, 0.5], "size": 32},
-    "score_threshold": None, "canvas": None, "guidance": None, "sampling_steps": None, "finetune": None,
-    "weights_sha256": None, "needs_text_encoder": False, "shots": 4, "seed": 0, "split_hash": HASH,
+    "score_threshold": None, "canvas": None, "guidance": None, "sampling_steps": None, "reading": None,
+    "finetune": None, "weights_sha256": None, "needs_text_encoder": False, "shots": 4, "seed": 0, "split_hash": HASH,
     "trained_parameters": 8, "val": {"accuracy": 0.5}, "versions": {"torch": "2"}, "tensors_sha256": None,
 }  # fmt: skip
 CARDS: dict[str, dict[str, Any]] = {
@@ -31,6 +31,7 @@ CARDS: dict[str, dict[str, Any]] = {
         "task": "segmentation", "method": {"name": "cones", "rows": "own", **NOISE}, "canvas": [64, 96],
         "score_threshold": 0.3, "finetune": {"concept": "cells", "from": "row", "kind": "head", "trained_tensors": 1},
         "weights_sha256": HASH,
+        "reading": {"window": "lung", "slices": {"stride": 5.0}, "labels": {"1": "cat", "2": "dog"}, "modality": "CT"},
         "base": {"name": "tiny", "kind": "glip", "source": "models/x", "revision": None, "sha256": HASH},
     },
     "sd": SHARED | {

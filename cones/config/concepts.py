@@ -10,11 +10,13 @@ from cones.concept.card import JOIN, ConceptCard, mistake_of, short
 from cones.config.params import load_params
 from cones.config.tables import BY_NAME, FINETUNE_KINDS, KINDS
 from cones.interfaces.base import BaseModelCard
+from cones.readers.volumes.settings import as_read
 
 
 def check_card(where: Path | str, card: ConceptCard) -> None:
     """`ConceptError` for a card whose method, task or fine-tuning this version does not have, or not together."""
-    if mistake := _base_mistake(card) or _method_mistake(card) or _task_mistake(card) or _finetune_mistake(card):
+    checks = (_base_mistake, _method_mistake, _task_mistake, _finetune_mistake, _reading_mistake)
+    if mistake := next(filter(None, (check(card) for check in checks)), None):
         raise ConceptError(f"{where} has a card that does not fit together: {mistake}; take the file from its maker")
 
 
@@ -74,6 +76,16 @@ def _finetune_mistake(card: ConceptCard) -> str | None:
         FINETUNE_KINDS[kind].model_validate({k: v for k, v in card.finetune.items() if k in names})
     except ValidationError as error:
         return f"finetune.{mistake_of(error)}"
+    return None
+
+
+def _reading_mistake(card: ConceptCard) -> str | None:
+    if card.reading is None:
+        return None
+    try:
+        as_read(card.reading)
+    except ValidationError as error:
+        return f"reading.{mistake_of(error)}"
     return None
 
 

@@ -18,7 +18,7 @@ from cones.readers.volumes.cut import Cut, cut_of
 from cones.readers.volumes.dicom import NO_PICTURES, read_headers, series_of
 from cones.readers.volumes.pixels import DicomPixels, own_window
 from cones.readers.volumes.series import Series, sorted_series
-from cones.readers.volumes.settings import VolumeData
+from cones.readers.volumes.settings import VolumeData, as_read
 from cones.readers.volumes.volume import SeriesVolume, Volume, is_volume_file, open_file
 from cones.tasks.detection.infer import Detections, drawn_picture
 from cones.tasks.detection.lesions import Found, FoundLesion, join_slices
@@ -80,8 +80,7 @@ def predict_volume(concept: OpenConcept, path: Path, threshold: float | None = N
         )
     if card.task not in ("detection", "segmentation"):
         raise ConceptError(f"`{card.concept}` classifies patches around lesions; give it these as pictures")
-    settings = {name: value for name, value in card.reading.items() if name != "modality"}
-    config = VolumeData.model_validate({"kind": "volumes", "source": ".", **settings})
+    config = as_read(card.reading)
     volume, own, space = open_volume(path, config)
     cut = cut_of(config, volume, own, range(volume.grid.shape[_axis(config, volume)]), str(path))
     places = list(range(volume.grid.shape[cut.view.axis]))

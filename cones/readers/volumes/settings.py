@@ -148,3 +148,10 @@ class VolumeData(PictureData):
 
     def write(self, folder: Path) -> "Written":
         return self.write_hidden(folder, None)
+
+
+def as_read(reading: Mapping[str, Any]) -> VolumeData:
+    """The settings by which a Concept's pictures were cut from volumes, as its card has them; pydantic's
+    `ValidationError` for what is none."""
+    settings = {name: value for name, value in reading.items() if name != "modality"}
+    return VolumeData.model_validate({"source": ".", **settings, "kind": "volumes"})
