@@ -13,8 +13,10 @@ from conftest import Project
 from test_volume_files import study
 from test_volume_geometry import AFFINES
 
+from cones.common.errors import DataError
 from cones.data.masks import encode_mask
-from cones.inference.volumes import label_map, nifti_bytes
+from cones.inference.volumes import PredictedVolume, label_map
+from cones.inference.volumes_write import dicom_seg_of, nifti_bytes
 from cones.readers.volumes.cut import cut_of
 from cones.readers.volumes.geometry import Grid
 from cones.readers.volumes.lesions import lesions_of
@@ -182,7 +184,7 @@ def test_a_volume_is_predicted_onto_its_own_grid(marked, tmp_path: Path) -> None
     with (tmp_path / "found/ct_lesions.csv").open() as file:
         lines = list(csv.DictReader(file))
     told = json.loads((tmp_path / "found/predictions.json").read_text())
-    assert told["use"] == "for research only, not for diagnosis"
+    assert told["use"] == "For research only, not for diagnosis."
     assert [line["lesion"] for line in lines] == [str(one["lesion"]) for one in told["volumes"][0]["lesions"]]
     assert lines, "an untrained detector at the threshold 0 finds something everywhere"
     for line in lines:
@@ -270,6 +272,35 @@ def _detections(masks: list[tuple[int, np.ndarray]], size: tuple[int, int]) -> D
     regions = tuple(encode_mask(mask) for _, mask in masks)
     boxes_of = torch.tensor(np.array(boxes, np.float32).reshape(-1, 4))
     return Detections(boxes_of, torch.ones(len(masks)), labels, size, regions)
+
+
+def test_a_dicom_segmentation_comes_back_as_it_was_found(tmp_path: Path) -> None:
+    """Written by highdicom on a series, read by this project and by highdicom."""
+    import highdicom
+
+    from cones.readers.volumes.dicom import read_headers, series_of
+    from cones.readers.volumes.pixels import DicomPixels
+    from cones.readers.volumes.seg import label_map as read_label_map
+    from cones.readers.volumes.series import sorted_series
+    from cones.readers.volumes.volume import SeriesVolume
+
+    study(tmp_path / "raw", patients=1)
+    headers = read_headers(sorted((tmp_path / "raw/p0").iterdir()), str)
+    series = sorted_series(series_of(headers.pictures, str)[0], str)
+    volume = SeriesVolume(series, DicomPixels(str))
+    truth = np.zeros(series.grid.shape, np.uint8)
+    truth[3:6, 4:9, 1:3], truth[15:18, 2:4, 3] = 5, 2
+    config = VolumeData.model_validate({"kind": "volumes", "source": ".", "window": "lung"})
+    cut = cut_of(config, volume, None, range(5), "it")
+    predicted = PredictedVolume([], [], cut, volume, truth, "LPS", {"a": 2, "b": 5})
+    dicom_seg_of(predicted).save_as(tmp_path / "seg.dcm")
+    (header,) = read_headers([tmp_path / "seg.dcm"], str).labels
+    assert np.array_equal(read_label_map(header, series, str, {"a": 2, "b": 5}), truth)
+    read = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert [read.get_segment_description(n).SegmentLabel for n in (1, 2)] == ["a", "b"]
+    nothing = PredictedVolume([], [], cut, volume, truth * 0, "LPS", {"a": 2, "b": 5})
+    with pytest.raises(DataError, match="nothing was found in the volume"):
+        dicom_seg_of(nothing)
 
 
 def found(*boxes: tuple[float, ...], label: str = "a", score: float = 0.5) -> list[Found]:

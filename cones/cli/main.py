@@ -249,7 +249,7 @@ def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in par
 @app.command()
 def predict(
     concept: Annotated[str, typer.Argument(help=CONCEPT)],
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them; or volumes.")],
     out: Annotated[Path, typer.Option(help="Folder for predictions.json and the drawn pictures.")] = Path(
         "predictions"
     ),
@@ -261,16 +261,23 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help=DEVICE)] = "auto",
     fetch: Annotated[bool | None, typer.Option("--fetch/--no-fetch", help=FETCH)] = None,
+    dicom_seg: Annotated[
+        bool,
+        typer.Option(
+            help="Of a DICOM series, write a DICOM segmentation as well; it has the patient's name, by standard."
+        ),
+    ] = False,
 ) -> None:
     """Say what pictures show: predictions.json, and each picture drawn with its label, or its boxes and masks.
 
-    For detection and segmentation predictions.json is a COCO data set, whose annotations have scores.
+    For detection and segmentation predictions.json is a COCO data set, whose annotations have scores. Of a volume, a
+    NIfTI or DICOM file or a folder with a series, what is found comes back on its grid: X_seg.nii.gz, X_lesions.csv.
 
     Example: **cones predict cells smear.png more-smears/ --out found**
     """
     from cones.inference.files import predict_files
 
-    found = predict_files(concept, pictures, out, base, draw, threshold, device, fetch)
+    found = predict_files(concept, pictures, out, base, draw, threshold, device, fetch, dicom_seg)
     for path, prediction in found[:20]:
         print(printable(f"{path}  {prediction}"))
     print(printable(f"{len(found)} predictions in {out / 'predictions.json'}"))

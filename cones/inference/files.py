@@ -14,8 +14,8 @@ from cones.data.folders import entries, pictures_in
 from cones.data.pictures import SUFFIXES, VOLUMES, is_dicom, open_picture
 from cones.inference.open import OpenConcept, load
 from cones.tasks.parts import part_of
+from cones.visuals.patients import RESEARCH
 
-RESEARCH = "for research only, not for diagnosis"
 FIRST_LOOKED_AT = 20
 """Files of a folder by which it is taken for one of DICOM."""
 LONGEST = 120
@@ -31,6 +31,7 @@ def predict_files(
     threshold: float | None = None,
     device: str = "auto",
     fetch: bool | None = None,
+    dicom_seg: bool = False,
 ) -> list[tuple[Path, Any]]:
     """Predict pictures, given as files or folders, into `out/predictions.json` and `out/pictures`.
 
@@ -44,7 +45,9 @@ def predict_files(
         refuse_unwritable(out / "pictures")
     given = list(given)
     if any(is_volume(path) for path in given):
-        return _predict_volumes(open_concept(concept, base, device, fetch), given, out, threshold)
+        return _predict_volumes(open_concept(concept, base, device, fetch), given, out, threshold, dicom_seg)
+    if dicom_seg:
+        raise DataError("--dicom-seg is for DICOM volumes, and pictures were given; leave it out")
     paths = list(_pictures(given))
     opened = open_concept(concept, base, device, fetch)
     if opened.card.task == "generation":
@@ -71,10 +74,11 @@ def is_volume(path: Path) -> bool:
 
 
 def _predict_volumes(
-    opened: OpenConcept, paths: Sequence[Path], out: Path, threshold: float | None
+    opened: OpenConcept, paths: Sequence[Path], out: Path, threshold: float | None, dicom_seg: bool
 ) -> list[tuple[Path, Any]]:
     """Predict volumes, each into files of its own beside one `predictions.json`."""
-    from cones.inference.volumes import predict_volume, stem, write_volume
+    from cones.inference.volumes import predict_volume
+    from cones.inference.volumes_write import stem, write_volume
 
     names = [stem(path) for path in paths]
     if len(set(names)) < len(names):
@@ -88,7 +92,7 @@ def _predict_volumes(
         if not is_volume(path):
             raise DataError(f"{printable(str(path))} is no volume, and others are; predict volumes and pictures apart")
         one = predict_volume(opened, path, threshold)
-        lines.append(write_volume(one, path, out, card.classes))
+        lines.append(write_volume(one, path, out, card.classes, dicom_seg))
         found.append((path, one.summary))
     about = {"concept": card.concept, "row": card.row, "base": card.base.name, "base_sha256": card.base.sha256}
     write_json(out / "predictions.json", {**about, "use": RESEARCH, "volumes": lines})

@@ -1,7 +1,5 @@
 """`cones predict` on a volume: slices in, a label map on its grid and a table of lesions out."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from cones.common.errors import ConceptError, DataError
-from cones.common.files import fresh_file, write_picture
 from cones.data.folders import entries
 from cones.inference.open import OpenConcept
 from cones.readers.volumes.cut import Cut, cut_of
@@ -20,39 +17,17 @@ from cones.readers.volumes.pixels import DicomPixels, own_window
 from cones.readers.volumes.series import Series, sorted_series
 from cones.readers.volumes.settings import VolumeData, as_read
 from cones.readers.volumes.volume import SeriesVolume, Volume, is_volume_file, open_file
-from cones.tasks.detection.infer import Detections, drawn_picture
+from cones.tasks.detection.infer import Detections
 from cones.tasks.detection.lesions import Found, FoundLesion, join_slices
-from cones.visuals.sheets import picture_rows
 
 AT_ONCE = 16
 """Slices that are predicted before the next are read."""
-SHOWN = 12
-"""Slices of a contact sheet: those with the surest lesions."""
-ACROSS, SIDE = 4, 320
-"""Slices in a line of it, and pixels of each one's side."""
-COLUMNS = (
-    "lesion",
-    "class",
-    "score",
-    "x_mm",
-    "y_mm",
-    "z_mm",
-    "space",
-    "i1",
-    "j1",
-    "k1",
-    "i2",
-    "j2",
-    "k2",
-    "slices",
-    "mm3",
-)
 
 
 @dataclass(frozen=True)
 class PredictedVolume:
     """What was found in a volume: its lesions, the surest first, and each slice's detections; the label map (i, j, k)
-    has the values of `labels`, None where the Concept finds boxes alone."""
+    has a value for each class, as `values` says, and is None where the Concept finds boxes alone."""
 
     lesions: list[FoundLesion]
     detections: list[Detections]
@@ -60,6 +35,7 @@ class PredictedVolume:
     volume: Volume
     label_map: np.ndarray | None
     space: str
+    values: Mapping[str, int]
 
     @property
     def summary(self) -> str:
@@ -89,11 +65,10 @@ def predict_volume(concept: OpenConcept, path: Path, threshold: float | None = N
         chunk = [Image.fromarray(cut.picture(volume, at)) for at in places[start : start + AT_ONCE]]
         detections += concept.predict(chunk, threshold=threshold)
     lesions = join_slices([_found(one) for one in detections])
-    values = {label: value for value, label in (config.labels or {}).items()}
-    masks = None
-    if card.task == "segmentation":
-        masks = label_map(detections, cut, volume, values or {c: i for i, c in enumerate(card.classes, 1)})
-    return PredictedVolume(lesions, detections, cut, volume, masks, space)
+    known = {label: value for value, label in (config.labels or {}).items()}
+    values = {name: known.get(name, i) for i, name in enumerate(card.classes, 1)}
+    masks = label_map(detections, cut, volume, values) if card.task == "segmentation" else None
+    return PredictedVolume(lesions, detections, cut, volume, masks, space, values)
 
 
 def open_volume(path: Path, config: VolumeData) -> tuple[Volume, Any, str]:
@@ -130,84 +105,6 @@ def label_map(detections: Sequence[Detections], cut: Cut, volume: Volume, values
     return found
 
 
-def write_volume(found: PredictedVolume, path: Path, out: Path, classes: Sequence[str]) -> dict[str, Any]:
-    """Write `X_seg.nii.gz`, `X_lesions.csv` and `X.jpg` of a volume X; returns what `predictions.json` has of it.
-
-    The label map has a header of its own, with the grid and nothing else of the volume's file.
-    """
-    name = stem(path)
-    lines = [dict(zip(COLUMNS, _line(i, lesion, found))) for i, lesion in enumerate(found.lesions, 1)]
-    files = {"lesions_file": f"{name}_lesions.csv", "sheet": f"{name}.jpg"}
-    if found.label_map is not None:
-        files["label_map"] = f"{name}_seg.nii.gz"
-        with fresh_file(out / files["label_map"]) as temporary:
-            temporary.write_bytes(nifti_bytes(found.label_map, found.volume.grid.affine))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(lines)
-    with fresh_file(out / files["lesions_file"]) as temporary:
-        temporary.write_text(text.getvalue())
-    with fresh_file(out / files["sheet"]) as temporary:
-        write_picture(temporary, _sheet(found, classes), quality=90)
-    return {"volume": name, "shape": list(found.volume.grid.shape), **files, "lesions": lines}
-
-
-def nifti_bytes(array: np.ndarray, affine: np.ndarray) -> bytes:
-    """A NIfTI file, packed, with a fresh header."""
-    import gzip
-
-    import nibabel
-
-    image = nibabel.Nifti1Image(array, affine)
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), 6, mtime=0)
-
-
-def _line(number: int, lesion: FoundLesion, found: PredictedVolume) -> tuple[Any, ...]:
-    """A line of the table: the centre in mm, the box in voxels (the last one within), slices, and the volume."""
-    grid, axis = found.volume.grid, found.cut.view.axis
-    top, left = found.cut.box[:2]
-    x1, y1, x2, y2 = lesion.box
-    corners = []
-    for row, column in ((y1, x1), (y2 - 1, x2 - 1)):
-        plane = np.zeros(2)
-        plane[:] = _array_place(found, row + top, column + left)
-        corners.append(np.insert(plane, axis, 0))
-    low, high = np.minimum(*corners), np.maximum(*corners)
-    low[axis], high[axis] = min(lesion.parts), max(lesion.parts)
-    x, y, z, _ = (grid.affine @ np.append((low + high) / 2, 1)).tolist()
-    if found.space == "LPS":
-        x, y = -x, -y
-    voxel = abs(float(np.linalg.det(grid.affine[:3, :3])))
-    voxels = 0.0
-    for at, part in lesion.parts.items():
-        one = found.detections[at]
-        a, b, c, d = part.box
-        voxels += float(one.mask(part.index).sum()) if one.regions is not None else (c - a) * (d - b)
-    box = [*np.rint(low).astype(int).tolist(), *np.rint(high).astype(int).tolist()]
-    centre = (round(v, 2) for v in (x, y, z))
-    return (
-        number,
-        lesion.label,
-        round(lesion.score, 4),
-        *centre,
-        found.space,
-        *box,
-        len(lesion.parts),
-        round(voxels * voxel, 1),
-    )
-
-
-def _array_place(found: PredictedVolume, row: float, column: float) -> tuple[float, float]:
-    """Where a row and a column of the whole slice lie along the array's two other axes."""
-    view = found.cut.view
-    height, width = view.size(found.volume.grid)
-    y = height - 1 - row if view.flip[0] else row
-    x = width - 1 - column if view.flip[1] else column
-    return (x, y) if view.swap else (y, x)
-
-
 def _found(one: Detections) -> list[Found]:
     return [
         Found((b[0], b[1], b[2], b[3]), label, score, i)
@@ -219,23 +116,3 @@ def _axis(config: VolumeData, volume: Volume) -> int:
     from cones.readers.volumes.geometry import View
 
     return View.of(volume.grid, config.slices.axis).axis
-
-
-def _sheet(found: PredictedVolume, classes: Sequence[str]) -> Image.Image:
-    """The slices with the surest lesions, as drawn pictures, in their order; without any, some of all."""
-    surest = dict.fromkeys(max(one.parts, key=lambda at: one.parts[at].score) for one in found.lesions)
-    places = sorted(list(surest)[:SHOWN]) or np.linspace(0, len(found.detections) - 1, 4).astype(int).tolist()
-    drawn = [drawn_picture(Image.fromarray(found.cut.picture(found.volume, at)), found.detections[at], classes)
-             for at in places]  # fmt: skip
-    rows = range(0, len(places), ACROSS)
-    told = [(f"slices {', '.join(map(str, places[i : i + ACROSS]))}", drawn[i : i + ACROSS]) for i in rows]
-    return picture_rows(told, SIDE)
-
-
-def stem(path: Path) -> str:
-    """The name of a volume's file or folder, without what says its format."""
-    name = path.name
-    for suffix in (".nii.gz", ".nii", ".mgz", ".mgh", ".dcm"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name

@@ -90,7 +90,7 @@ def official_config(variant: str) -> dict[str, Any]:
 def settings_of(official: Mapping[str, Any]) -> dict[str, Any]:
     """What our `config.json` says of a model, from a config of mmdet's.
 
-    The losses are left out: `glip_parts` has those that mmdet trains GLIP with, which its pretrained configs lack.
+    The losses are left out: `parts` has those that mmdet trains GLIP with, which its pretrained configs lack.
     """
     model = official["model"]
     pixels = model["data_preprocessor"]
