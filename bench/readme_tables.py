@@ -39,6 +39,20 @@ def fewshot(name: str) -> str:
     return "\n".join(lines)
 
 
+def nodules() -> str:
+    """Test figures on patients of all methods, with their cost."""
+    heads = {
+        "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC",
+        "sensitivity_at_90_specificity": "sensitivity at specificity 0.9",
+    }  # fmt: skip
+    lines = [f"| | {' | '.join(heads.values())} | searched numbers | seconds to optimise |", "|---" * 7 + "|"]
+    for method, found in read_json(RESULTS / "medical_rows.json")["table"].items():
+        values = " | ".join(_percent(found[m]) for m in heads)
+        seconds, count = median(found["optimise_seconds"]["runs"]), found["trained_parameters"]
+        lines.append(f"| {method} | {values} | {count:,} | {seconds:.2f} |")
+    return "\n".join(lines)
+
+
 def speed() -> str:
     """The ratios of bench/clip_search.py."""
     found = read_json(RESULTS / "clip_search.json")
@@ -175,6 +189,7 @@ def main() -> None:
     for name, table in (
         ("glyphs", fewshot("glyphs")),
         ("cells", fewshot("cells")),
+        ("nodules", nodules()),
         ("speed", speed()),
         ("flow", flow()),
         ("scenes", detection("scenes")),
