@@ -18,7 +18,7 @@ from cones.features.store import FeatureStore
 from cones.finetuning.settings import keeps_features
 from cones.interfaces.protocols import Backbone, Grounding
 from cones.tasks.base import open_base
-from cones.tasks.parts import part_of, task_of
+from cones.tasks.parts import has_part, part_of, task_of
 from cones.tasks.task import Evaluated, Evaluation, Judge, predict_all
 
 FEATURES = "features"
@@ -76,7 +76,7 @@ class _TestPictures:
                 made = self.judges.judge(concept, backbone, self.subject)
                 judged = Evaluated(judged.metrics | made.metrics)
             patients = None
-            if any(record.group for record in self.split.records):
+            if any(record.group for record in self.split.records) and has_part(concept.card.task, "patients"):
                 of_patients = part_of(concept.card.task, "patients").of_patients
                 masks, least = concept.card.task == "segmentation", concept.card.score_threshold or 0.0
                 patients = of_patients(predictions, store, self.split, least, masks)

@@ -4,6 +4,7 @@ They are imported by name, so that whoever works on one task runs the code of no
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,11 @@ def is_task(task: str) -> bool:
 def part_of(task: str, part: Part) -> Any:
     """That module."""
     return import_module(module_of(task, part))
+
+
+def has_part(task: str, part: Part) -> bool:
+    """Whether a task has a part that not every task needs."""
+    return find_spec(module_of(task, part)) is not None
 
 
 def task_of(task: str) -> "Task":
