@@ -19,7 +19,12 @@ FENCES = {
     "mmcv": {"cones/backbones/glip/", "cones/pretrain/glip_model.py"},
     "pycocotools": {"cones/tasks/detection/", "cones/visuals/objects.py", "cones/data/", "cones/features/targets.py"},
     "diffusers": {"cones/backbones/sd/", "cones/pretrain/sd_model.py", "bench/sd_step.py"},
-    "monai": {"cones/readers/volumes", "cones/inference/volumes", "cones/tasks/detection/overlap.py"},
+    "monai": {
+        "cones/readers/volumes",
+        "cones/inference/volumes",
+        "cones/tasks/detection/overlap.py",
+        "bench/medical.py",
+    },
     "pydicom": {"cones/readers/volumes", "cones/inference/volumes"},
     "nibabel": {"cones/readers/volumes", "cones/inference/volumes"},
     "peft": {"cones/finetuning/"},

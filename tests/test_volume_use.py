@@ -43,7 +43,6 @@ data:
 concepts:
   lesions: {{task: segmentation, backbone: toy, data: chests, shots: 2, seed: 0, score_threshold: 0.0}}
 runs:
-  lesions-zero-shot: {{concept: lesions, method: {{name: zero_shot}}}}
   lesions-cones: {{concept: lesions, method: {{name: cones, epochs: 2}}}}
 finetunes: {{}}
 """
@@ -305,6 +304,33 @@ def test_a_dicom_segmentation_comes_back_as_it_was_found(tmp_path: Path) -> None
 
 def found(*boxes: tuple[float, ...], label: str = "a", score: float = 0.5) -> list[Found]:
     return [Found((b[0], b[1], b[2], b[3]), label, score, i) for i, b in enumerate(boxes)]
+
+
+PICTURES_ALONE = """
+import contextlib, runpy, sys
+from typer.testing import CliRunner
+from cones.cli.main import app
+
+run = CliRunner()
+assert run.invoke(app, ["check"]).exit_code == 0
+sys.argv = ["stages/search.py", "few-coop"]
+with contextlib.suppress(SystemExit):
+    runpy.run_path("stages/search.py", run_name="__main__")
+done = run.invoke(app, ["predict", "searched/few/few-cones/concept.safetensors", "x.png", "--out", "found"])
+assert done.exit_code == 0, done.output
+loaded = {"monai", "pydicom", "nibabel"} & set(sys.modules)
+assert not loaded, loaded
+"""
+
+
+def test_pictures_wait_for_no_medical_library(finished: Project, tmp_path: Path) -> None:
+    """Some take their seconds and half a gigabyte."""
+    from PIL import Image
+
+    project = finished.copy(tmp_path / "project")
+    Image.new("RGB", (32, 32), "red").save(project.folder / "x.png")
+    done = project.run("python", "-c", PICTURES_ALONE)
+    assert done.returncode == 0, done.stdout
 
 
 def test_slices_join_to_lesions_over_one_gap_and_not_over_two() -> None:

@@ -1,0 +1,142 @@
+"""What preparing volumes costs: slices a second beside MONAI's datasets with the same window, bytes on disk, memory.
+
+    python bench/medical.py
+
+Twenty series of DICOM, five rounds turn about. First is from nothing, second with what the first left: for cones that
+is a reading of the prepared pictures, for MONAI its cache in memory or on disk. All cut the same slices with the window
+of the lung to 8 bits.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from common import spread, write_results
+
+from cones.data.identity import Pseudonyms
+from cones.data.prepared import Split, write_split
+from cones.readers.volumes.settings import WINDOWS, VolumeData
+from cones.readers.volumes.world import VolumeWorldData, write_raw
+from cones.readers.volumes.write import write_volumes
+
+ROUNDS, SERIES, SIDE, DEPTH = 5, 20, 256, 40
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from cones.data.identity import Pseudonyms
+from cones.readers.volumes.settings import VolumeData
+from cones.readers.volumes.write import write_volumes
+import monai.data, scipy.ndimage, nibabel
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+config = VolumeData(kind="volumes", source=sys.argv[1], window="lung", slices={"choose": "all"}, group_by=None)
+write_volumes(config, Path(sys.argv[2]), Pseudonyms(b"bench"))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def prepared(raw: Path, out: Path) -> int:
+    """Slices that `prepare` writes."""
+    config = VolumeData(kind="volumes", source=str(raw), window="lung", slices={"choose": "all"})
+    classes, records, _ = write_volumes(config, out, Pseudonyms(b"bench"))
+    for split, of in records.items():
+        write_split(out / split, classes, of)
+    return sum(map(len, records.values()))
+
+
+def read_prepared(out: Path) -> int:
+    """Slices that are read from what `prepare` wrote."""
+    splits = [Split.open(out / name) for name in ("train", "val", "test")]
+    return sum(np.asarray(split.picture(i)).size > 0 for split in splits for i in range(len(split.records)))
+
+
+def monai_ways(raw: Path, cache: Path) -> dict[str, Callable[[], Iterable]]:
+    """MONAI's datasets of whole series, each a folder, by their names; each makes one anew."""
+    from monai.data.dataset import CacheDataset, Dataset, PersistentDataset
+    from monai.data.image_reader import PydicomReader
+    from monai.transforms import Compose, LoadImage, ScaleIntensityRange
+
+    window = WINDOWS["lung"]
+    low, high = window.level - window.width / 2, window.level + window.width / 2
+    read = LoadImage(reader=PydicomReader(fname_regex=r".*/\\d{6}$"), image_only=True)
+    transform = Compose([read, ScaleIntensityRange(low, high, 0, 255, clip=True, dtype=np.uint8)])
+    folders = [str(p) for p in sorted(raw.iterdir())]
+    return {
+        "Dataset": lambda: Dataset(folders, transform),
+        "CacheDataset": lambda: CacheDataset(folders, transform, progress=False),
+        "PersistentDataset": lambda: PersistentDataset(folders, transform, cache_dir=cache),
+    }
+
+
+def passed(dataset: Iterable) -> int:
+    return sum(np.asarray(volume).shape[-1] for volume in dataset)
+
+
+def timed(count: Callable[[], int]) -> float:
+    """Slices a second."""
+    began = time.perf_counter()
+    slices = count()
+    return slices / (time.perf_counter() - began)
+
+
+def size_of(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+
+
+def memory(work: Path, depth: int) -> float:
+    """MB that preparing series of 512 x 512 and so many slices takes above the imports."""
+    raw, out = work / f"deep-{depth}", work / f"deep-{depth}-out"
+    raw.mkdir()
+    write_raw(VolumeWorldData(kind="volume_world", patients=3, side=512, depth=depth, lesions=2), raw)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, raw, out], capture_output=True, text=True, check=True,
+        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    shutil.rmtree(raw)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    rates: dict[str, dict[str, list[float]]] = {}
+    with TemporaryDirectory() as folder:
+        work = Path(folder)
+        raw, cache = work / "raw", work / "cache"
+        raw.mkdir()
+        write_raw(VolumeWorldData(kind="volume_world", patients=SERIES, side=SIDE, depth=DEPTH), raw)
+        ways = monai_ways(raw, cache)
+        for turn in range(ROUNDS):
+            for name in ("cones", *ways):
+                of = rates.setdefault(name, {"first": [], "second": []})
+                shutil.rmtree(work / "out", ignore_errors=True)
+                shutil.rmtree(cache, ignore_errors=True)
+                if name == "cones":
+                    of["first"].append(timed(lambda: prepared(raw, work / "out")))
+                    of["second"].append(timed(lambda: read_prepared(work / "out")))
+                    disk = {"cones": size_of(work / "out")}
+                    continue
+                made: list[Iterable] = []
+                of["first"].append(timed(lambda: passed(made.append(ways[name]()) or made[0])))  # noqa: B023
+                of["second"].append(timed(lambda: passed(made[0])))  # noqa: B023
+                if name == "PersistentDataset":
+                    disk["PersistentDataset"] = size_of(cache)
+            print(turn, {name: {k: round(v[-1], 1) for k, v in of.items()} for name, of in rates.items()}, flush=True)
+        disk["raw"] = size_of(raw)
+        shutil.rmtree(raw)
+        peak = {str(depth): round(memory(work, depth), 1) for depth in (200, 500)}
+    write_results(
+        "medical",
+        {
+            "what": f"slices a second of {SERIES} series of {SIDE} x {SIDE} x {DEPTH}, five rounds turn about",
+            "slices_per_second": {n: {k: spread(v) for k, v in of.items()} for n, of in rates.items()},
+            "bytes_on_disk": disk,
+            "peak_mb_above_imports_by_slices_of_512": peak,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
