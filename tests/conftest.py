@@ -26,6 +26,7 @@ TENSOR_CODE = [
 ]
 TENSOR_CODE += [f"cones.tasks.{task}.measure" for task in ("classification", "detection", "generation")]
 TENSOR_CODE += ["cones.visuals.objects", "cones.visuals.sheets"]
+TENSOR_CODE += ["cones.tasks.intervals", "cones.tasks.detection.froc", "cones.tasks.detection.overlap"]
 install_import_hook(TENSOR_CODE, "typecheck.checked")
 
 import psutil

@@ -1,12 +1,19 @@
 """Dice and HD95 of volumes, beside hand-worked ones; MONAI takes its seconds to import, so they are by themselves."""
 
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from cones.data.prepared import Record
-from cones.interfaces.pictures import Instances
+from cones.common.files import write_json
+from cones.data.prepared import Object, Record, Split
+from cones.interfaces.pictures import Instances, Predictions
 from cones.tasks.detection.overlap import overlap_of
+from cones.tasks.detection.patients import of_patients
 
 SIZE = (8, 9)
 
@@ -63,3 +70,50 @@ def test_volumes_are_kept_apart_and_an_unseen_one_has_no_value() -> None:
     order = {"w": VOLUME, "v": VOLUME, "x": VOLUME}
     over = overlap_of(found, truths, records(("v", 0), ("w", 0)), order, 1, 0.5)
     np.testing.assert_array_equal(over.dice, [[0.0], [1.0], [np.nan]])
+
+
+def test_hd95_is_the_larger_of_both_ways_and_leaves_out_a_twentieth() -> None:
+    """The truth is 1 x 4 pixels of 3 mm across, the prediction the first of them. From the prediction all are 0 away;
+    from the truth 0, 3, 6, 9 mm, of which the 95th percentile, at 0.95 * 3 = 2.85 of the order, is 6 + 0.85 * 3."""
+    found, truth = (0, slice(2, 3), slice(2, 3), 0.9), (0, slice(2, 3), slice(2, 6), None)
+    for a, b in ((found, truth), ((*truth[:3], 0.9), (*found[:3], None))):
+        over = overlap_of([instances(a)], [instances(b)], records(("v", 0)), {"v": VOLUME}, 1, 0.5)
+        assert over.hd95[0, 0] == pytest.approx(8.55)
+        assert over.dice[0, 0] == pytest.approx(2 * 1 / 5)
+
+
+def test_rows_and_columns_have_their_own_spacing() -> None:
+    """One pixel, two rows of 0.5 mm below or two columns of 3 mm beside its truth."""
+    truth = (0, slice(2, 3), slice(2, 3), None)
+    for rows, columns, far in ((slice(4, 5), slice(2, 3), 1.0), (slice(2, 3), slice(4, 5), 6.0)):
+        found = instances((0, rows, columns, 0.9))
+        over = overlap_of([found], [instances(truth)], records(("v", 0)), {"v": VOLUME}, 1, 0.5)
+        assert over.hd95[0, 0] == pytest.approx(far)
+
+
+def test_masks_at_the_border_and_several_of_one_class_are_one() -> None:
+    """Two masks of a class that overlap, at the edge of the picture, are their union."""
+    found = instances((0, slice(0, 2), slice(0, 2), 0.9), (0, slice(0, 2), slice(1, 3), 0.8))
+    truth = instances((0, slice(0, 2), slice(0, 3), None))
+    over = overlap_of([found], [truth], records(("v", 0)), {"v": VOLUME}, 1, 0.5)
+    assert (over.dice.tolist(), over.hd95.tolist()) == ([[1.0]], [[0.0]])
+
+
+def test_volumes_that_figures_leave_out_are_counted_by_class(tmp_path: Path) -> None:
+    """Class 0 is found in v and missed in w; class 1 is invented in v and neither there nor found in w.
+    Dice: v (1 + 0) / 2, w 0, mean 0.25; HD95 of v alone, 0."""
+    here = (slice(2, 4), slice(2, 4))
+    found = (instances((0, *here, 0.9), (1, *here, 0.9)), replace(instances(), scores=torch.zeros(0)))
+    truths = [instances((0, *here, None)), instances((0, *here, None))]
+    shown = (Object(0, (0.0, 0.0, 0.0, 0.0), lesion=1),)
+    told = tuple(replace(one, objects=shown) for one in records(("v", 0), ("w", 0)))
+    write_json(tmp_path / "volumes.json", {"v": VOLUME, "w": VOLUME | {"group": "q"}})
+    store: Any = SimpleNamespace(truths=truths, sizes=[SIZE, SIZE])
+    of = of_patients([Predictions(torch.zeros(2, 2), found)], store, Split(tmp_path, ("a", "b"), told), 0.5, True)
+    assert {name: value for name, value in of.metrics.items() if name.startswith("volumes_")} == {
+        "volumes_without_lesion": 2.0,
+        "volumes_without_prediction": 2.0,
+        "volumes_without_either": 1.0,
+    }
+    assert (of.metrics["dice"], of.metrics["hd95_mm"]) == (0.25, 0.0)
+    assert of.intervals["dice"] == (0.0, 0.5)

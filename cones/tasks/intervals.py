@@ -13,6 +13,7 @@ DRAWS = 1000
 ENDS = (2.5, 97.5)
 """Percentiles between which 95 % of the draws lie."""
 NEXT_TO_NOTHING = 1e-9
+"""What 1 - 0.9 is short of 0.1 must not cost a negative."""
 
 Weights = Float[np.ndarray, "d n"]
 PerDraw = Float[np.ndarray, " d"]
@@ -40,7 +41,7 @@ def figure_of(values: PerDraw) -> tuple[float, tuple[float, float] | None]:
 
 
 def accuracy(weights: Weights, right: Bool[np.ndarray, " n"]) -> PerDraw:
-    return _share(weights @ right, weights.sum(1))
+    return share(weights @ right, weights.sum(1))
 
 
 def balanced_accuracy(weights: Weights, right: Bool[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> PerDraw:
@@ -48,7 +49,7 @@ def balanced_accuracy(weights: Weights, right: Bool[np.ndarray, " n"], labels: I
 
     def of(label: int) -> PerDraw:
         there = labels == label
-        return _share(weights @ (right & there), weights @ there)
+        return share(weights @ (right & there), weights @ there)
 
     return _mean(np.stack([of(label) for label in np.unique(labels).tolist()]))
 
@@ -59,34 +60,28 @@ def auroc(weights: Weights, scores: Float[np.ndarray, " n"], positive: Bool[np.n
     starts = _ties(scores[order])
     up, down = (np.add.reduceat(weights[:, order] * of[order], starts, 1) for of in (positive, ~positive))
     below = np.cumsum(down, 1) - down
-    return _share((up * (below + 0.5 * down)).sum(1), up.sum(1) * down.sum(1))
+    return share((up * (below + 0.5 * down)).sum(1), up.sum(1) * down.sum(1))
 
 
-def best_within(
-    weights: Weights, scores: Float[np.ndarray, " n"], gain: Float[np.ndarray, " n"], cost: Float[np.ndarray, " n"],
-    of_gain: PerDraw, of_cost: PerDraw, most: float,
-) -> PerDraw:  # fmt: skip
-    """The largest share of `of_gain` that a threshold on the scores gains while its cost is at most `most` times
-    `of_cost`.
+def sensitivity_at_specificity(
+    weights: Weights, scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], specificity: float
+) -> PerDraw:
+    """The largest share of positives that score at least a threshold which that share of negatives stay below.
 
-    Things of one score pass a threshold together. Sensitivity at a specificity is this, and at a number of false
-    positives.
+    Things of one score pass a threshold together. No number in a draw without positives or without negatives.
     """
-    if not len(scores):
-        return _share(np.zeros(len(weights)), of_gain)
     order = np.argsort(-scores, kind="stable")
     starts = _ties(scores[order])
-    gained, paid = (
-        np.cumsum(np.add.reduceat(weights[:, order] * of[order], starts, 1), 1) for of in (gain, cost)
-    )  # fmt: skip
-    may = paid <= most * of_cost[:, None] + NEXT_TO_NOTHING
-    return _share(np.where(may, gained, 0).max(1), of_gain)
+    up, down = (np.cumsum(np.add.reduceat(weights[:, order] * of[order], starts, 1), 1) for of in (positive, ~positive))
+    may = down <= (1 - specificity) * down[:, -1:] + NEXT_TO_NOTHING
+    found = share(np.where(may, up, 0).max(1), up[:, -1])
+    return np.where(down[:, -1] > 0, found, np.nan)
 
 
 def mean_over(weights: Weights, values: Float[np.ndarray, " n"]) -> PerDraw:
     """The mean of the values that there are."""
     there = np.isfinite(values)
-    return _share(weights @ np.where(there, values, 0), weights @ there)
+    return share(weights @ np.where(there, values, 0), weights @ there)
 
 
 def over_classes(of: Callable[[int], PerDraw], classes: int) -> PerDraw:
@@ -96,10 +91,10 @@ def over_classes(of: Callable[[int], PerDraw], classes: int) -> PerDraw:
 
 def _mean(of_classes: Float[np.ndarray, "c d"]) -> PerDraw:
     there = np.isfinite(of_classes)
-    return _share(np.where(there, of_classes, 0).sum(0), there.sum(0).astype(float))
+    return share(np.where(there, of_classes, 0).sum(0), there.sum(0).astype(float))
 
 
-def _share(part: PerDraw, whole: PerDraw) -> PerDraw:
+def share(part: PerDraw, whole: PerDraw) -> PerDraw:
     """Not a number where there is nothing to have a share of."""
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 

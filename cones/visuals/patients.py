@@ -22,6 +22,9 @@ MEANINGS = {
     "mask_ap30": "mask AP at an IoU of 0.3",
     "hd95_mm": "95th percentile of the Hausdorff distance, mm",
     "dice": "Dice of a volume",
+    "volumes_without_lesion": "volumes with nothing to find, each class counted",
+    "volumes_without_prediction": "volumes with nothing found, each class counted",
+    "volumes_without_either": "volumes with neither, which Dice leaves out",
     "auroc": "AUROC, mean over classes",
 }
 MOST_FALSE = 8.0
@@ -54,7 +57,10 @@ def patient_parts(evaluated: Path, rows: Sequence[str]) -> list[Part]:
 
 
 def _cut(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    near = [point for point in points if point[0] <= MOST_FALSE] or [points[0]]
+    """What is drawn of a curve: up to the edge, on a level with its last point before that if it goes on beyond."""
+    near = [point for point in points if point[0] <= MOST_FALSE]
+    if len(near) < len(points):
+        near.append((MOST_FALSE, near[-1][1] if near else 0.0))
     return [x for x, _ in near], [y for _, y in near]
 
 

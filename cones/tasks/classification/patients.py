@@ -13,10 +13,10 @@ from cones.tasks.intervals import (
     accuracy,
     auroc,
     balanced_accuracy,
-    best_within,
     figure_of,
     over_classes,
     patient_weights,
+    sensitivity_at_specificity,
 )
 from cones.tasks.task import OfPatients
 
@@ -34,11 +34,7 @@ def of_patients(
     right, classes = scores.argmax(1) == labels, scores.shape[1]
 
     def sensitivity(label: int) -> np.ndarray:
-        there = labels == label
-        return best_within(
-            weights, scores[:, label], there.astype(float), (~there).astype(float), weights @ there, weights @ ~there,
-            1 - SPECIFICITY,
-        )  # fmt: skip
+        return sensitivity_at_specificity(weights, scores[:, label], labels == label, SPECIFICITY)
 
     found: dict[str, Weights] = {
         "accuracy": accuracy(weights, right),

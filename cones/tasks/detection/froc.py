@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from cones.data.prepared import Record
 from cones.interfaces.pictures import Instances
 from cones.tasks.detection.lesions import ious
-from cones.tasks.intervals import PerDraw, Weights, best_within
+from cones.tasks.intervals import PerDraw, Weights, share
 
 IOU = 0.1
 RATES = (1, 2, 4)
@@ -37,18 +37,19 @@ class Marks:
 
 
 def marks_of(predictions: Sequence[Instances], truths: Sequence[Instances], records: Sequence[Record]) -> Marks:
-    """What the boxes of each picture are worth, `records` telling its volume and the numbers of its lesions."""
+    """What the boxes of each picture are worth, `records` telling its volume and the numbers of its lesions; an object
+    without a number, or in a picture without a volume, is a lesion of its own."""
     names = [record.volume or record.id for record in records]
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     groups = {name: record.group or record.id for name, record in zip(names, records)}
-    surest: dict[tuple[int, int, int], float] = {}
-    lesions: set[tuple[int, int, int]] = set()
+    surest: dict[tuple[int, ...], float] = {}
+    lesions: set[tuple[int, ...]] = set()
     false: list[tuple[float, int]] = []
-    for name, one, truth, record in zip(names, predictions, truths, records):
+    for picture, (name, one, truth, record) in enumerate(zip(names, predictions, truths, records)):
         volume, objects = places[name], record.objects or ()
-        keys = [(volume, o.label, i if o.lesion is None else o.lesion) for i, o in enumerate(objects)]
-        if not record.volume:
-            keys = [(volume, o.label, i) for i, o in enumerate(objects)]
+        alone = [o.lesion is None or not record.volume for o in objects]
+        keys = [(volume, o.label, picture, i) if own else (volume, o.label, o.lesion or 0)
+                for i, (o, own) in enumerate(zip(objects, alone))]  # fmt: skip
         counted = [not o.crowd for o in objects]
         lesions |= {key for key, counts in zip(keys, counted) if counts}
         assert one.scores is not None, "predictions have scores"
@@ -83,23 +84,33 @@ def found_by(predictions: Instances, truth: Instances) -> Bool[np.ndarray, "p t"
 def sensitivity_at(marks: Marks, weights: Weights, rate: float) -> PerDraw:
     """The largest share of lesions found at no more than `rate` false positives a volume; no number without lesions.
 
-    `weights` (d, v) count volumes.
+    `weights` (d, v) count volumes. No share is larger than that at one of the scores that find a lesion, so that these
+    are the thresholds, and boxes are counted by volume: the room it takes does not grow with boxes and draws.
     """
-    of_mark = weights[:, marks.volumes]
-    return best_within(
-        of_mark, marks.scores, marks.hits.astype(float), (~marks.hits).astype(float), weights @ marks.lesions,
-        weights.sum(1), rate,
-    )  # fmt: skip
+    thresholds = np.unique(marks.scores[marks.hits])
+    found, false = (weights @ _passing(marks, of, thresholds) for of in (marks.hits, ~marks.hits))
+    may = false <= rate * weights.sum(1, keepdims=True)
+    return share(np.where(may, found, 0).max(1, initial=0), weights @ marks.lesions)
+
+
+def _passing(marks: Marks, of: Bool[np.ndarray, " m"], thresholds: Float[np.ndarray, " t"]) -> Float[np.ndarray, "v t"]:
+    """How many of some marks of each volume score at least each of the rising thresholds."""
+    highest = np.searchsorted(thresholds, marks.scores[of], "right")
+    counts = np.zeros((len(marks.lesions), len(thresholds) + 1))
+    np.add.at(counts, (marks.volumes[of], highest), 1)
+    return counts[:, :0:-1].cumsum(1)[:, ::-1]
 
 
 def froc_curve(marks: Marks) -> list[tuple[float, float]]:
-    """(false positives a volume, sensitivity) at each threshold, from the surest boxes on; thinned for a drawing."""
+    """(false positives a volume, sensitivity) at falling thresholds: the first, each one that finds a lesion anew with
+    the one before it, and the last, between which nothing rises; of more than `MOST_POINTS` some."""
     total = int(marks.lesions.sum())
     if not total or not len(marks.scores):
         return []
     order = np.argsort(-marks.scores, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(marks.scores[order]) != 0, True])
     hits, false = np.cumsum(marks.hits[order])[last], np.cumsum(~marks.hits[order])[last]
-    points = list(zip((false / len(marks.lesions)).tolist(), (hits / total).tolist()))
-    keep = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_POINTS)).astype(int)).tolist()
-    return [points[i] for i in keep]
+    rises = np.flatnonzero(np.diff(hits))
+    turns = np.unique(np.r_[0, rises, rises + 1, len(last) - 1])
+    keep = turns[np.unique(np.linspace(0, len(turns) - 1, min(len(turns), MOST_POINTS)).astype(int))]
+    return list(zip((false[keep] / len(marks.lesions)).tolist(), (hits[keep] / total).tolist()))

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
 
 from cones.data.prepared import Record
 from cones.interfaces.pictures import Instances
@@ -37,9 +38,6 @@ def overlap_of(
 ) -> Overlap:
     """Of the slices that there are of each volume; masks below `threshold` do not count. `volumes` are those of
     `volumes.json`, in whose order the results are."""
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-    from monai.metrics.meandice import compute_dice
-
     shape = (len(volumes), classes)
     dice, hd95 = np.full(shape, np.nan), np.full(shape, np.nan)
     has = np.zeros((2, *shape), bool)
@@ -47,41 +45,49 @@ def overlap_of(
         own = sorted((r.slice or 0, i) for i, r in enumerate(records) if r.volume == name)
         if not own:
             continue
-        sets = ([_of([of[i] for _, i in own], records[own[0][1]].size, classes, least)
-                 for of, least in ((predictions, threshold), (truths, None))])  # fmt: skip
-        predicted, true = (torch.from_numpy(of)[None] for of in sets)
-        has[0, place], has[1, place] = (of.any((1, 2, 3)) for of in sets)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            scores = compute_dice(predicted, true, ignore_empty=False)[0].numpy()
-            both = has[:, place].all(0)
-            distances = np.full(classes, np.nan)
-            if both.any():
-                found = compute_hausdorff_distance(
-                    predicted[:, both], true[:, both], include_background=True, percentile=95,
-                    spacing=_spacing(volumes[name], [at for at, _ in own]),
-                )  # fmt: skip
-                distances[both] = found[0].numpy()
-        dice[place] = np.where(has[:, place].any(0), scores, np.nan)
-        hd95[place] = distances
+        size, spacing = records[own[0][1]].size or (0, 0), _spacing(volumes[name], [at for at, _ in own])
+        for label in range(classes):
+            predicted = _union([predictions[i] for _, i in own], size, label, threshold)
+            true = _union([truths[i] for _, i in own], size, label, None)
+            has[:, place, label] = there = predicted.any(), true.any()
+            if all(there):
+                dice[place, label], hd95[place, label] = _compared(predicted, true, spacing)
+            elif any(there):
+                dice[place, label] = 0.0
     return Overlap(dice, hd95, has[1], has[0])
 
 
-def _of(slices: Sequence[Instances], size: tuple[int, int] | None, classes: int, threshold: float | None) -> np.ndarray:
-    """The union of the masks of each class (c, d, h, w), uint8."""
-    height, width = size or (0, 0)
-    found = np.zeros((classes, len(slices), height, width), np.uint8)
+def _compared(
+    predicted: UInt8[np.ndarray, "d h w"], true: UInt8[np.ndarray, "d h w"], spacing: Sequence[float]
+) -> tuple[float, float]:
+    """Dice and HD95 of two masks that are not empty; beyond the box around both, nothing counts in either."""
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.meandice import compute_dice
+
+    (around,) = ndimage.find_objects(predicted | true)
+    found, there = (torch.from_numpy(mask[around])[None, None] for mask in (predicted, true))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of an argument that it passes itself
+        distance = compute_hausdorff_distance(found, there, include_background=True, percentile=95, spacing=spacing)
+    return float(compute_dice(found, there)), float(distance)
+
+
+def _union(
+    slices: Sequence[Instances], size: tuple[int, int], label: int, threshold: float | None
+) -> UInt8[np.ndarray, "d h w"]:
+    """Where any mask of a class is."""
+    found = np.zeros((len(slices), *size), np.uint8)
     for at, one in enumerate(slices):
-        for label, mask in _masks(one, threshold):
-            found[label, at] |= mask
+        for mask in _masks(one, label, threshold):
+            found[at] |= mask
     return found
 
 
-def _masks(one: Instances, threshold: float | None) -> Iterator[tuple[int, np.ndarray]]:
+def _masks(one: Instances, label: int, threshold: float | None) -> Iterator[UInt8[np.ndarray, "h w"]]:
     assert one.masks is not None or one.regions is not None or not len(one.labels), "segmentation has masks"
-    for i, label in enumerate(one.labels.tolist()):
+    for i in np.flatnonzero(one.labels.numpy() == label).tolist():
         if threshold is None or one.scores is None or float(one.scores[i]) >= threshold:
-            yield label, _bitmap(one, i)
+            yield _bitmap(one, i)
 
 
 def _bitmap(one: Instances, i: int) -> np.ndarray:

@@ -42,11 +42,13 @@ def of_patients(
 def _overlap(
     predictions: Sequence[Instances], truths: Sequence[Instances], split: Split, threshold: float
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Dice and HD95 over volumes, and how many had nothing to find or nothing found."""
+    """Dice and HD95 over volumes; for how many there is nothing to find, nothing found or neither, each class of each
+    volume counted: Dice leaves out those with neither, HD95 those without one or the other."""
     volumes = read_json(Path(split.folder / VOLUMES), dict[str, dict])
     over = overlap_of(predictions, truths, split.records, volumes, len(split.classes), threshold)
     weights = patient_weights([str(of["group"]) for of in volumes.values()])
-    counts = {"volumes_without_lesion": ~over.true.any(1), "volumes_without_prediction": ~over.predicted.any(1)}
+    without = {"lesion": ~over.true, "prediction": ~over.predicted, "either": ~over.true & ~over.predicted}
+    counts = {f"volumes_without_{what}": of for what, of in without.items()}
     metrics = {name: float(of.sum()) for name, of in counts.items()}
     intervals: dict[str, tuple[float, float]] = {}
     for name, of in (("dice", over.dice), ("hd95_mm", over.hd95)):
