@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from conftest import Project
-from test_volume_files import study
+from conftest import ROOT, Project
+from test_volume_files import decathlon, study
 from test_volume_geometry import AFFINES
 
 from cones.common.errors import DataError
@@ -304,6 +304,35 @@ def test_a_dicom_segmentation_comes_back_as_it_was_found(tmp_path: Path) -> None
 
 def found(*boxes: tuple[float, ...], label: str = "a", score: float = 0.5) -> list[Found]:
     return [Found((b[0], b[1], b[2], b[3]), label, score, i) for i, b in enumerate(boxes)]
+
+
+def test_new_rows_for_volumes_are_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DICOM and a decathlon are known without a word. Shots are what the training volumes have in any case: of 5 volumes
+    4 may be held back, of 12 there are 7, and each has a slice of each class at that stride."""
+    import shutil
+
+    from typer.testing import CliRunner
+
+    from cones.cli.main import app
+    from cones.config.params import load_params
+
+    study(tmp_path / "dicom", patients=5, **{"BodyPartExamined": "CHEST"})
+    decathlon(tmp_path / "decathlon", count=12)
+    (tmp_path / "project").mkdir()
+    shutil.copy(ROOT / "params.yaml", tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    os.symlink(ROOT / "models", "models")
+    for name, shots in (("dicom", "1 pictures a class"), ("decathlon", "5 pictures a class")):
+        done = CliRunner().invoke(app, ["new", name, "--source", f"../{name}", "--yes"], env={"COLUMNS": "200"})
+        assert done.exit_code == 0, done.output
+        assert f"for segmentation with glip-tiny and {shots}" in done.output
+    data = load_params().data
+    assert data["dicom"].model_dump(exclude_defaults=True) == {
+        "kind": "volumes", "source": "../dicom", "window": "soft", "slices": {"stride": 5.0}, "crop": "body",
+    }  # fmt: skip
+    assert data["decathlon"].model_dump(exclude_defaults=True)["window"] == "percentile"
+    refused = CliRunner().invoke(app, ["new", "x", "--source", "../dicom", "--task", "classification", "--yes"])
+    assert "set `patch: 40`" in str(refused.exception or refused.output)
 
 
 PICTURES_ALONE = """

@@ -1,9 +1,10 @@
 """How a folder of medical volumes is to be read: DICOM, NIfTI in the layout of a decathlon or of nnU-Net, BIDS."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cones.cli.recognise import Found
 from cones.common.choices import Task
@@ -12,12 +13,14 @@ from cones.common.reading import read_file
 from cones.data.folders import entries
 from cones.data.pictures import is_dicom
 
+if TYPE_CHECKING:
+    from cones.readers.volumes.marked import MarkedVolume
+    from cones.readers.volumes.settings import VolumeData
+
 LOOKED_AT = 20
 """Files of a folder that are looked into for DICOM."""
 STRIDE = 5.0
 """Millimetres between the slices of CT, in which neighbours hardly differ."""
-SHOTS = 16
-"""Pictures that show a class."""
 SIGNS = ("imagesTr", "dataset_description.json")
 
 
@@ -60,19 +63,36 @@ def look_at_volumes(source: Path, task: Task | None = None) -> Found:
             f"are; give labels (SEG, masks), and `labels: {{1: lesion}}` in params.yaml{_first(found.refused)}"
         )
     values = {value: index for index, value in enumerate(sorted(labels))}
-    lesions = [mark_volume(config, scan, labels, values, names).lesions for scan in found.scans]
-    of_class = Counter(label for those in lesions for label in {lesion.label for lesion in those})
+    volumes = [mark_volume(config, scan, labels, values, names) for scan in found.scans]
+    of_class = Counter(label for one in volumes for label in {lesion.label for lesion in one.lesions})
     classes = [labels[value] for value in sorted(labels)]
     modality = Counter(scan.modality for scan in found.scans).most_common(1)[0][0]
     entry: dict[str, Any] = {"kind": "volumes", "source": str(source)}
     entry |= {"window": "soft", "slices": {"stride": STRIDE}} if modality == "CT" else {"window": "percentile"}
+    fewest = min(_surely_trained(config, volumes, i, entry) for i in range(len(classes)))
     counts = {name: of_class[i] for i, name in enumerate(classes)}
     splits = any(scan.split for scan in found.scans)
     divided = ("val",) if splits else ()
     return Found(
-        {**entry, "crop": "body"}, classes, counts, len(found.scans), splits, SHOTS, True, True, task=task,
+        {**entry, "crop": "body"}, classes, counts, len(found.scans), splits, fewest, True, True, task=task,
         divided=divided, thing="volume",
     )  # fmt: skip
+
+
+def _surely_trained(
+    config: "VolumeData", volumes: "Sequence[MarkedVolume]", label: int, entry: Mapping[str, Any]
+) -> int:
+    """How many slices of the training volumes show a class at least, whichever volumes these are."""
+    from cones.readers.volumes.geometry import View
+    from cones.readers.volumes.shown import slices_with
+
+    counts = []
+    for one in volumes:
+        view, of_class = View.of(one.volume.grid, config.slices.axis), [x for x in one.lesions if x.label == label]
+        there = set(view.strided(one.volume.grid, entry.get("slices", {}).get("stride")))
+        counts.append(len(there & slices_with(of_class, view, one.volume.grid, config.least)))
+    held_back = round(len(counts) * (config.val_fraction + config.test_fraction)) + 2
+    return sum(sorted(counts)[: max(len(counts) - held_back, 0)])
 
 
 def _first(refused: list[str]) -> str:
