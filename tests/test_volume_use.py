@@ -307,8 +307,8 @@ def found(*boxes: tuple[float, ...], label: str = "a", score: float = 0.5) -> li
 
 
 def test_new_rows_for_volumes_are_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DICOM and a decathlon are known without a word. Shots are what the training volumes have in any case: of 5 volumes
-    4 may be held back, of 12 there are 7, and each has a slice of each class at that stride."""
+    """DICOM and a decathlon are known without a word. Shots are what the training volumes have in any case: of 5
+    volumes 4 may be held back, of 12 there are 7, and each has a slice of each class at that stride."""
     import shutil
 
     from typer.testing import CliRunner
