@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cards import card
 
 from cones.common.files import write_json
 from cones.data.prepared import Object, Record, Split
@@ -109,7 +110,8 @@ def test_volumes_that_figures_leave_out_are_counted_by_class(tmp_path: Path) -> 
     told = tuple(replace(one, objects=shown) for one in records(("v", 0), ("w", 0)))
     write_json(tmp_path / "volumes.json", {"v": VOLUME, "w": VOLUME | {"group": "q"}})
     store: Any = SimpleNamespace(truths=truths, sizes=[SIZE, SIZE])
-    of = of_patients([Predictions(torch.zeros(2, 2), found)], store, Split(tmp_path, ("a", "b"), told), 0.5, True)
+    predictions, split = [Predictions(torch.zeros(2, 2), found)], Split(tmp_path, ("a", "b"), told)
+    of = of_patients(predictions, store, split, card("glip", score_threshold=0.5))
     assert {name: value for name, value in of.metrics.items() if name.startswith("volumes_")} == {
         "volumes_without_lesion": 2.0,
         "volumes_without_prediction": 2.0,

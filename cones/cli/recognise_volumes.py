@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +9,12 @@ from cones.cli.recognise import Found
 from cones.common.choices import Task
 from cones.common.errors import DataError
 from cones.common.reading import read_file
-from cones.data.folders import entries
-from cones.data.pictures import is_dicom
+from cones.data.folders import holds_dicom
 
 if TYPE_CHECKING:
     from cones.readers.volumes.marked import MarkedVolume
     from cones.readers.volumes.settings import VolumeData
 
-LOOKED_AT = 20
-"""Files of a folder that are looked into for DICOM."""
 STRIDE = 5.0
 """Millimetres between the slices of CT, in which neighbours hardly differ."""
 SIGNS = ("imagesTr", "dataset_description.json")
@@ -30,8 +26,7 @@ def is_volumes(source: Path) -> bool:
         return False
     if any((source / sign).exists() for sign in SIGNS) or _is_decathlon(source / "dataset.json"):
         return True
-    files = (path for path in entries(source) if path.is_file() and not path.name.startswith("."))
-    return any(is_dicom(path) for path in islice(files, LOOKED_AT))
+    return holds_dicom(source)
 
 
 def _is_decathlon(path: Path) -> bool:

@@ -26,7 +26,7 @@ TASK_PARTS: dict[str, tuple[Part, ...]] = {
     "encode": ("encode",),
     "search": ("measure", "row"),
     "finetune": ("measure", "row"),
-    "evaluate": ("measure", "encode", "visuals"),
+    "evaluate": ("measure", "encode", "visuals", "patients"),
     "report": ("report",),
 }
 """The files of a task's folder that a stage runs, beside its settings."""
@@ -89,8 +89,7 @@ def _modules(of: Strict, stage: str) -> Iterator[str]:
     """What settings lead to by name: the parts of a task, and how a family of base models is fine-tuned."""
     if isinstance(of, ConceptSettings):
         judge: tuple[Part, ...] = ("judge",) if of.judged and stage == "evaluate" else ()
-        patients: tuple[Part, ...] = ("patients",) if stage == "evaluate" and not of.judged else ()
-        yield from (module_of(of.task, part) for part in (*TASK_PARTS[stage], *judge, *patients))
+        yield from (module_of(of.task, part) for part in (*TASK_PARTS[stage], *judge))
     elif isinstance(of, BackboneConfig) and stage == "finetune":
         yield f"cones.finetuning.{of.family}"
 

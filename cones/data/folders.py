@@ -1,15 +1,18 @@
 """What lies in a folder: picture files and other folders, hidden ones aside."""
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn
 
 from cones.common.errors import DataError
 from cones.common.escaping import printable
 from cones.common.reading import reason
-from cones.data.pictures import SUFFIXES
+from cones.data.pictures import SUFFIXES, is_dicom
 from cones.data.splits import SPLIT_NAMES, split_names
 
+LOOKED_AT = 20
+"""Files of a folder that are looked into for DICOM."""
 RENAME = "A class with the name of a split has to be renamed"
 
 
@@ -68,6 +71,12 @@ def pictures_in(folder: Path, below: bool = True) -> list[Path]:
     """
     there = (p for p in entries(folder, below) if p.suffix.lower() in SUFFIXES and not p.is_dir())
     return [p for p in there if not is_hidden(p.relative_to(folder))]
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether one of the first files of a folder, and of those below it, is DICOM; hidden ones are passed over."""
+    files = (p for p in entries(folder) if p.is_file() and p.name[0] != ".")
+    return any(is_dicom(path) for path in islice(files, LOOKED_AT))
 
 
 def files_in(folder: Path, suffix: str, below: bool = False) -> list[Path]:

@@ -37,6 +37,12 @@ def encode_mask(mask: np.ndarray) -> str:
     return coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode("ascii")
 
 
+def mask_bounds(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """The first row and column of a bool (H, W) array, and those after the last; None for an empty one."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else None
+
+
 def encode_part(part: np.ndarray, corner: tuple[int, int], size: Size) -> str:
     """The compressed run lengths of a mask of `size` (height, width) that is nothing but a bool (h, w) part of it,
     whose top left is at `corner` (row, column): those of `encode_mask`, at the cost of the part alone."""

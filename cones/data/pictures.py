@@ -34,8 +34,9 @@ READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFi
 FORMATS = tuple(reader.format for reader in READERS)
 """What a file may hold, whatever it is called. Pillow would open dozens more, and start Ghostscript for one of them."""
 NAMED = "no JPEG, PNG, TIFF, BMP, WebP or GIF"
-VOLUMES = (".nii", ".nii.gz", ".mgz", ".mgh", ".dcm")
-"""Suffixes of medical volumes."""
+GRIDS = (".nii", ".nii.gz", ".mgz", ".mgh")
+"""Suffixes of medical volumes that are one file each."""
+VOLUMES = (*GRIDS, ".dcm")
 MAX_PIXELS = 178_956_970
 """Beyond as many Pillow takes a file for one that is to fill the memory."""
 MAX_BYTES = 2**30

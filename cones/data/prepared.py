@@ -16,6 +16,8 @@ from cones.common.reading import read_file
 from cones.data.pictures import open_picture
 
 SPLITS = ("train", "val", "test")
+VOLUMES = "volumes.json"
+"""In the folder of a split whose pictures are slices: the grid of each volume, and how it was cut."""
 
 
 @dataclass(frozen=True)

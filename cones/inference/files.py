@@ -10,14 +10,12 @@ from cones.common.errors import ConceptError, DataError, NotFetched
 from cones.common.escaping import is_plain, printable
 from cones.common.files import fresh_file, write_json, write_picture
 from cones.common.outputs import refuse_unwritable
-from cones.data.folders import entries, pictures_in
+from cones.data.folders import holds_dicom, pictures_in
 from cones.data.pictures import SUFFIXES, VOLUMES, is_dicom, open_picture
 from cones.inference.open import OpenConcept, load
 from cones.tasks.parts import part_of
 from cones.visuals.patients import RESEARCH
 
-FIRST_LOOKED_AT = 20
-"""Files of a folder by which it is taken for one of DICOM."""
 LONGEST = 120
 """Bytes of a picture's name that what is drawn of it is called by."""
 
@@ -68,8 +66,7 @@ def predict_files(
 def is_volume(path: Path) -> bool:
     """Whether a path looks like that of a NIfTI or DICOM file, or of a folder of DICOM files; it may be none yet."""
     if os.path.isdir(path):
-        inside = [p for p in entries(path) if p.is_file()][:FIRST_LOOKED_AT]
-        return any(is_dicom(p) for p in inside)
+        return holds_dicom(path)
     return path.name.lower().endswith(VOLUMES) or (os.path.isfile(path) and is_dicom(path))
 
 
@@ -78,7 +75,8 @@ def _predict_volumes(
 ) -> list[tuple[Path, Any]]:
     """Predict volumes, each into files of its own beside one `predictions.json`."""
     from cones.inference.volumes import predict_volume
-    from cones.inference.volumes_write import stem, write_volume
+    from cones.inference.volumes_write import write_volume
+    from cones.readers.volumes.volume import stem
 
     names = [stem(path) for path in paths]
     if len(set(names)) < len(names):

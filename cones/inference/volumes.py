@@ -13,6 +13,7 @@ from cones.data.folders import entries
 from cones.inference.open import OpenConcept
 from cones.readers.volumes.cut import Cut, cut_of
 from cones.readers.volumes.dicom import NO_PICTURES, read_headers, series_of
+from cones.readers.volumes.geometry import View
 from cones.readers.volumes.pixels import DicomPixels, own_window
 from cones.readers.volumes.series import Series, sorted_series
 from cones.readers.volumes.settings import VolumeData, as_read
@@ -58,8 +59,8 @@ def predict_volume(concept: OpenConcept, path: Path, threshold: float | None = N
         raise ConceptError(f"`{card.concept}` classifies patches around lesions; give it these as pictures")
     config = as_read(card.reading)
     volume, own, space = open_volume(path, config)
-    cut = cut_of(config, volume, own, range(volume.grid.shape[_axis(config, volume)]), str(path))
-    places = list(range(volume.grid.shape[cut.view.axis]))
+    places = range(volume.grid.shape[View.of(volume.grid, config.slices.axis).axis])
+    cut = cut_of(config, volume, own, places, str(path))
     detections: list[Detections] = []
     for start in range(0, len(places), AT_ONCE):
         chunk = [Image.fromarray(cut.picture(volume, at)) for at in places[start : start + AT_ONCE]]
@@ -110,9 +111,3 @@ def _found(one: Detections) -> list[Found]:
         Found((b[0], b[1], b[2], b[3]), label, score, i)
         for i, (b, label, score) in enumerate(zip(one.boxes.tolist(), one.labels, one.scores.tolist()))
     ]
-
-
-def _axis(config: VolumeData, volume: Volume) -> int:
-    from cones.readers.volumes.geometry import View
-
-    return View.of(volume.grid, config.slices.axis).axis

@@ -12,7 +12,7 @@ from PIL import Image
 from cones.common.errors import ConceptError, DataError
 from cones.common.files import fresh_file, write_picture
 from cones.inference.volumes import PredictedVolume
-from cones.readers.volumes.volume import SeriesVolume
+from cones.readers.volumes.volume import SeriesVolume, stem
 from cones.tasks.detection.infer import drawn_picture
 from cones.tasks.detection.lesions import FoundLesion
 from cones.visuals.patients import RESEARCH
@@ -188,12 +188,3 @@ def _sheet(found: PredictedVolume, classes: Sequence[str]) -> Image.Image:
     rows = range(0, len(places), ACROSS)
     told = [(f"slices {', '.join(map(str, places[i : i + ACROSS]))}", drawn[i : i + ACROSS]) for i in rows]
     return picture_rows(told, SIDE)
-
-
-def stem(path: Path) -> str:
-    """The name of a volume's file or folder, without what says its format."""
-    name = path.name
-    for suffix in (".nii.gz", ".nii", ".mgz", ".mgh", ".dcm"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name

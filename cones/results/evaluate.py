@@ -78,8 +78,7 @@ class _TestPictures:
             patients = None
             if any(record.group for record in self.split.records) and has_part(concept.card.task, "patients"):
                 of_patients = part_of(concept.card.task, "patients").of_patients
-                masks, least = concept.card.task == "segmentation", concept.card.score_threshold or 0.0
-                patients = of_patients(predictions, store, self.split, least, masks)
+                patients = of_patients(predictions, store, self.split, concept.card)
                 judged = replace(judged, metrics=judged.metrics | patients.metrics)
             evaluations[row] = Evaluation(judged, predictions, store, made, patients)
         return evaluations

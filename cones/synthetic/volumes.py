@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
 
 AIR, LUNG, TISSUE, BONE = -1000.0, -840.0, 40.0, 500.0
 """HU."""
@@ -43,6 +42,8 @@ def patient(rng: np.random.Generator, side: int, depth: int, kinds: Sequence[str
 
     Each has a body of its own: its width and depth, its lungs, its vessels, the noise and the blur of the scanner.
     """
+    from scipy.ndimage import gaussian_filter  # here, as settings look at the names of lesions
+
     pixel, step = float(rng.uniform(2.2, 2.8)), float(rng.choice([2.5, 3.0, 4.0]))
     grid = [np.arange(n, dtype=np.float32) for n in (side, side, depth)]
     x, y, z = np.meshgrid(*grid, indexing="ij", sparse=True)

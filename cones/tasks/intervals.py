@@ -4,7 +4,7 @@ Each function takes `weights` (d, n): how often each of n pictures, lesions or v
 of ones gives the figure itself, so figure and interval come of one computation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -38,6 +38,13 @@ def figure_of(values: PerDraw) -> tuple[float, tuple[float, float] | None]:
         low, high = np.percentile(drawn, ENDS).tolist()
         ends = (round(low, 6), round(high, 6))
     return round(float(values[0]), 6), ends
+
+
+def figures_of(draws: Mapping[str, PerDraw]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """The figures by name that have a value, and the intervals of those that have one."""
+    figures = {name: figure_of(values) for name, values in draws.items()}
+    known = {name: of for name, of in figures.items() if np.isfinite(of[0])}
+    return {n: value for n, (value, _) in known.items()}, {n: ends for n, (_, ends) in known.items() if ends}
 
 
 def accuracy(weights: Weights, right: Bool[np.ndarray, " n"]) -> PerDraw:

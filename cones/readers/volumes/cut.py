@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from cones.common.errors import DataError
+from cones.data.masks import mask_bounds
 from cones.readers.volumes.geometry import View
 from cones.readers.volumes.pixels import CLIPPED, THINNED, beyond, grey, percentile_window, refuse_not_finite
 from cones.readers.volumes.settings import WINDOWS, Blank, VolumeData, Window
@@ -139,16 +140,12 @@ def _window(asked: object, own: Window | None, values: np.ndarray, name: str) ->
 
 def _body(values: np.ndarray, modality: str) -> Box | None:
     """The box around what is body in a slice."""
-    marked = values > BODY.get(modality, float(values.mean()))
-    rows, columns = np.flatnonzero(marked.any(1)), np.flatnonzero(marked.any(0))
-    if not len(rows):
+    bounds = mask_bounds(values > BODY.get(modality, float(values.mean())))
+    if bounds is None:
         return None
-    return (
-        max(int(rows[0]) - MARGIN, 0),
-        max(int(columns[0]) - MARGIN, 0),
-        min(int(rows[-1]) + 1 + MARGIN, len(values)),
-        min(int(columns[-1]) + 1 + MARGIN, values.shape[1]),
-    )
+    top, left, bottom, right = bounds
+    height, width = values.shape
+    return max(top - MARGIN, 0), max(left - MARGIN, 0), min(bottom + MARGIN, height), min(right + MARGIN, width)
 
 
 def _union(a: Box | None, b: Box | None) -> Box | None:

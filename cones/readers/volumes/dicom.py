@@ -54,11 +54,10 @@ class Header:
 
 @dataclass
 class Headers:
-    """The DICOM files below a folder, and what else lies there."""
+    """The DICOM files below a folder, and why others of them cannot be read."""
 
     files: list[Header] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
-    others: int = 0
 
     @property
     def pictures(self) -> list[Header]:
@@ -70,18 +69,15 @@ class Headers:
 
 
 def read_headers(paths: Iterable[Path], shown: Shown) -> Headers:
-    """The headers of files; what is no DICOM is counted, what is a broken or a packed one is told."""
+    """The headers of files; what is no DICOM is passed over, what is a broken or a packed one is told."""
     found = Headers()
     for path in paths:
         try:
             header = read_header(path, shown)
         except DataError as error:
             found.unreadable.append(str(error))
-            continue
-        if header is None:
-            found.others += 1
         else:
-            found.files.append(header)
+            found.files += [] if header is None else [header]
     return found
 
 

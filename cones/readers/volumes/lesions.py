@@ -64,7 +64,7 @@ def lesions_of(
     values = [int(v) for v in np.unique(array) if v]
     if by_value:
         (only,) = set(labels.values())
-        labels = dict.fromkeys(values, only)
+        labels = dict.fromkeys((v for v in values if v > 0), only)
     strange = [v for v in values if v not in labels]
     if strange:
         listed = ", ".join(map(str, strange[:MOST_TOLD]))
@@ -73,15 +73,14 @@ def lesions_of(
             f"it names {', '.join(map(str, sorted(labels)))}: add them, or set their voxels to 0"
         )
     found: list[Lesion] = []
-    boxes = find_objects(array if array.min(initial=0) >= 0 else array * 0, max_label=max(values, default=0))
+    boxes = find_objects(array, max_label=max(values, default=0))
     for value in values:
         within = boxes[value - 1]
         marked = array[within] == value
-        parts, count = (marked.astype(np.uint8), 1) if by_value else label(marked, np.ones((3, 3, 3), int))
+        parts = marked.astype(np.uint8) if by_value else label(marked, np.ones((3, 3, 3), int))[0]
         for number, place in enumerate(find_objects(parts), 1):
             corner = tuple(outer.start + inner.start for outer, inner in zip(within, place))
             found.append(Lesion(len(found) + 1, labels[value], corner, parts[place] == number))
-        assert count
     return found
 
 

@@ -12,7 +12,7 @@ from cones.data.listing import inside
 from cones.readers.volumes.dicom import Shown
 from cones.readers.volumes.scans import Scan, Scans
 from cones.readers.volumes.settings import VolumeData
-from cones.readers.volumes.volume import is_volume_file
+from cones.readers.volumes.volume import is_volume_file, stem
 
 MASK = re.compile(r"(^|[_-])(mask|dseg|seg|label|lesions?|roi)([_-]|$)", re.IGNORECASE)
 """What the name of a BIDS mask has."""
@@ -31,7 +31,7 @@ def decathlon_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scan
         for path in (image, label):
             if not path.is_file():
                 raise DataError(f"{shown(path)} is named in dataset.json and is not there; add it, or take it out")
-        scans.append(Scan(_case(image), _case(image), image, (label,), modality=_modality(content)))
+        scans.append(Scan(stem(image), stem(image), image, (label,), modality=_modality(content)))
     return Scans(scans, labels=_named(content.get("labels")))
 
 
@@ -42,10 +42,10 @@ def nnunet_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
     for end, split in (("Tr", ""), ("Ts", "test")):
         images: dict[str, Path] = {}
         for path in files:
-            match = CASE.match(_case(path)) if path.parent == source / f"images{end}" else None
+            match = CASE.match(stem(path)) if path.parent == source / f"images{end}" else None
             if match and is_volume_file(path) and int(match["channel"]) == config.channel:
                 images[match["case"]] = path
-        labels = {_case(p): p for p in files if p.parent == source / f"labels{end}" and is_volume_file(p)}
+        labels = {stem(p): p for p in files if p.parent == source / f"labels{end}" and is_volume_file(p)}
         if end == "Ts" and not labels:
             found.unlabelled += len(images)
             continue
@@ -67,7 +67,7 @@ def bids_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
         subject = next((part for part in below if part.startswith("sub-")), None)
         if subject is None or not is_volume_file(path):
             continue
-        case = _case(path)
+        case = stem(path)
         session = next((part for part in below if part.startswith("ses-")), "")
         key = f"{subject} {session}".strip()
         if below[0] == "derivatives":
@@ -122,8 +122,3 @@ def _modality(content: Mapping[str, Any]) -> str:
     told = content.get("modality") or content.get("channel_names") or {}
     first = str(next(iter(told.values()), "")) if isinstance(told, dict) else ""
     return "CT" if first.upper() == "CT" else "MR" if first else "unknown"
-
-
-def _case(path: Path) -> str:
-    """The name of a file without what says its format."""
-    return re.sub(r"(\.nii)?\.(gz|nii|mgz|mgh)$", "", path.name, flags=re.IGNORECASE)

@@ -37,7 +37,7 @@ class DicomPixels:
         """
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # of tags beside the standard; what counts is checked
                 tags = self.reader.read(header.path)
                 return self._values(tags, header, frame)
         except DataError:

@@ -41,7 +41,7 @@ def label_map(header: Header, series: Series, shown: Shown, values: Mapping[str,
         )
     try:
         frames = np.asarray(tags.pixel_array).reshape(-1, rows, columns)
-    except Exception as error:
+    except Exception as error:  # a decoder fails in any way
         raise DataError(f"the pixels of {name} cannot be read: {one_line(str(error), 200)}; export it anew") from None
     most = int(tags.get("MaximumFractionalValue", 1)) if tags.SegmentationType == "FRACTIONAL" else 1
     names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in tags.SegmentSequence}
@@ -80,5 +80,5 @@ def _open(header: Header, shown: Shown) -> Any:
 
     try:
         return dcmread(header.path)
-    except Exception as error:
+    except Exception as error:  # of a file from anywhere, in any way
         raise DataError(f"{shown(header.path)} cannot be read as DICOM ({type(error).__name__})") from None

@@ -21,7 +21,6 @@ class Series:
 
     headers: tuple[Header, ...]
     grid: Grid
-    position_known: bool = True
 
     @property
     def first(self) -> Header:
@@ -54,7 +53,7 @@ def sorted_series(headers: Sequence[Header], shown: Shown, phase: int | None = N
                 f"{name} has {len(headers)} files and no position in one of them, so that their order is not known; "
                 "give each a series of its own, or export them with positions"
             )
-        return Series(tuple(headers), Grid((*size, 1), np.diag([-across, -down, 1.0, 1.0])), position_known=False)
+        return Series(tuple(headers), Grid((*size, 1), np.diag([-across, -down, 1.0, 1.0])))
     turns = np.array([header.get("ImageOrientationPatient") for header in headers], float)
     if not np.isfinite(turns).all() or abs(turns - turns[0]).max() > 1e-3:
         raise DataError(

@@ -141,13 +141,10 @@ class VolumeData(PictureData):
         return patient if self.group_by == "patient" else name
 
     def write_hidden(self, folder: Path, names: "Pseudonyms | None") -> "Written":
-        from cones.data.identity import Pseudonyms, project_salt
         from cones.readers.volumes.write import write_volumes
 
-        return write_volumes(self, folder, names or Pseudonyms(project_salt()))
-
-    def write(self, folder: Path) -> "Written":
-        return self.write_hidden(folder, None)
+        assert names is not None, "names of volumes are hidden"
+        return write_volumes(self, folder, names)
 
 
 def as_read(reading: Mapping[str, Any]) -> VolumeData:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import UInt8
 
-from cones.data.masks import encode_mask
+from cones.data.masks import encode_mask, mask_bounds
 from cones.data.prepared import Object
 from cones.readers.volumes.cut import Box, Cut
 from cones.readers.volumes.geometry import Grid, View
@@ -52,13 +52,11 @@ def objects_in(
     found = []
     for lesion in seen(lesions, cut.view.axis, at):
         mask = lesion.part(cut.view, at, size)[top:bottom, left:right]
-        pixels = int(mask.sum())
-        if pixels and small.keeps(
-            pixels, pixel_area(cut.view, grid), least, f"{cut.name} slice {at} lesion {lesion.number}"
-        ):
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
-            found.append(Object(lesion.label, box, encode_mask(mask), lesion=lesion.number))
+        pixels, bounds = int(mask.sum()), mask_bounds(mask)
+        where = f"{cut.name} slice {at} lesion {lesion.number}"
+        if bounds and small.keeps(pixels, pixel_area(cut.view, grid), least, where):
+            y1, x1, y2, x2 = map(float, bounds)
+            found.append(Object(lesion.label, (x1, y1, x2, y2), encode_mask(mask), lesion=lesion.number))
     return tuple(found)
 
 
@@ -99,9 +97,9 @@ def patches_of(
             int(areas.max()), pixel_area(view, grid), config.least, f"lesion {lesion.number} slice {at}"
         ):
             continue
-        rows, columns = np.nonzero(lesion.part(view, at, view.size(grid)))
-        middle = (rows.min() + rows.max() + 1) / 2, (columns.min() + columns.max() + 1) / 2
-        corner = round(middle[0] - height / 2), round(middle[1] - width / 2)
+        bounds = mask_bounds(lesion.part(view, at, view.size(grid)))
+        assert bounds is not None, "a lesion has voxels in the slice where it has most"
+        corner = round((bounds[0] + bounds[2] - height) / 2), round((bounds[1] + bounds[3] - width) / 2)
         yield Patch(lesion.number, lesion.label, at, corner, (height, width))
 
 

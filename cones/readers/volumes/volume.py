@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
+from cones.data.pictures import GRIDS, VOLUMES
 from cones.readers.volumes.dicom import Shown
 from cones.readers.volumes.geometry import Grid
 from cones.readers.volumes.pixels import DicomPixels
@@ -21,8 +22,6 @@ KEPT = 32
 """Slices of a series that are kept once they are read: their neighbours and what is looked at first need them again."""
 SMALLEST = 1e-9
 """Cubic millimetres that a voxel has at least."""
-SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
-"""Files of volumes that nibabel reads."""
 
 
 class Volume(Protocol):
@@ -104,7 +103,14 @@ class FileVolume:
 
 
 def is_volume_file(path: Path) -> bool:
-    return path.name.lower().endswith(SUFFIXES)
+    return path.name.lower().endswith(GRIDS)
+
+
+def stem(path: Path) -> str:
+    """The name of a volume's file or folder, without what says its format."""
+    lower = path.name.lower()
+    longest = max((len(suffix) for suffix in VOLUMES if lower.endswith(suffix)), default=0)
+    return path.name[: len(path.name) - longest]
 
 
 def open_file(path: Path, shown: Shown, index: int | None = None, modality: str = "unknown") -> FileVolume:
@@ -115,7 +121,7 @@ def open_file(path: Path, shown: Shown, index: int | None = None, modality: str 
     name = shown(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of tags beside the standard; what counts is checked
             image: Any = NibabelReader().read(path)
     except Exception as error:  # of a file from anywhere, in any way
         raise DataError(f"{name} cannot be read as a volume: {one_line(str(error), 200)}; export it anew") from None

@@ -82,7 +82,7 @@ def write_raw(config: VolumeWorldData, folder: Path) -> None:
         drawn = patient(rng, config.side, config.depth, list(value_of), config.lesions)
         label = np.array([0, *(value_of[kind] for kind in drawn.kinds)], np.uint8)[drawn.lesions]
         if config.form == "dicom":
-            _write_dicom(drawn, label, kinds, folder, number, rng)
+            _write_dicom(drawn, label, kinds, folder, rng)
         else:
             entries.append(_write_nifti(drawn, label, folder, number))
     if config.form == "nifti":
@@ -106,7 +106,7 @@ def _write_nifti(drawn: "Patient", label: np.ndarray, folder: Path, number: int)
 
 
 def _write_dicom(
-    drawn: "Patient", label: np.ndarray, kinds: Mapping[int, str], folder: Path, number: int, rng: np.random.Generator
+    drawn: "Patient", label: np.ndarray, kinds: Mapping[int, str], folder: Path, rng: np.random.Generator
 ) -> None:
     """A series in files of shuffled names, with tags that a scanner writes, and its segmentation."""
     from cones.readers.volumes.export import series_files, write_seg

@@ -15,7 +15,7 @@ from cones.common.errors import DataError
 from cones.common.files import write_json
 from cones.data.identity import Pseudonyms
 from cones.data.objects import Findings
-from cones.data.prepared import SPLITS, Record
+from cones.data.prepared import SPLITS, VOLUMES, Record
 from cones.readers.volumes.cut import Cut, cut_of
 from cones.readers.volumes.geometry import View
 from cones.readers.volumes.layouts import find_scans
@@ -29,8 +29,6 @@ from cones.readers.volumes.volume import Volume
 if TYPE_CHECKING:
     from cones.data.settings import Written
 
-VOLUMES = "volumes.json"
-"""In a split's folder: the grid of each volume, and how it was cut."""
 READ = {"window", "channels", "slices", "crop", "patch", "volume_index", "frame", "phase"}
 """Settings by which a new volume is cut as those that were searched on."""
 MOST_TOLD = 10
@@ -42,7 +40,6 @@ class Writer:
 
     config: VolumeData
     folder: Path
-    classes: Sequence[str]
     split: str
     small: SmallLesions
     records: list[Record] = field(default_factory=list)
@@ -135,7 +132,7 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
     numbers = {m.name: i for i, m in enumerate(sorted(volumes, key=lambda m: m.scan.name))}
     for split in SPLITS:
         (folder / split / "pictures").mkdir(parents=True)
-        writer = Writer(config, folder / split, classes, split, small)
+        writer = Writer(config, folder / split, split, small)
         for marked in splits[split]:
             group = names.of(config.group_of(marked.scan.patient, marked.scan.name))
             try:

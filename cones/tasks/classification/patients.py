@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from cones.concept.card import ConceptCard
 from cones.data.prepared import Split
 from cones.features.store import FeatureStore
 from cones.interfaces.pictures import Predictions
 from cones.tasks.intervals import (
-    Weights,
     accuracy,
     auroc,
     balanced_accuracy,
-    figure_of,
+    figures_of,
     over_classes,
     patient_weights,
     sensitivity_at_specificity,
@@ -23,9 +23,7 @@ from cones.tasks.task import OfPatients
 SPECIFICITY = 0.9
 
 
-def of_patients(
-    predictions: Sequence[Predictions], store: FeatureStore, split: Split, threshold: float, masks: bool
-) -> OfPatients:
+def of_patients(predictions: Sequence[Predictions], store: FeatureStore, split: Split, card: ConceptCard) -> OfPatients:
     """Accuracy, balanced accuracy, AUROC and the sensitivity at a specificity of 0.9, the last two one class against
     the rest, meant over the classes; with intervals where there are two patients or more."""
     scores = torch.cat([p.scores for p in predictions]).double().numpy()
@@ -36,12 +34,10 @@ def of_patients(
     def sensitivity(label: int) -> np.ndarray:
         return sensitivity_at_specificity(weights, scores[:, label], labels == label, SPECIFICITY)
 
-    found: dict[str, Weights] = {
+    found = {
         "accuracy": accuracy(weights, right),
         "balanced_accuracy": balanced_accuracy(weights, right, labels),
         "auroc": over_classes(lambda label: auroc(weights, scores[:, label], labels == label), classes),
         "sensitivity_at_90_specificity": over_classes(sensitivity, classes),
     }
-    figures = {name: figure_of(values) for name, values in found.items()}
-    metrics = {name: value for name, (value, _) in figures.items() if np.isfinite(value)}
-    return OfPatients(metrics, {name: ends for name, (_, ends) in figures.items() if ends is not None})
+    return OfPatients(*figures_of(found))
