@@ -53,6 +53,25 @@ def nodules() -> str:
     return "\n".join(lines)
 
 
+def lesions() -> str:
+    """Test figures on patients of boxes and of masks, with their cost."""
+    parts = []
+    for task, heads in {
+        "detection": {"box_ap50": "box AP50", "box_ap10": "box AP10", "sensitivity_at_1fp": "lesions at 1 FP",
+                      "sensitivity_at_4fp": "at 4 FP"},
+        "segmentation": {"mask_ap": "mask AP", "mask_ap50": "mask AP50", "dice": "Dice",
+                         "sensitivity_at_1fp": "lesions at 1 FP"},
+    }.items():  # fmt: skip
+        lines = [f"| {task} | {' | '.join(heads.values())} | trained numbers | seconds to optimise |"]
+        lines.append("|---" * (len(heads) + 3) + "|")
+        for method, found in read_json(RESULTS / f"medical_{task}.json")["table"].items():
+            values = " | ".join(_percent(found[f"test_{m}"]) for m in heads)
+            seconds, count = median(found["optimise_seconds"]["runs"]), found["trained_parameters"]
+            lines.append(f"| {method} | {values} | {count:,} | {seconds:.0f} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def speed() -> str:
     """The ratios of bench/clip_search.py."""
     found = read_json(RESULTS / "clip_search.json")
@@ -190,6 +209,7 @@ def main() -> None:
         ("glyphs", fewshot("glyphs")),
         ("cells", fewshot("cells")),
         ("nodules", nodules()),
+        ("lesions", lesions()),
         ("speed", speed()),
         ("flow", flow()),
         ("scenes", detection("scenes")),

@@ -20,7 +20,8 @@ from cones.readers.csv import TableData
 from cones.readers.folder import FolderData
 from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
-from cones.synthetic.world import CAPTIONS, NOVEL, SHAPES, picture, scene
+from cones.synthetic.things import NOVEL
+from cones.synthetic.world import CAPTIONS, SHAPES, picture, scene
 from cones.tasks.classification.settings import ClassificationConcept
 from cones.tasks.encode import draw, encode_concept
 

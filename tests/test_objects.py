@@ -18,6 +18,7 @@ from cones.data.splits import draw_pictures
 from cones.readers.folder import FolderData
 from cones.readers.prepare import prepare
 from cones.readers.world import SceneData
+from cones.synthetic.clinical import TONES, clinical_picture
 from cones.synthetic.world import LEAST_PIXELS, LEAST_SHARE, scenes_picture
 
 # Masks and manifests
@@ -177,6 +178,22 @@ def test_things_of_a_scene_can_be_seen_or_it_is_refused() -> None:
         assert all(t.mask.sum() >= max(LEAST_PIXELS, LEAST_SHARE * t.pixels) for t in things)
     with pytest.raises(DataError, match=r"objects do not fit into 4 x 4 pixels .*lower `objects` or raise `size`"):
         scenes_picture(0, "train", 0, 4, ["star"], 1)
+
+
+def test_clinical_scenes_are_grey_with_shapes_that_can_be_seen() -> None:
+    for i in range(20):
+        scene = clinical_picture(1, "pretrain", i, 64, ("star", "ring"), 3)
+        assert (scene.image == scene.image[..., :1]).all()
+        assert {t.name for t in scene.things} <= {"star", "ring"}
+        assert {t.colour for t in scene.things} <= set(TONES)
+        assert scene.things[0].mask.any()
+        for thing in scene.things:
+            assert thing.mask.sum() >= max(LEAST_PIXELS, LEAST_SHARE * thing.pixels)
+            shown, around = scene.image[thing.mask, 0].mean(), TONES[thing.colour] * 255
+            assert abs(shown - around) < 0.35 * 255, "it has the tone that it is called by"
+    first = clinical_picture(1, "pretrain", 0, 64, ("star", "ring"), 3)
+    assert (first.image == clinical_picture(1, "pretrain", 0, 64, ("star", "ring"), 3).image).all()
+    assert (first.image != clinical_picture(1, "pretrain", 2, 64, ("star", "ring"), 3).image).any()
 
 
 def test_a_split_of_scenes_shows_each_class(tmp_path: Path) -> None:

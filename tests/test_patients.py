@@ -20,6 +20,7 @@ import pytest
 from hostile import LAYOUTS, laid_out
 from layouts import coco
 from PIL import Image
+from pydantic import ValidationError
 
 import cones.data.identity
 from cones.cli.main import check
@@ -38,6 +39,7 @@ from cones.readers.csv import TableData
 from cones.readers.folder import FolderData
 from cones.readers.masks.settings import MaskData
 from cones.readers.prepare import prepare
+from cones.readers.volumes.world import VolumeWorldData
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("benign", "malignant")
@@ -572,3 +574,19 @@ def test_the_stage_says_how_many_groups_there_are(tmp_path: Path, capsys: pytest
     told = "ward: 2 classes, 24 train (8 groups), 6 val (2 groups), 6 test (2 groups) (val and test divided off train"
     assert capsys.readouterr().out.startswith(told)
     assert list_pictures(load_params().data["ward"]).pictures[0].group == "P00"
+
+
+def test_scans_of_one_patient_stay_together_unless_told_otherwise(tmp_path: Path) -> None:
+    settings = {"kind": "volume_world", "form": "dicom", "patients": 4, "scans": 2, "lesions": 2, "side": 96,
+                "depth": 16, "labels": {1: "solid nodule"}, "window": "lung", "slices": {"choose": "all"}}  # fmt: skip
+    kept = prepare(VolumeWorldData(**settings), tmp_path / "kept")
+    assert kept["volumes"] == {"train": 4, "val": 2, "test": 2}
+    assert kept["groups"] == {"train": 2, "val": 1, "test": 1}
+    loose = prepare(VolumeWorldData(**settings, group_by=None), tmp_path / "loose")
+    assert sum(loose["groups"].values()) == sum(loose["volumes"].values()) == 8
+    with pytest.raises(DataError, match=r"no lesion has room in patient 0 of the 4; make `radius` smaller"):
+        prepare(VolumeWorldData(**settings, radius=[60, 70]), tmp_path / "none")
+    with pytest.raises(ValidationError, match=r"`scans` of one patient need `form: dicom`"):
+        VolumeWorldData(**{**settings, "form": "nifti"})
+    with pytest.raises(ValidationError, match=r"`radius` must be \[least, largest\] in mm"):
+        VolumeWorldData(**settings, radius=[30, 20])

@@ -18,10 +18,13 @@ from cones.common.process import cores
 from cones.interfaces.pictures import Features, Instances
 from cones.pretrain.glip_model import CONFIG, SIDE, train_glip, write_glip, write_text_encoder
 from cones.pretrain.grounding import VALUES, grounded
+from cones.synthetic.clinical import clinical_picture
 from cones.synthetic.world import SHAPES, Scene, scenes_picture
 from cones.tasks.detection.measure import evaluate_detection
 
-PICTURES, OBJECTS, STEPS, BATCH, HELD_OUT, SEED = 16_000, 5, 2_500, 16, 300, 1
+PICTURES, OBJECTS, STEPS, BATCH, HELD_OUT, SEED = 16_000, 5, 3_000, 16, 300, 1
+CLINICAL = 3
+"""Every so manieth picture is a clinical one."""
 
 
 def main() -> None:
@@ -49,7 +52,9 @@ def main() -> None:
 
 
 def scene_of(split: str, index: int) -> Scene:
-    """A scene of one to `OBJECTS` base things."""
+    """A scene of one to `OBJECTS` base things, or in its turn a clinical one."""
+    if split == "pretrain" and not index % CLINICAL:
+        return clinical_picture(SEED, split, index, SIDE, SHAPES, OBJECTS)
     return scenes_picture(SEED, split, index, SIDE, SHAPES, OBJECTS)
 
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from cones.synthetic.world import COLOURS, SHAPES, TEXTURES, Scene, Thing
+from cones.synthetic.things import Thing
+from cones.synthetic.world import COLOURS, SHAPES, TEXTURES, Scene
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ GENERIC = "object"
 FORMS = ("name", "texture name", "colour name", "colour texture name", "colour", "texture", "")
 """Which attributes a phrase tells; without a name it speaks of an object."""
 WEIGHTS = (0.45, 0.2, 0.14, 0.08, 0.06, 0.05, 0.02)
-VALUES = {"colour": tuple(COLOURS), "texture": TEXTURES, "name": SHAPES}
+VALUES = {"colour": (*COLOURS, "grey"), "texture": TEXTURES, "name": SHAPES}
 LEAST_PIXELS = 40
 """A thing that shows less is no truth: the others hide it."""
 

@@ -25,7 +25,8 @@ from cones.pretrain.sd_model import (
     train_unet,
     write_pipeline,
 )
-from cones.synthetic.world import CAPTIONS, COLOURS, SHAPES, Thing, on_ground, scene, with_article
+from cones.synthetic.things import Thing
+from cones.synthetic.world import CAPTIONS, COLOURS, SHAPES, on_ground, scene, with_article
 
 PICTURES, VAE_STEPS, UNET_STEPS, SEED = 30_000, 1_800, 5_000, 2
 VAE_BATCH, UNET_BATCH = 32, 64

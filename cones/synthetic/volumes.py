@@ -28,17 +28,25 @@ MARGIN = 1.6
 
 @dataclass(frozen=True)
 class Patient:
-    """A chest: HU (i, j, k) float32, i to the patient's left, j to the back, k to the head; the number of each voxel's
-    lesion, 0 for none; and the kind of each lesion, by its number."""
+    """A chest: HU (i, j, k) float32 without noise, i to the patient's left, j to the back, k to the head; the number of
+    each voxel's lesion, 0 for none; the kind of each lesion, by its number; mm of a voxel; and the HU of the noise."""
 
-    values: np.ndarray
+    body: np.ndarray
     lesions: np.ndarray
     kinds: tuple[str, ...]
     spacing: tuple[float, float, float]
+    noise: float
+
+    def scan(self, rng: np.random.Generator) -> np.ndarray:
+        """HU (i, j, k) float32, with noise of its own."""
+        return self.body + rng.normal(0, self.noise, self.body.shape).astype(np.float32)
 
 
-def patient(rng: np.random.Generator, side: int, depth: int, kinds: Sequence[str], count: int) -> Patient:
-    """A patient of `side` x `side` x `depth` voxels with `count` lesions of some kinds.
+def patient(
+    rng: np.random.Generator, side: int, depth: int, kinds: Sequence[str], count: int, least: float, largest: float
+) -> Patient:
+    """A patient of `side` x `side` x `depth` voxels with up to `count` lesions of some kinds, as many as there is room
+    for, of radii from `least` to `largest` mm.
 
     Each has a body of its own: its width and depth, its lungs, its vessels, the noise and the blur of the scanner.
     """
@@ -65,11 +73,10 @@ def patient(rng: np.random.Generator, side: int, depth: int, kinds: Sequence[str
     free = lungs > 0.95
     for _ in range(count):
         kind = str(rng.choice(list(kinds)))
-        if _lesion(values, marked, free, kind, len(of) + 1, (pixel, pixel, step), rng):
+        if _lesion(values, marked, free, kind, rng.uniform(least, largest), len(of) + 1, (pixel, pixel, step), rng):
             of.append(kind)
     values = gaussian_filter(values, (rng.uniform(0.3, 0.7),) * 2 + (0,))
-    values += rng.normal(0, rng.uniform(15, 45), values.shape).astype(np.float32)
-    return Patient(values.astype(np.float32), marked, tuple(of), (pixel, pixel, step))
+    return Patient(values.astype(np.float32), marked, tuple(of), (pixel, pixel, step), rng.uniform(15, 45))
 
 
 def _ellipse(x: np.ndarray, y: np.ndarray, at_x: float, at_y: float, wide: np.ndarray | float,
@@ -102,10 +109,9 @@ def _vessels(values: np.ndarray, lungs: np.ndarray, rng: np.random.Generator) ->
             values[box] = np.maximum(values[box], np.where(inside > 0, LUNG + inside * (TISSUE - LUNG), AIR))
 
 
-def _lesion(values: np.ndarray, marked: np.ndarray, free: np.ndarray, kind: str, number: int,
+def _lesion(values: np.ndarray, marked: np.ndarray, free: np.ndarray, kind: str, radius: float, number: int,
             spacing: tuple[float, float, float], rng: np.random.Generator) -> bool:  # fmt: skip
     """Put a lesion where the lung is free; whether there was room."""
-    radius = rng.uniform(9.0, 15.0)
     places = np.argwhere(free)
     for at in places[rng.permutation(len(places))[:200]]:
         reach = np.ceil(radius / np.array(spacing)).astype(int) + 1

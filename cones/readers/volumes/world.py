@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from cones.common.errors import DataError
 from cones.common.messages import nearest
-from cones.readers.volumes.settings import VolumeData
+from cones.readers.volumes.settings import Millimetres, VolumeData
 
 if TYPE_CHECKING:
     from cones.data.identity import Pseudonyms
@@ -32,12 +33,28 @@ class VolumeWorldData(VolumeData):
     form: Literal["dicom", "nifti"] = "dicom"
     """DICOM series with a segmentation object each, or NIfTI in the layout of the decathlon."""
     patients: int = Field(24, ge=3, le=1000)
+    scans: int = Field(1, ge=1, le=10)
+    """Scans of a patient: the same body and lesions in other noise, each a series of the one PatientID."""
     lesions: int = Field(4, ge=1, le=20)
-    """Lesions of a patient."""
+    """Lesions of a patient, or as many as there is room for."""
+    radius: Annotated[list[Millimetres], Field(min_length=2, max_length=2)] = [9.0, 15.0]
+    """The least and the largest radius of a lesion, in mm."""
     side: int = Field(128, ge=64, le=512)
     """Voxels from left to right, and from front to back."""
     depth: int = Field(32, ge=8, le=512)
     """Slices."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "VolumeWorldData":
+        if self.radius[0] > self.radius[1]:
+            raise PydanticCustomError("radius", "`radius` must be [least, largest] in mm")
+        return self
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> "VolumeWorldData":
+        if self.scans > 1 and self.form != "dicom":
+            raise PydanticCustomError("scans", "`scans` of one patient need `form: dicom`, as NIfTI names no patients")
+        return self
 
     @model_validator(mode="after")
     def _known(self) -> "VolumeWorldData":
@@ -71,7 +88,7 @@ def kinds_of(config: VolumeWorldData) -> dict[int, str]:
 
 
 def write_raw(config: VolumeWorldData, folder: Path) -> None:
-    """Draw the patients into files below a folder."""
+    """Draw the patients into files below a folder; `DataError` for one without room for a lesion."""
     from cones.synthetic.volumes import patient
 
     kinds = kinds_of(config)
@@ -79,12 +96,17 @@ def write_raw(config: VolumeWorldData, folder: Path) -> None:
     entries = []
     for number in range(config.patients):
         rng = np.random.default_rng([config.seed, number])
-        drawn = patient(rng, config.side, config.depth, list(value_of), config.lesions)
+        drawn = patient(rng, config.side, config.depth, list(value_of), config.lesions, *config.radius)
+        if not drawn.kinds:
+            raise DataError(
+                f"no lesion has room in patient {number} of the {config.patients}; make `radius` smaller, or `side` or "
+                "`depth` larger"
+            )
         label = np.array([0, *(value_of[kind] for kind in drawn.kinds)], np.uint8)[drawn.lesions]
         if config.form == "dicom":
-            _write_dicom(drawn, label, kinds, folder, rng)
+            _write_dicom(drawn, label, kinds, folder, config.scans, rng)
         else:
-            entries.append(_write_nifti(drawn, label, folder, number))
+            entries.append(_write_nifti(drawn, label, folder, number, rng))
     if config.form == "nifti":
         import json
 
@@ -93,36 +115,46 @@ def write_raw(config: VolumeWorldData, folder: Path) -> None:
         (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def _write_nifti(drawn: "Patient", label: np.ndarray, folder: Path, number: int) -> dict[str, str]:
+def _write_nifti(
+    drawn: "Patient", label: np.ndarray, folder: Path, number: int, rng: np.random.Generator
+) -> dict[str, str]:
     import nibabel
 
     across, down, step = drawn.spacing
     affine = np.diag([-across, -down, step, 1.0])  # i to the left, j to the back, as drawn
     names = {"image": f"imagesTr/chest_{number:03d}.nii.gz", "label": f"labelsTr/chest_{number:03d}.nii.gz"}
-    for name, array in zip(names.values(), (np.rint(drawn.values).astype(np.int16), label)):
+    for name, array in zip(names.values(), (np.rint(drawn.scan(rng)).astype(np.int16), label)):
         (folder / name).parent.mkdir(exist_ok=True)
         nibabel.save(nibabel.Nifti1Image(array, affine), folder / name)
     return names
 
 
 def _write_dicom(
-    drawn: "Patient", label: np.ndarray, kinds: Mapping[int, str], folder: Path, rng: np.random.Generator
+    drawn: "Patient", label: np.ndarray, kinds: Mapping[int, str], folder: Path, scans: int, rng: np.random.Generator
 ) -> None:
-    """A series in files of shuffled names, with tags that a scanner writes, and its segmentation."""
+    """Each scan as a series in files of shuffled names, with tags that a scanner writes, and its segmentation."""
     from cones.readers.volumes.export import series_files, write_seg
 
-    about = {
+    person: dict[str, str] = {}
+    for scan in range(scans):
+        values = np.rint(np.clip(drawn.scan(rng), -1024, 3071)).astype(np.int16)
+        person = person or _person(rng)
+        about = person | ({"SeriesNumber": str(scan + 1)} if scan else {})  # which gives a series UIDs of its own
+        target = folder / f"study-{rng.integers(10**8):08d}"
+        target.mkdir()
+        files = series_files(values, drawn.spacing, about)
+        names = rng.permutation(len(files)).tolist()
+        for name, file in zip(names, files):
+            file.save_as(target / f"{name:06d}", enforce_file_format=True)
+        write_seg(target / "labels", files, label, kinds)
+
+
+def _person(rng: np.random.Generator) -> dict[str, str]:
+    """What a scanner writes of somebody that there is not."""
+    return {
         "PatientID": f"P{rng.integers(10**8):08d}",
         "PatientName": f"{rng.choice(LAST)}^{rng.choice(FIRST)}",
         "PatientBirthDate": f"{rng.integers(1930, 2000)}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}",
         "PatientSex": str(rng.choice(["F", "M"])),
         "Modality": "CT",
     }
-    target = folder / f"study-{rng.integers(10**8):08d}"
-    target.mkdir()
-    values = np.rint(np.clip(drawn.values, -1024, 3071)).astype(np.int16)
-    files = series_files(values, drawn.spacing, about)
-    names = rng.permutation(len(files)).tolist()
-    for name, file in zip(names, files):
-        file.save_as(target / f"{name:06d}", enforce_file_format=True)
-    write_seg(target / "labels", files, label, kinds)
