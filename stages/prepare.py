@@ -17,6 +17,8 @@ LEFT_OUT = (
     "zero_area",
     "outside",
     "empty_mask",
+    "unannotated",
+    "other_rois",
 )
 
 

@@ -36,7 +36,7 @@ AFFINES = {
 } | {"oblique": oblique()}
 
 
-@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal", "acquired"])
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 def test_a_volume_put_back_slice_by_slice_is_the_same(affine: np.ndarray, axis) -> None:
     values = np.random.default_rng(0).integers(0, 9, (4, 5, 6))
@@ -69,6 +69,14 @@ def test_the_head_is_on_top_of_a_coronal_and_a_sagittal_slice() -> None:
     grid = Grid((3, 4, 5), AXIAL)
     for axis in ("coronal", "sagittal"):
         assert np.argwhere(View.of(grid, axis).picture(values[:, 1] if axis == "coronal" else values[1]))[0][0] == 0
+
+
+@pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
+def test_acquired_slices_are_as_stored(affine: np.ndarray) -> None:
+    values = np.random.default_rng(0).integers(0, 9, (4, 5, 6))
+    view = View.of(Grid((4, 5, 6), affine), "acquired")
+    assert view.axis == 2
+    assert np.array_equal(view.picture(values[..., 3]), values[..., 3].T)
 
 
 def test_strides_are_millimetres() -> None:

@@ -235,7 +235,7 @@ def test_a_patient_moved_into_two_splits_by_hand_fails_encode_and_evaluate(marke
         path.write_text(before)
 
 
-@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal", "acquired"])
 @pytest.mark.parametrize("affine", AFFINES.values(), ids=AFFINES)
 def test_the_truth_as_prediction_comes_back_voxel_for_voxel(affine: np.ndarray, axis: str) -> None:
     rng = np.random.default_rng(3)

@@ -1,4 +1,5 @@
-"""How a folder of medical volumes is to be read: DICOM, NIfTI in the layout of a decathlon or of nnU-Net, BIDS."""
+"""How a folder of medical volumes is to be read: DICOM, also with contours as text, NIfTI in the layout of a decathlon
+or of nnU-Net, BIDS."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from cones.cli.recognise import Found
 from cones.common.choices import Task
 from cones.common.errors import DataError
 from cones.common.reading import read_file
-from cones.data.folders import holds_dicom
+from cones.data.folders import entries, holds_dicom
 
 if TYPE_CHECKING:
     from cones.readers.volumes.marked import MarkedVolume
@@ -26,7 +27,14 @@ def is_volumes(source: Path) -> bool:
         return False
     if any((source / sign).exists() for sign in SIGNS) or _is_decathlon(source / "dataset.json"):
         return True
-    return holds_dicom(source)
+    return holds_dicom(source) or _has_contours(source)
+
+
+def _has_contours(source: Path) -> bool:
+    """Whether a folder holds contours of images as text."""
+    from cones.readers.volumes.contour_files import is_contour
+
+    return any(map(is_contour, entries(source)))
 
 
 def _is_decathlon(path: Path) -> bool:
@@ -64,6 +72,8 @@ def look_at_volumes(source: Path, task: Task | None = None) -> Found:
     modality = Counter(scan.modality for scan in found.scans).most_common(1)[0][0]
     entry: dict[str, Any] = {"kind": "volumes", "source": str(source)}
     entry |= {"window": "soft", "slices": {"stride": STRIDE}} if modality == "CT" else {"window": "percentile"}
+    if any(scan.annotated is not None for scan in found.scans):
+        entry["slices"] = {"axis": "acquired"}  # across the heart's axis
     fewest = min(_surely_trained(config, volumes, i, entry) for i in range(len(classes)))
     counts = {name: of_class[i] for i, name in enumerate(classes)}
     splits = any(scan.split for scan in found.scans)
@@ -77,17 +87,19 @@ def look_at_volumes(source: Path, task: Task | None = None) -> Found:
 def _surely_trained(
     config: "VolumeData", volumes: "Sequence[MarkedVolume]", label: int, entry: Mapping[str, Any]
 ) -> int:
-    """How many slices of the training volumes show a class at least, whichever volumes these are."""
+    """How many slices of the training volumes show a class at least, whichever patients these are of."""
     from cones.readers.volumes.geometry import View
     from cones.readers.volumes.shown import slices_with
 
-    counts = []
+    slices = config.slices.model_validate(entry.get("slices", {}))
+    counts: Counter[str] = Counter()
     for one in volumes:
-        view, of_class = View.of(one.volume.grid, config.slices.axis), [x for x in one.lesions if x.label == label]
-        there = set(view.strided(one.volume.grid, entry.get("slices", {}).get("stride")))
-        counts.append(len(there & slices_with(of_class, view, one.volume.grid, config.least)))
+        view, of_class = View.of(one.volume.grid, slices.axis), [x for x in one.lesions if x.label == label]
+        there = set(view.strided(one.volume.grid, slices.stride))
+        shown = there & slices_with(of_class, view, one.volume.grid, config.least)
+        counts[config.group_of(one.scan.patient, one.scan.name) or one.name] += len(shown)
     held_back = round(len(counts) * (config.val_fraction + config.test_fraction)) + 2
-    return sum(sorted(counts)[: max(len(counts) - held_back, 0)])
+    return sum(sorted(counts.values())[: max(len(counts) - held_back, 0)])
 
 
 def _first(refused: list[str]) -> str:

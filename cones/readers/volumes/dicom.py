@@ -16,6 +16,7 @@ ALLOWED = (
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "TriggerTime",
     "InstanceNumber", "WindowCenter", "WindowWidth", "BurnedInAnnotation", "ReferencedSeriesSequence",
+    "ReferencedFrameOfReferenceSequence",
 )  # fmt: skip
 """What is read of a header. Ids, dates and UIDs among it tell files apart, and never leave the reader."""
 LABELS = {"SEG", "RTSTRUCT"}
@@ -106,6 +107,27 @@ def read_header(path: Path, shown: Shown) -> Header | None:
         )
     except Exception as error:  # of a file from anywhere, in any way
         raise DataError(f"{shown(path)} cannot be read as DICOM ({type(error).__name__}); export it anew") from None
+
+
+def series_of_label(header: Header) -> str:
+    """The series that a label was made on; empty where it does not say."""
+    referenced = header.get("ReferencedSeriesSequence") or [
+        series
+        for frame in header.get("ReferencedFrameOfReferenceSequence") or []
+        for study in frame.get("RTReferencedStudySequence") or []
+        for series in study.get("RTReferencedSeriesSequence") or []
+    ]
+    return str(referenced[0].get("SeriesInstanceUID", "")) if referenced else ""
+
+
+def whole_file(header: Header, shown: Shown) -> "Dataset":
+    """All of a file; `DataError` for one that cannot be read."""
+    from pydicom import dcmread
+
+    try:
+        return dcmread(header.path)
+    except Exception as error:  # of a file from anywhere, in any way
+        raise DataError(f"{shown(header.path)} cannot be read as DICOM ({type(error).__name__})") from None
 
 
 def series_of(headers: Sequence[Header], shown: Shown) -> list[list[Header]]:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped
 
-Axis = Literal["axial", "coronal", "sagittal"]
+Axis = Literal["axial", "coronal", "sagittal", "acquired"]
 THROUGH: dict[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 """The axis of the patient (0 left-right, 1 front-back, 2 feet-head) that slices of a plane follow."""
 ACROSS_DOWN: dict[str, tuple[int, int]] = {"sagittal": (1, 2), "coronal": (0, 2), "axial": (0, 1)}
@@ -54,7 +54,10 @@ class View:
     @staticmethod
     def of(grid: Grid, axis: Axis) -> "View":
         """Slices as radiologists see them: the patient's left on the right of an axial or coronal one, the front on top
-        of an axial one, the head on top of the others, the front on the left of a sagittal one."""
+        of an axial one, the head on top of the others, the front on the left of a sagittal one. `acquired` ones follow
+        the array's last axis and are as they are stored: i across, j down."""
+        if axis == "acquired":
+            return View(2, swap=True, flip=(False, False))
         from nibabel.orientations import io_orientation
 
         patient = io_orientation(grid.affine)  # for i, j, k: the patient's axis, and 1 where both run one way

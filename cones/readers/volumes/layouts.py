@@ -1,19 +1,30 @@
-"""How volumes and their labels are laid out on disk: DICOM, a decathlon's dataset.json, nnU-Net's folders, BIDS."""
+"""How volumes and their labels are laid out on disk: DICOM, also with contours as text, a decathlon's dataset.json,
+nnU-Net's folders, BIDS."""
 
 from collections import defaultdict
 from pathlib import Path
 
 from cones.common.errors import DataError
 from cones.data.folders import entries
-from cones.readers.volumes.dicom import Header, Shown, read_header, read_headers, refuse_two_people, series_of
+from cones.readers.volumes.contour_files import contour_scans, is_contour
+from cones.readers.volumes.dicom import (
+    Header,
+    Shown,
+    read_header,
+    read_headers,
+    refuse_two_people,
+    series_of,
+    series_of_label,
+)
 from cones.readers.volumes.nifti import bids_scans, dataset, decathlon_scans, nnunet_scans
+from cones.readers.volumes.rtstruct import roi_names
 from cones.readers.volumes.scans import Scan, Scans
-from cones.readers.volumes.seg import segment_names, series_of_label
+from cones.readers.volumes.seg import segment_names
 from cones.readers.volumes.series import sorted_series
 from cones.readers.volumes.settings import VolumeData
 
 SIGNS = {"decathlon": "dataset.json", "nnunet": "imagesTr", "bids": "dataset_description.json"}
-"""What a layout is known by, in this order; DICOM by a file of it."""
+"""What a layout is known by, in this order; contours by a file of theirs, and DICOM too."""
 
 
 def find_scans(config: VolumeData, shown: Shown) -> Scans:
@@ -22,7 +33,13 @@ def find_scans(config: VolumeData, shown: Shown) -> Scans:
     source = Path(config.source)
     files = [path for path in entries(source) if path.is_file() and not path.name.startswith(".")]
     layout = _layout(config, source, files, shown)
-    readers = {"dicom": _dicom, "decathlon": decathlon_scans, "nnunet": nnunet_scans, "bids": bids_scans}
+    readers = {
+        "dicom": _dicom,
+        "contours": contour_scans,
+        "decathlon": decathlon_scans,
+        "nnunet": nnunet_scans,
+        "bids": bids_scans,
+    }
     return readers[layout](config, files, shown)
 
 
@@ -32,6 +49,8 @@ def _layout(config: VolumeData, source: Path, files: list[Path], shown: Shown) -
     for layout, sign in SIGNS.items():
         if (source / sign).exists() and (layout != "decathlon" or "training" in dataset(source)):
             return layout
+    if any(map(is_contour, files)):
+        return "contours"
     for path in files:
         try:
             if read_header(path, shown):
@@ -66,7 +85,8 @@ def _dicom(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
             continue
         try:
             series = sorted_series(files_of, shown, config.phase)
-            names |= {name: None for header in labels for name in segment_names(header, shown).values()}
+            for header in labels:
+                names |= dict.fromkeys(_named(header, config, found, shown))
         except DataError as error:
             found.refused.append(str(error))
             continue
@@ -75,3 +95,14 @@ def _dicom(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
         found.refused += [f"{shown(h.path)} is of a series that is not in `source`; add it" for h in headers_of]
     found.labels = dict(enumerate(sorted(names), 1))
     return found
+
+
+def _named(header: Header, config: VolumeData, found: Scans, shown: Shown) -> list[str]:
+    """What a label's segments or ROIs are called. Of ROIs, which plans have for many things, `labels` may name some."""
+    if header.modality != "RTSTRUCT":
+        return list(segment_names(header, shown).values())
+    names = roi_names(header, shown)
+    if config.labels:
+        of_class = set(config.labels.values())
+        found.other_rois += [f"{shown(header.path)} ROI {n}" for n, name in names.items() if name not in of_class]
+    return list(names.values())

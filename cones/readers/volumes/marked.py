@@ -11,10 +11,10 @@ from cones.data.identity import Pseudonyms
 from cones.data.prepared import SPLITS
 from cones.data.splits import divide_shown
 from cones.readers.volumes.dicom import MAY_HAVE_TEXT, Header, Shown
+from cones.readers.volumes.labelled import label_maps
 from cones.readers.volumes.lesions import Lesion, lesions_of, whole_labels
 from cones.readers.volumes.pixels import DicomPixels
 from cones.readers.volumes.scans import Scan
-from cones.readers.volumes.seg import label_map
 from cones.readers.volumes.series import Series
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.volume import SeriesVolume, Volume, open_file
@@ -48,19 +48,10 @@ def mark_volume(
     if isinstance(scan.image, Series):
         _refuse_text(config, scan.image.first, names)
         volume: Volume = SeriesVolume(scan.image, DicomPixels(shown), config.frame)
-        by_name = None if config.labels else {label: value for value, label in labels.items()}
-        arrays = [
-            (label_map(h, scan.image, shown, by_name), shown(h.path)) for h in scan.labels if isinstance(h, Header)
-        ]
     else:
-        volume, arrays = open_file(scan.image, shown, config.volume_index, scan.modality), []
-        for path in (path for path in scan.labels if isinstance(path, Path)):
-            label = open_file(path, shown)
-            if why := volume.grid.difference(label.grid):
-                raise DataError(f"the label {shown(path)} {why}; resample it to its image's grid, by nearest neighbour")
-            arrays.append((label.array, shown(path)))
+        volume = open_file(scan.image, shown, config.volume_index, scan.modality)
     lesions: list[Lesion] = []
-    for array, of in arrays:
+    for array, of in label_maps(config, scan, volume, labels, shown):
         for lesion in lesions_of(whole_labels(array, of), values, of, config.instances == "values"):
             lesions.append(Lesion(len(lesions) + 1, lesion.label, lesion.corner, lesion.voxels))
     return MarkedVolume(scan, name, volume, lesions)

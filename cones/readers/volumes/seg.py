@@ -7,7 +7,7 @@ import numpy as np
 
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
-from cones.readers.volumes.dicom import Header, Shown
+from cones.readers.volumes.dicom import Header, Shown, whole_file
 from cones.readers.volumes.series import Series
 
 HALF = 0.5
@@ -16,15 +16,9 @@ NEAR = 0.05
 """Shares of a slice's step by which a frame may lie beside its slice."""
 
 
-def series_of_label(header: Header) -> str:
-    """The series that a label was made on; empty where it does not say."""
-    referenced = header.get("ReferencedSeriesSequence")
-    return str(referenced[0].get("SeriesInstanceUID", "")) if referenced else ""
-
-
 def segment_names(header: Header, shown: Shown) -> dict[int, str]:
     """What each segment of a SEG is called."""
-    return {int(s.SegmentNumber): str(s.SegmentLabel) for s in _open(header, shown).SegmentSequence}
+    return {int(s.SegmentNumber): str(s.SegmentLabel) for s in whole_file(header, shown).SegmentSequence}
 
 
 def label_map(header: Header, series: Series, shown: Shown, values: Mapping[str, int] | None = None) -> np.ndarray:
@@ -33,7 +27,7 @@ def label_map(header: Header, series: Series, shown: Shown, values: Mapping[str,
     Frames that are not stored hold nothing. `DataError` for a frame that lies on no slice of the series, for segments
     that overlap, and for pixels that cannot be read.
     """
-    tags, name = _open(header, shown), shown(header.path)
+    tags, name = whole_file(header, shown), shown(header.path)
     columns, rows, count = series.grid.shape
     if (int(tags.Rows), int(tags.Columns)) != (rows, columns):
         raise DataError(
@@ -73,12 +67,3 @@ def _slice_of(about: Any, tags: Any, back: np.ndarray, count: int, name: str) ->
             f"{name} has a frame at ({x:g}, {y:g}, {z:g}) mm, where its series has no slice; make it again on it"
         )
     return round(k)
-
-
-def _open(header: Header, shown: Shown) -> Any:
-    from pydicom import dcmread
-
-    try:
-        return dcmread(header.path)
-    except Exception as error:  # of a file from anywhere, in any way
-        raise DataError(f"{shown(header.path)} cannot be read as DICOM ({type(error).__name__})") from None

@@ -75,8 +75,7 @@ def sorted_series(headers: Sequence[Header], shown: Shown, phase: int | None = N
 
 def _one_phase(headers: Sequence[Header], along: np.ndarray, order: np.ndarray, phase: int | None, name: str) -> Any:
     """The order with one file for each place: the `phase`-th by time where there are several."""
-    starts = np.flatnonzero(np.diff(along[order], prepend=-np.inf) > APART)
-    groups = np.split(order, starts[1:])
+    groups = _places(along, order)
     several = max(len(group) for group in groups)
     if several == 1 and not phase:
         return order
@@ -95,6 +94,28 @@ def _one_phase(headers: Sequence[Header], along: np.ndarray, order: np.ndarray, 
         return float(headers[i].get("TriggerTime", 0)), int(headers[i].get("InstanceNumber", 0))
 
     return [sorted(group.tolist(), key=time)[phase] for group in groups]
+
+
+def phase_count(headers: Sequence[Header], shown: Shown) -> int:
+    """How many images a series has in each of its places; `DataError` where it has more in some than in others."""
+    row, column = np.split(np.array(headers[0].get("ImageOrientationPatient") or (1, 0, 0, 0, 1, 0), float), 2)
+    places = [header.get("ImagePositionPatient") for header in headers]
+    if any(place is None for place in places):
+        return 1
+    along = np.array(places, float) @ np.cross(row, column)
+    counts = [len(group) for group in _places(along, np.argsort(along, kind="stable"))]
+    if max(counts) > min(counts):
+        raise DataError(
+            f"the series of {shown(headers[0].path)} has {min(counts)} images in one place and {max(counts)} in "
+            "another, so that their phases are not known; bring those that lack"
+        )
+    return counts[0]
+
+
+def _places(along: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """The images of each place along the normal."""
+    starts = np.flatnonzero(np.diff(along[order], prepend=-np.inf) > APART)
+    return np.split(order, starts[1:])
 
 
 def _step(places: np.ndarray, normal: np.ndarray, name: str) -> np.ndarray:

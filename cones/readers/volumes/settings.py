@@ -38,8 +38,9 @@ WINDOWS: dict[str, Window] = {
 class Slices(Strict):
     """Which slices of a volume become pictures."""
 
-    axis: Literal["axial", "coronal", "sagittal"] = "axial"
-    """The plane of the slices; of an oblique volume the nearest one."""
+    axis: Literal["axial", "coronal", "sagittal", "acquired"] = "axial"
+    """The plane of the slices; of an oblique volume the nearest one. `acquired`: the slices of the series, or along a
+    file's third axis, as they are stored, such as those across the axis of the heart."""
     stride: Millimetres | None = None
     """Millimetres between slices; null: every slice."""
     choose: Literal["lesions", "all"] = "lesions"
@@ -76,12 +77,14 @@ class VolumeData(PictureData):
     group_by: str | Pattern | None = "patient"
     """What is kept in one split: all of a patient, by PatientID in DICOM, by sub-... in BIDS and by the case's name
     elsewhere; all whose names, such as a case's, have one `pattern`; or each volume by itself."""
-    layout: Literal["auto", "dicom", "decathlon", "nnunet", "bids"] = "auto"
-    """How `source` is laid out: DICOM files in any folders, with SEG objects as labels; a decathlon's dataset.json;
-    nnU-Net's imagesTr and labelsTr; or BIDS, with masks below derivatives."""
+    layout: Literal["auto", "dicom", "contours", "decathlon", "nnunet", "bids"] = "auto"
+    """How `source` is laid out: DICOM files in any folders, with SEG or RTSTRUCT files as labels; DICOM with contours
+    of the left ventricle as text, IM-0001-<image>-icontour-manual.txt as in Sunnybrook (readers/volumes/contour_files);
+    a decathlon's dataset.json; nnU-Net's imagesTr and labelsTr; or BIDS, with masks below derivatives."""
     labels: Annotated[dict[Annotated[int, Field(ge=1, lt=2**16)], Words], AfterValidator(_once)] | None = None
-    """What each value of a label map stands for; 0 is the ground, any other value an error. Null: what dataset.json or
-    the segments of DICOM SEG say."""
+    """What each value of a label map stands for; 0 is the ground, any other value an error. Null: what dataset.json,
+    the segments of SEG or the ROIs of RTSTRUCT say. Of ROIs those count that are called as one of the classes; with
+    contours in files 1 is inside the endocardium, and 2 between it and the epicardium."""
     instances: Literal["components", "values"] = "components"
     """A lesion is each connected part of a class (voxels that touch at a corner are connected), or all voxels of one
     value, for which `labels` then has one class alone."""

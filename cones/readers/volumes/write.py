@@ -1,30 +1,20 @@
 """A data set of volumes as splits of pictures: whole patients divided, slices chosen, lesions marked in them."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from PIL import Image
 
 from cones.common.errors import DataError
 from cones.common.files import write_json
 from cones.data.identity import Pseudonyms
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, VOLUMES, Record
-from cones.readers.volumes.cut import Cut, cut_of
-from cones.readers.volumes.geometry import View
 from cones.readers.volumes.layouts import find_scans
 from cones.readers.volumes.marked import MarkedVolume, divide_volumes, mark_volume, shown_by
-from cones.readers.volumes.pixels import own_window
-from cones.readers.volumes.series import Series
 from cones.readers.volumes.settings import VolumeData
-from cones.readers.volumes.shown import Patch, SmallLesions, objects_in, patches_of, slices_with
-from cones.readers.volumes.volume import Volume
+from cones.readers.volumes.shown import SmallLesions
+from cones.readers.volumes.writer import Writer
 
 if TYPE_CHECKING:
     from cones.data.settings import Written
@@ -34,79 +24,12 @@ READ = {"window", "channels", "slices", "crop", "patch", "volume_index", "frame"
 MOST_TOLD = 10
 
 
-@dataclass
-class Writer:
-    """Writes the pictures of one split."""
-
-    config: VolumeData
-    folder: Path
-    split: str
-    small: SmallLesions
-    records: list[Record] = field(default_factory=list)
-    volumes: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, marked: MarkedVolume, group: str, number: int) -> None:
-        """Write the pictures of a volume, the `number`-th of its data set."""
-        own = own_window(marked.scan.image.first) if isinstance(marked.scan.image, Series) else None
-        view = View.of(marked.volume.grid, self.config.slices.axis)
-        strided = view.strided(marked.volume.grid, self.config.slices.stride)
-        if self.config.patch is not None:
-            chosen: dict[int, list[Patch]] = {}
-            for patch in patches_of(marked.lesions, view, marked.volume.grid, self.config, self.small):
-                chosen.setdefault(patch.at, []).append(patch)
-        else:
-            chosen = {at: [] for at in self._places(marked, view, strided, number)}
-        cut = cut_of(self.config, marked.volume, own, sorted(chosen), marked.name)
-        before = len(self.records)
-        try:
-            self._pictures(marked, group, cut, chosen)
-        except DataError:
-            for record in self.records[before:]:
-                (self.folder / record.file).unlink(missing_ok=True)
-            del self.records[before:]
-            raise
-        self.volumes[marked.name] = told_of(marked.volume, cut, group)
-
-    def _pictures(self, marked: MarkedVolume, group: str, cut: Cut, chosen: Mapping[int, Sequence[Patch]]) -> None:
-        for at, patches in sorted(chosen.items()):
-            picture = cut.picture(marked.volume, at)
-            for patch in patches:
-                self._write(patch.of(picture, cut.box), f"{marked.name}-{at:04d}-{patch.number}", group,
-                            marked.name, at, label=patch.label)  # fmt: skip
-            if self.config.patch is None:
-                objects = objects_in(marked.lesions, cut, marked.volume.grid, at, self.config.least, self.small)
-                self._write(picture, f"{marked.name}-{at:04d}", group, marked.name, at, objects=objects, size=cut.size)
-
-    def _places(self, marked: MarkedVolume, view: View, strided: Sequence[int], number: int) -> list[int]:
-        """The slices that become pictures."""
-        if self.split != "train" or self.config.slices.choose == "all":
-            return list(strided)
-        with_lesion = slices_with(marked.lesions, view, marked.volume.grid, self.config.least)
-        showing = [at for at in strided if at in with_lesion]
-        without = [at for at in strided if at not in with_lesion]
-        wanted = min(round(self.config.slices.negatives * max(len(showing), 1)), len(without))
-        rng = np.random.default_rng([self.config.seed, number])
-        return sorted([*showing, *rng.permutation(without)[:wanted].tolist()])
-
-    def _write(self, picture: np.ndarray, name: str, group: str, volume: str, at: int, **more: Any) -> None:
-        """A picture as PNG, in grey where its channels are one."""
-        grey = picture[..., 0] if (picture[..., :1] == picture).all() else picture
-        stream = BytesIO()
-        Image.fromarray(grey).save(stream, "PNG", compress_level=1)
-        digest = hashlib.sha256(stream.getvalue()).hexdigest()
-        file = f"pictures/{digest[:16]}.png"
-        (self.folder / file).write_bytes(stream.getvalue())
-        self.records.append(
-            Record(name, more.pop("label", -1), digest, file, group=group, volume=volume, slice=at, **more)
-        )
-
-
 def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Written":
     """Cut the volumes of a data set into pictures; see `DataSettings.write`.
 
-    The report also has the `volumes` of each split, how many were `unlabelled`, and the lesions that were `too_small`
-    in a slice. `names` makes the pseudonyms that all of it has. Raises `DataError` for what cannot be
-    used, by its pseudonym.
+    The report also has the `volumes` of each split, how many were `unlabelled`, the lesions that were `too_small` in a
+    slice, the slices that are `unannotated`, and the `other_rois` that `labels` does not name. `names` makes the
+    pseudonyms that all of it has. Raises `DataError` for what cannot be used, by its pseudonym.
     """
     shown = shown_by(names)
     found = find_scans(config, shown)
@@ -128,7 +51,7 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
             "set `unreadable: skip` to leave them out and have them listed in the report"
         )
     splits = divide_volumes(config, volumes, classes, names)
-    small, records, counts = SmallLesions(), dict[str, list[Record]](), dict[str, int]()
+    small, records, counts, unannotated = SmallLesions(), dict[str, list[Record]](), dict[str, int](), list[str]()
     numbers = {m.name: i for i, m in enumerate(sorted(volumes, key=lambda m: m.scan.name))}
     for split in SPLITS:
         (folder / split / "pictures").mkdir(parents=True)
@@ -143,6 +66,7 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
                 refused.append(str(error))
             marked.volume = None  # type: ignore[assignment]  # which may be large
         records[split], counts[split] = writer.records, len(writer.volumes)
+        unannotated += writer.unannotated
         write_json(folder / split / VOLUMES, writer.volumes)
     _refuse_missing(records, classes, config)
     report = {
@@ -150,6 +74,8 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
         "unlabelled": found.unlabelled,
         "unreadable": refused,
         "too_small": small.lines,
+        "unannotated": unannotated,
+        "other_rois": found.other_rois,
         "reading": reading_of(config, labels, volumes),
         "divided": [s for s in ("val", "test") if not any(m.scan.split == s for m in volumes)],
     }
@@ -175,20 +101,3 @@ def _refuse_missing(records: Mapping[str, Sequence[Record]], classes: Sequence[s
                     f"the class `{name}` is not seen in {split} of {config.source}; add patients who have it, make "
                     "`least` smaller, set another `seed`, or take the class out of `labels`"
                 )
-
-
-def told_of(volume: Volume, cut: Cut, group: str) -> dict[str, Any]:
-    """What `volumes.json` has of a volume: what it takes to put a picture's pixels back into it."""
-    return {
-        "group": group,
-        "modality": volume.modality,
-        "shape": volume.grid.shape,
-        "affine": volume.grid.affine.round(6).tolist(),
-        "pixel": cut.view.pixel(volume.grid),
-        "step": volume.grid.spacing[cut.view.axis],
-        "axis": cut.view.axis,
-        "swap": cut.view.swap,
-        "flip": cut.view.flip,
-        "box": cut.box,
-        "windows": [window.model_dump() for window in cut.windows],
-    }

@@ -1,0 +1,45 @@
+"""The label maps of a volume, whatever marks it: files, DICOM segmentation objects, contours."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from cones.common.errors import DataError
+from cones.readers.volumes.contours import contour_map
+from cones.readers.volumes.dicom import Header, Shown
+from cones.readers.volumes.rtstruct import roi_maps
+from cones.readers.volumes.scans import ContourFile, Scan
+from cones.readers.volumes.seg import label_map
+from cones.readers.volumes.series import Series
+from cones.readers.volumes.settings import VolumeData
+from cones.readers.volumes.volume import Volume, open_file
+
+
+def label_maps(
+    config: VolumeData, scan: Scan, volume: Volume, labels: Mapping[int, str], shown: Shown
+) -> Iterator[tuple[Shaped[np.ndarray, "i j k"], str]]:
+    """Label maps on the grid of a volume, with what errors call each; `labels` is what each value stands for.
+
+    `DataError` for one that does not fit the volume.
+    """
+    contours = [label for label in scan.labels if isinstance(label, ContourFile)]
+    if contours:
+        yield contour_map(contours, volume.grid, set(labels), shown), shown(contours[0].path)
+    by_name = {name: value for value, name in labels.items()}
+    for label in scan.labels:
+        if isinstance(label, Path):
+            file = open_file(label, shown)
+            if why := volume.grid.difference(file.grid):
+                raise DataError(
+                    f"the label {shown(label)} {why}; resample it to its image's grid, by nearest neighbour"
+                )
+            yield file.array, shown(label)
+        elif isinstance(label, Header):
+            assert isinstance(scan.image, Series), "DICOM labels are of DICOM"
+            if label.modality == "RTSTRUCT":
+                for array in roi_maps(label, scan.image, by_name, shown):
+                    yield array, shown(label.path)
+            else:
+                yield label_map(label, scan.image, shown, None if config.labels else by_name), shown(label.path)
