@@ -125,7 +125,7 @@ def test_a_value_without_a_class_and_a_fraction_are_refused() -> None:
         lesions_of(label, {1: 0}, "it")
     with pytest.raises(DataError, match="it is no label map: it has values between whole numbers"):
         whole_labels(np.array([[[0.5]]], np.float32), "it")
-    assert whole_labels(np.array([[[2.0]]], np.float32), "it").dtype == np.int64
+    assert whole_labels(np.array([[[2.0]]], np.float32), "it").dtype.kind == "u"
     assert lesions_of(np.zeros((2, 2, 2), np.uint8), {1: 0}, "it") == []
 
 

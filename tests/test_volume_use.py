@@ -294,7 +294,11 @@ def test_a_dicom_segmentation_comes_back_as_it_was_found(tmp_path: Path) -> None
     predicted = PredictedVolume([], [], cut, volume, truth, "LPS", {"a": 2, "b": 5})
     dicom_seg_of(predicted).save_as(tmp_path / "seg.dcm")
     (header,) = read_headers([tmp_path / "seg.dcm"], str).labels
-    assert np.array_equal(read_label_map(header, series, str, {"a": 2, "b": 5}), truth)
+    array, (i, j, k) = read_label_map(header, series, str, {"a": 2, "b": 5})
+    back = np.zeros(series.grid.shape, np.uint16)
+    back[i : i + array.shape[0], j : j + array.shape[1], k : k + array.shape[2]] = array
+    assert (i, j, k) == (3, 2, 1)
+    assert np.array_equal(back, truth)
     read = highdicom.seg.segread(tmp_path / "seg.dcm")
     assert [read.get_segment_description(n).SegmentLabel for n in (1, 2)] == ["a", "b"]
     nothing = PredictedVolume([], [], cut, volume, truth * 0, "LPS", {"a": 2, "b": 5})

@@ -63,7 +63,7 @@ def predict_volume(concept: OpenConcept, path: Path, threshold: float | None = N
     cut = cut_of(config, volume, own, places, str(path))
     detections: list[Detections] = []
     for start in range(0, len(places), AT_ONCE):
-        chunk = [Image.fromarray(cut.picture(volume, at)) for at in places[start : start + AT_ONCE]]
+        chunk = [Image.fromarray(cut.picture(volume, at)).convert("RGB") for at in places[start : start + AT_ONCE]]
         detections += concept.predict(chunk, threshold=threshold)
     lesions = join_slices([_found(one) for one in detections])
     known = {label: value for value, label in (config.labels or {}).items()}

@@ -183,8 +183,8 @@ def _sheet(found: PredictedVolume, classes: Sequence[str]) -> Image.Image:
     """The slices with the surest lesions, as drawn pictures, in their order; without any, some of all."""
     surest = dict.fromkeys(max(one.parts, key=lambda at: one.parts[at].score) for one in found.lesions)
     places = sorted(list(surest)[:SHOWN]) or np.linspace(0, len(found.detections) - 1, 4).astype(int).tolist()
-    drawn = [drawn_picture(Image.fromarray(found.cut.picture(found.volume, at)), found.detections[at], classes)
-             for at in places]  # fmt: skip
+    pictures = [Image.fromarray(found.cut.picture(found.volume, at)).convert("RGB") for at in places]
+    drawn = [drawn_picture(picture, found.detections[at], classes) for picture, at in zip(pictures, places)]
     rows = range(0, len(places), ACROSS)
     told = [(f"slices {', '.join(map(str, places[i : i + ACROSS]))}", drawn[i : i + ACROSS]) for i in rows]
     return picture_rows(told, SIDE)

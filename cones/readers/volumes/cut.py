@@ -42,14 +42,15 @@ class Cut:
         top, left, bottom, right = self.box
         return bottom - top, right - left
 
-    def picture(self, volume: Volume, at: int) -> UInt8[np.ndarray, "h w 3"]:
-        """One slice."""
+    def picture(self, volume: Volume, at: int) -> UInt8[np.ndarray, "h w *colour"]:
+        """One slice: in grey (h, w), or in three channels (h, w, 3)."""
         last = volume.grid.shape[self.view.axis] - 1
         if not self.slab:
             values = self.values(volume, at)
             if values.ndim == 3:
                 return values.astype(np.uint8)
-            return np.stack([grey(values, self.windows[c % len(self.windows)], volume.inverted) for c in range(3)], -1)
+            shades = [grey(values, window, volume.inverted) for window in self.windows]
+            return shades[0] if len(shades) == 1 else np.stack(shades, -1)
         near = [self.values(volume, min(max(at + step, 0), last)) for step in (-1, 0, 1)]
         return np.stack([grey(values, self.windows[0], volume.inverted) for values in near], -1)
 

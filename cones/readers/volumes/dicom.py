@@ -120,12 +120,12 @@ def series_of_label(header: Header) -> str:
     return str(referenced[0].get("SeriesInstanceUID", "")) if referenced else ""
 
 
-def whole_file(header: Header, shown: Shown) -> "Dataset":
-    """All of a file; `DataError` for one that cannot be read."""
+def whole_file(header: Header, shown: Shown, pixels: bool = True) -> "Dataset":
+    """All of a file, or all but its pixels; `DataError` for one that cannot be read."""
     from pydicom import dcmread
 
     try:
-        return dcmread(header.path)
+        return dcmread(header.path, stop_before_pixels=not pixels)
     except Exception as error:  # of a file from anywhere, in any way
         raise DataError(f"{shown(header.path)} cannot be read as DICOM ({type(error).__name__})") from None
 

@@ -16,17 +16,20 @@ from cones.readers.volumes.series import Series
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.volume import Volume, open_file
 
+WHOLE = (0, 0, 0)
+
 
 def label_maps(
     config: VolumeData, scan: Scan, volume: Volume, labels: Mapping[int, str], shown: Shown
-) -> Iterator[tuple[Shaped[np.ndarray, "i j k"], str]]:
-    """Label maps on the grid of a volume, with what errors call each; `labels` is what each value stands for.
+) -> Iterator[tuple[Shaped[np.ndarray, "a b c"], tuple[int, int, int], str]]:
+    """Label maps of a volume, or of a part of it, where they begin in it (i, j, k) and what errors call them; `labels`
+    is what each value stands for.
 
     `DataError` for one that does not fit the volume.
     """
     contours = [label for label in scan.labels if isinstance(label, ContourFile)]
     if contours:
-        yield contour_map(contours, volume.grid, set(labels), shown), shown(contours[0].path)
+        yield contour_map(contours, volume.grid, set(labels), shown), WHOLE, shown(contours[0].path)
     by_name = {name: value for value, name in labels.items()}
     for label in scan.labels:
         if isinstance(label, Path):
@@ -35,11 +38,12 @@ def label_maps(
                 raise DataError(
                     f"the label {shown(label)} {why}; resample it to its image's grid, by nearest neighbour"
                 )
-            yield file.array, shown(label)
+            yield file.array, WHOLE, shown(label)
         elif isinstance(label, Header):
             assert isinstance(scan.image, Series), "DICOM labels are of DICOM"
             if label.modality == "RTSTRUCT":
                 for array in roi_maps(label, scan.image, by_name, shown):
-                    yield array, shown(label.path)
+                    yield array, WHOLE, shown(label.path)
             else:
-                yield label_map(label, scan.image, shown, None if config.labels else by_name), shown(label.path)
+                array, corner = label_map(label, scan.image, shown, None if config.labels else by_name)
+                yield array, corner, shown(label.path)

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Int, Shaped
 from cones.common.errors import DataError
 from cones.readers.volumes.geometry import View
 
+LARGEST = 2**16
+"""Values of label maps are below it."""
 MOST_TOLD = 5
 """Values that an error lists."""
 
@@ -46,26 +48,38 @@ def whole_labels(array: Shaped[np.ndarray, "i j k"], name: str) -> Int[np.ndarra
     """A label map as whole numbers; `DataError` for one that has fractions or no finite numbers."""
     if array.dtype.kind in "iu":
         return array
-    if array.dtype.kind not in "fb" or not np.isfinite(array).all() or (array != np.rint(array)).any():
+    if array.dtype.kind not in "fb" or not all(_is_whole(plane) for plane in array):
         raise DataError(f"{name} is no label map: it has values between whole numbers; write each voxel's class")
-    return array.astype(np.int64)
+    fits = not array.size or (array.min() >= 0 and array.max() < LARGEST)
+    return array.astype(np.uint16 if fits else np.int64)
+
+
+def _is_whole(plane: np.ndarray) -> bool:
+    return bool(np.isfinite(plane).all() and (plane == np.rint(plane)).all())
 
 
 def lesions_of(
-    array: Int[np.ndarray, "i j k"], labels: Mapping[int, int], name: str, by_value: bool = False
+    array: Int[np.ndarray, "i j k"],
+    labels: Mapping[int, int],
+    name: str,
+    by_value: bool = False,
+    origin: tuple[int, int, int] = (0, 0, 0),
 ) -> list[Lesion]:
     """The lesions of a label map: the connected parts (26 neighbours) of each value, `labels` giving its class; or,
-    `by_value`, all voxels of each value, of the one class there is. In the order of classes and of the array.
+    `by_value`, all voxels of each value, of the one class there is. In the order of classes and of the array, which is
+    the part of its volume that begins at `origin`.
 
     `DataError` for a value that `labels` does not name.
     """
     from scipy.ndimage import find_objects, label
 
-    values = [int(v) for v in np.unique(array) if v]
+    strange = [v for end in (array.min(initial=0), array.max(initial=0)) if not 0 <= (v := int(end)) < LARGEST]
+    boxes = [] if strange else find_objects(array)
+    values = [value for value, box in enumerate(boxes, 1) if box]
     if by_value:
         (only,) = set(labels.values())
         labels = dict.fromkeys((v for v in values if v > 0), only)
-    strange = [v for v in values if v not in labels]
+    strange += [v for v in values if v not in labels]
     if strange:
         listed = ", ".join(map(str, strange[:MOST_TOLD]))
         raise DataError(
@@ -73,14 +87,13 @@ def lesions_of(
             f"it names {', '.join(map(str, sorted(labels)))}: add them, or set their voxels to 0"
         )
     found: list[Lesion] = []
-    boxes = find_objects(array, max_label=max(values, default=0))
     for value in values:
         within = boxes[value - 1]
         marked = array[within] == value
         parts = marked.astype(np.uint8) if by_value else label(marked, np.ones((3, 3, 3), int))[0]
         for number, place in enumerate(find_objects(parts), 1):
-            corner = tuple(outer.start + inner.start for outer, inner in zip(within, place))
-            found.append(Lesion(len(found) + 1, labels[value], corner, parts[place] == number))
+            i, j, k = (first + outer.start + inner.start for first, outer, inner in zip(origin, within, place))
+            found.append(Lesion(len(found) + 1, labels[value], (i, j, k), parts[place] == number))
     return found
 
 

@@ -51,8 +51,8 @@ def mark_volume(
     else:
         volume = open_file(scan.image, shown, config.volume_index, scan.modality)
     lesions: list[Lesion] = []
-    for array, of in label_maps(config, scan, volume, labels, shown):
-        for lesion in lesions_of(whole_labels(array, of), values, of, config.instances == "values"):
+    for array, corner, of in label_maps(config, scan, volume, labels, shown):
+        for lesion in lesions_of(whole_labels(array, of), values, of, config.instances == "values", corner):
             lesions.append(Lesion(len(lesions) + 1, lesion.label, lesion.corner, lesion.voxels))
     return MarkedVolume(scan, name, volume, lesions)
 

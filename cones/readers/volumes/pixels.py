@@ -52,8 +52,8 @@ class DicomPixels:
         if kind == "PALETTE COLOR" or int(tags.get("SamplesPerPixel", 1)) > 1:
             return self._colour(tags, header, kind).swapaxes(0, 1)
         raw = tags.pixel_array
-        values, _ = self.reader.get_data(tags)
-        values = np.asarray(values, np.float32)
+        slope, intercept = (float(tags.get(k, d)) for k, d in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
+        values = raw.T.astype(np.float32) * slope + intercept  # as MONAI's reader does, without its metadata
         padding = tags.get("PixelPaddingValue")
         if padding is not None:
             padded = padding == raw.T

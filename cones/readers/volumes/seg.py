@@ -1,12 +1,14 @@
 """DICOM's own labels: a segmentation object (SEG) as a label map on the grid of the series that it was made on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, UInt16
 
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
+from cones.data.masks import mask_bounds
 from cones.readers.volumes.dicom import Header, Shown, whole_file
 from cones.readers.volumes.series import Series
 
@@ -18,11 +20,14 @@ NEAR = 0.05
 
 def segment_names(header: Header, shown: Shown) -> dict[int, str]:
     """What each segment of a SEG is called."""
-    return {int(s.SegmentNumber): str(s.SegmentLabel) for s in whole_file(header, shown).SegmentSequence}
+    return {int(s.SegmentNumber): str(s.SegmentLabel) for s in whole_file(header, shown, pixels=False).SegmentSequence}
 
 
-def label_map(header: Header, series: Series, shown: Shown, values: Mapping[str, int] | None = None) -> np.ndarray:
-    """The label map (i, j, k) of a SEG: the number of the segment, or what `values` has for its name.
+def label_map(
+    header: Header, series: Series, shown: Shown, values: Mapping[str, int] | None = None
+) -> tuple[UInt16[np.ndarray, "a b c"], tuple[int, int, int]]:
+    """The label map of a SEG: the number of the segment, or what `values` has for its name; of the box around all that
+    is marked, and where that begins in the series (i, j, k).
 
     Frames that are not stored hold nothing. `DataError` for a frame that lies on no slice of the series, for segments
     that overlap, and for pixels that cannot be read.
@@ -33,28 +38,51 @@ def label_map(header: Header, series: Series, shown: Shown, values: Mapping[str,
         raise DataError(
             f"{name} has frames of {tags.Columns} x {tags.Rows}, and its series of {columns} x {rows} pixels"
         )
-    try:
-        frames = np.asarray(tags.pixel_array).reshape(-1, rows, columns)
-    except Exception as error:  # a decoder fails in any way
-        raise DataError(f"the pixels of {name} cannot be read: {one_line(str(error), 200)}; export it anew") from None
-    most = int(tags.get("MaximumFractionalValue", 1)) if tags.SegmentationType == "FRACTIONAL" else 1
     names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in tags.SegmentSequence}
     back = np.linalg.inv(series.grid.affine)
-    found = np.zeros(series.grid.shape, np.uint16)
-    for frame, about in zip(frames, tags.PerFrameFunctionalGroupsSequence):
+    parts: list[tuple[int, tuple[int, int], np.ndarray, int]] = []
+    for frame, about in zip(_frames(tags, name), tags.PerFrameFunctionalGroupsSequence):
         k = _slice_of(about, tags, back, count, name)
         number = int(about.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         value = number if values is None else values.get(names[number], 0)
-        marked = (frame >= HALF * most).T
         if not value:
             raise DataError(f"{name} has the segment {number}, which `labels` does not name; add it there")
-        before = found[..., k][marked]
-        if ((before != 0) & (before != value)).any():
+        if bounds := mask_bounds(frame):
+            top, left, bottom, right = bounds
+            parts.append((k, (left, top), frame[top:bottom, left:right].T.copy(), value))
+    return _joined(parts, name)
+
+
+def _joined(
+    parts: Sequence[tuple[int, tuple[int, int], np.ndarray, int]], name: str
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """Parts of slices, each at its k and its first (i, j) and of one value, in the box around them, and its corner."""
+    if not parts:
+        return np.zeros((0, 0, 0), np.uint16), (0, 0, 0)
+    first = np.array([(*corner, k) for k, corner, _, _ in parts])
+    last = first + np.array([(*part.shape, 1) for _, _, part, _ in parts])
+    i, j, below = first.min(0).tolist()
+    found = np.zeros(last.max(0) - first.min(0), np.uint16)
+    for k, (left, top), part, value in parts:
+        place = found[left - i : left - i + part.shape[0], top - j : top - j + part.shape[1], k - below]
+        if (part & (place != 0) & (place != value)).any():
             raise DataError(
                 f"{name} has segments that overlap, which no label map can hold; give each a SEG of its own"
             )
-        found[..., k][marked] = value
-    return found
+        place[part] = value
+    return found, (i, j, below)
+
+
+def _frames(tags: Any, name: str) -> Iterator[Bool[np.ndarray, "h w"]]:
+    """What each frame marks, one after the other, as all of them may be large."""
+    from pydicom.pixels import iter_pixels
+
+    most = int(tags.get("MaximumFractionalValue", 1)) if tags.SegmentationType == "FRACTIONAL" else 1
+    try:
+        for frame in iter_pixels(tags):
+            yield frame >= HALF * most
+    except Exception as error:  # a decoder fails in any way
+        raise DataError(f"the pixels of {name} cannot be read: {one_line(str(error), 200)}; export it anew") from None
 
 
 def _slice_of(about: Any, tags: Any, back: np.ndarray, count: int, name: str) -> int:

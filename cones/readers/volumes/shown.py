@@ -70,9 +70,9 @@ class Patch:
     corner: tuple[int, int]
     size: tuple[int, int]
 
-    def of(self, picture: UInt8[np.ndarray, "h w 3"], box: Box) -> UInt8[np.ndarray, "a b 3"]:
+    def of(self, picture: UInt8[np.ndarray, "h w *colour"], box: Box) -> UInt8[np.ndarray, "a b *colour"]:
         """Its pixels, of a picture that is `box` of the slice; what lies outside is black."""
-        found = np.zeros((*self.size, 3), np.uint8)
+        found = np.zeros((*self.size, *picture.shape[2:]), np.uint8)
         top, left = self.corner[0] - box[0], self.corner[1] - box[1]
         first = max(top, 0), max(left, 0)
         last = min(top + self.size[0], picture.shape[0]), min(left + self.size[1], picture.shape[1])

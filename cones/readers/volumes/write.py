@@ -65,6 +65,7 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
                     raise
                 refused.append(str(error))
             marked.volume = None  # type: ignore[assignment]  # which may be large
+        writer.clean()
         records[split], counts[split] = writer.records, len(writer.volumes)
         unannotated += writer.unannotated
         write_json(folder / split / VOLUMES, writer.volumes)
