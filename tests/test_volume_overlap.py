@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cards import card
+from scipy import ndimage
 
 from cones.common.files import write_json
 from cones.data.prepared import Object, Record, Split
@@ -51,6 +52,31 @@ def test_slices_are_as_far_apart_as_their_volume_says() -> None:
     over = overlap_of(found, [instances(HERE), instances(HERE)], records(("v", 0), ("v", 4)), {"v": VOLUME}, 1, 0.5)
     assert over.dice[0, 0] == pytest.approx(2 * 4 / 12)
     assert over.hd95[0, 0] == pytest.approx(8.0)
+
+
+def test_slices_at_uneven_gaps_are_where_they_are() -> None:
+    """The truth in the slices 0, 1 and 5, the prediction in 0 and 1: what lacks is 4 places of 2 mm away."""
+    there = (0, slice(2, 4), slice(2, 4), 0.9)
+    found, truths = [instances(there), instances(there), instances()], [instances(HERE)] * 3
+    over = overlap_of(found, truths, records(("v", 0), ("v", 1), ("v", 5)), {"v": VOLUME}, 1, 0.5)
+    assert over.hd95[0, 0] == pytest.approx(8.0)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of an argument that MONAI passes itself
+@pytest.mark.parametrize("gap", [1, 3])
+def test_at_even_gaps_the_distance_is_what_monai_has_for_the_whole(gap: int) -> None:
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
+    rng = np.random.default_rng(0)
+    masks = ndimage.binary_dilation(rng.random((2, 6, *SIZE)) > 0.97, np.ones((1, 1, 2, 2)))
+    found, truths = (
+        [Instances(torch.zeros(1, 4), torch.zeros(1, dtype=torch.long), torch.from_numpy(mask)[None]) for mask in of]
+        for of in masks
+    )
+    over = overlap_of(found, truths, records(*(("v", gap * k) for k in range(6))), {"v": VOLUME}, 1, 0.0)
+    whole = torch.from_numpy(masks)[:, None, None]
+    told = compute_hausdorff_distance(*whole, include_background=True, percentile=95, spacing=[2.0 * gap, 0.5, 3.0])
+    assert over.hd95[0, 0] == pytest.approx(float(told))
 
 
 def test_what_is_empty_is_told_and_not_lost() -> None:

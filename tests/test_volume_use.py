@@ -250,7 +250,7 @@ def test_the_truth_as_prediction_comes_back_voxel_for_voxel(affine: np.ndarray, 
     lesions = lesions_of(truth, {1: 0, 2: 1}, "it")
     for at in range(truth.shape[cut.view.axis]):
         seen = [one for one in lesions if at in one.span(cut.view.axis)]
-        masks = [(one.label, one.part(cut.view, at, cut.size)) for one in seen]
+        masks = [(one.label, cut.mask(one.part(cut.view, at, cut.stored_size))) for one in seen]
         masks = [(label, mask) for label, mask in masks if mask.any()]
         found.append(_detections(masks, cut.size))
     back = label_map(found, cut, volume, {"a": 1, "b": 2})

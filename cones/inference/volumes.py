@@ -99,7 +99,7 @@ def label_map(detections: Sequence[Detections], cut: Cut, volume: Volume, values
     for at, one in enumerate(detections):
         whole = np.zeros((height, width), found.dtype)
         for i in reversed(range(len(one))):  # the best comes last
-            whole[top:bottom, left:right][one.mask(i)] = values[one.labels[i]]
+            whole[top:bottom, left:right][cut.voxels(one.mask(i))] = values[one.labels[i]]
         index = [slice(None)] * 3
         index[cut.view.axis] = at  # type: ignore[call-overload]
         found[tuple(index)] = cut.view.plane(whole)

@@ -139,9 +139,10 @@ def _line(number: int, lesion: FoundLesion, found: PredictedVolume) -> tuple[Any
     """A line of the table: the centre in mm, the box in voxels (the last one within), slices, and the volume."""
     grid, axis = found.volume.grid, found.cut.view.axis
     top, left = found.cut.box[:2]
+    down, across = found.cut.scale
     x1, y1, x2, y2 = lesion.box
     corners = []
-    for row, column in ((y1, x1), (y2 - 1, x2 - 1)):
+    for row, column in zip(_ends(y1 / down, y2 / down), _ends(x1 / across, x2 / across)):
         plane = np.zeros(2)
         plane[:] = _array_place(found, row + top, column + left)
         corners.append(np.insert(plane, axis, 0))
@@ -155,7 +156,8 @@ def _line(number: int, lesion: FoundLesion, found: PredictedVolume) -> tuple[Any
     for at, part in lesion.parts.items():
         one = found.detections[at]
         a, b, c, d = part.box
-        voxels += float(one.mask(part.index).sum()) if one.regions is not None else (c - a) * (d - b)
+        marked = found.cut.voxels(one.mask(part.index)).sum() if one.regions is not None else None
+        voxels += (c - a) * (d - b) / (down * across) if marked is None else float(marked)
     box = [*np.rint(low).astype(int).tolist(), *np.rint(high).astype(int).tolist()]
     centre = (round(v, 2) for v in (x, y, z))
     return (
@@ -168,6 +170,12 @@ def _line(number: int, lesion: FoundLesion, found: PredictedVolume) -> tuple[Any
         len(lesion.parts),
         round(voxels * voxel, 1),
     )
+
+
+def _ends(first: float, after: float) -> tuple[float, float]:
+    """The first and the last of the pixels between two edges, or the middle of what is less than one."""
+    middle = (first + after - 1) / 2
+    return min(first, middle), max(after - 1, middle)
 
 
 def _array_place(found: PredictedVolume, row: float, column: float) -> tuple[float, float]:

@@ -1,14 +1,15 @@
-"""Slices as pictures: cropped, windowed, in three channels."""
+"""Slices as pictures: cropped, windowed, with square pixels, in three channels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
+from PIL import Image
 
 from cones.common.errors import DataError
 from cones.data.masks import mask_bounds
-from cones.readers.volumes.geometry import View
+from cones.readers.volumes.geometry import Grid, View, nearest, square_size
 from cones.readers.volumes.pixels import CLIPPED, THINNED, beyond, grey, percentile_window, refuse_not_finite
 from cones.readers.volumes.settings import WINDOWS, Blank, VolumeData, Window
 from cones.readers.volumes.volume import Volume
@@ -21,29 +22,67 @@ MARGIN = 2
 LOOKED_AT = 24
 """Slices of a volume from which its body and its range of values are taken."""
 
+LONGEST = 50.0
+"""How many times as long as wide a pixel may be: as squares it becomes so many."""
+
 Box = tuple[int, int, int, int]
 """The first row and column, and those after the last."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How the slices of one volume become pictures."""
+    """How the slices of one volume become pictures: `box` of their pixels of `stored` mm (between rows, between
+    columns), drawn as square ones."""
 
     name: str
     view: View
+    stored: tuple[float, float]
     windows: tuple[Window, ...]
     box: Box
     slab: bool
     blank: tuple[tuple[int, int, int, int], ...] = ()
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) of its pictures."""
+    def stored_size(self) -> tuple[int, int]:
+        """(height, width) of what is kept of a slice, in its own pixels."""
         top, left, bottom, right = self.box
         return bottom - top, right - left
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of its pictures."""
+        return square_size(self.stored_size, self.stored)
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of a picture in one of the slice's own, down and across."""
+        (height, width), (rows, columns) = self.size, self.stored_size
+        return height / rows, width / columns
+
+    @property
+    def pixel(self) -> tuple[float, float]:
+        """Millimetres between the rows and between the columns of its pictures."""
+        return self.stored[0] / self.scale[0], self.stored[1] / self.scale[1]
+
     def picture(self, volume: Volume, at: int) -> UInt8[np.ndarray, "h w *colour"]:
         """One slice: in grey (h, w), or in three channels (h, w, 3)."""
+        found = self._shades(volume, at)
+        if self.size == self.stored_size:
+            return found
+        height, width = self.size
+        return np.asarray(Image.fromarray(found).resize((width, height), Image.Resampling.BILINEAR))
+
+    def mask(self, whole: Bool[np.ndarray, "a b"]) -> Bool[np.ndarray, "h w"]:
+        """What its picture shows of a mask of a whole slice."""
+        top, left, bottom, right = self.box
+        return nearest(whole[top:bottom, left:right], self.size)
+
+    def voxels(self, mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "rows columns"]:
+        """The inverse, in what is kept of the slice: a mask of a picture in the slice's own pixels."""
+        return nearest(mask, self.stored_size)
+
+    def _shades(self, volume: Volume, at: int) -> UInt8[np.ndarray, "rows columns *colour"]:
+        """A picture in the slice's own pixels."""
         last = volume.grid.shape[self.view.axis] - 1
         if not self.slab:
             values = self.values(volume, at)
@@ -82,7 +121,8 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
         tuple((b[0], b[1], b[2], b[3]) for b in config.burned_in.blank) if isinstance(config.burned_in, Blank) else ()
     )
     height, width = view.size(volume.grid)
-    whole = Cut(name, view, (), (0, 0, height, width), config.channels == "slab", blank)
+    stored = _pixel(view, volume.grid, name)
+    whole = Cut(name, view, stored, (), (0, 0, height, width), config.channels == "slab", blank)
     box, thin = None, []
     for at in spread(places):
         values = whole.values(volume, at)
@@ -93,7 +133,7 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
             box = _union(box, _body(values, volume.modality))
     box = box or whole.box
     if isinstance(config.crop, list):
-        down, across = view.pixel(volume.grid)
+        down, across = stored
         x, y, w, h = config.crop
         box = (
             round(y / down),
@@ -104,7 +144,7 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
         if box[0] >= box[2] or box[1] >= box[3]:
             raise DataError(f"`crop` {config.crop} mm leaves nothing of {name}, which is {height} x {width} pixels")
     if not thin:
-        return Cut(name, view, (), box, slab=False, blank=blank)
+        return replace(whole, box=box, slab=False)
     values = np.concatenate(thin)
     chosen = config.channels if isinstance(config.channels, list) else [config.window]
     windows = tuple(_window(one, own, values, name) for one in chosen)
@@ -115,7 +155,17 @@ def cut_of(config: VolumeData, volume: Volume, own: Window | None, places: Seque
             f"the window of level {first.level:g} and width {first.width:g} leaves {100 * clipped:.1f} % of {name} "
             f"black or white, whose values are {values.min():g} to {values.max():g}; set another `window`"
         )
-    return Cut(name, view, windows, box, config.channels == "slab", blank)
+    return replace(whole, windows=windows, box=box)
+
+
+def _pixel(view: View, grid: Grid, name: str) -> tuple[float, float]:
+    down, across = view.pixel(grid)
+    if max(down, across) > LONGEST * min(down, across):
+        raise DataError(
+            f"{name} has pixels of {down:g} x {across:g} mm in its slices; drawn as squares one becomes more than "
+            f"{LONGEST:g}: set another `slices.axis`, or put right its spacing"
+        )
+    return down, across
 
 
 def spread(places: Sequence[int]) -> list[int]:

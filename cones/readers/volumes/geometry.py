@@ -14,6 +14,8 @@ ACROSS_DOWN: dict[str, tuple[int, int]] = {"sagittal": (1, 2), "coronal": (0, 2)
 """The axes of the patient along the columns and the rows of a picture."""
 FAR = 0.01
 """Millimetres by which two affines may differ and be one grid."""
+UNSQUARE = 0.01
+"""Share by which a pixel may be longer than wide and is drawn as it is."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,22 @@ class View:
             return list(range(count))
         places = (round(n * stride / step) for n in range(math.ceil(count * step / stride)))
         return [k for k in dict.fromkeys(places) if k < count]
+
+
+def square_size(size: tuple[int, int], pixel: tuple[float, float]) -> tuple[int, int]:
+    """(height, width) of a picture that shows `size` pixels of `pixel` mm with square ones, whose side is the shorter
+    one of theirs, so that nothing is lost."""
+    side = min(pixel)
+    if max(pixel) <= (1 + UNSQUARE) * side:
+        return size
+    return round(size[0] * pixel[0] / side), round(size[1] * pixel[1] / side)
+
+
+def nearest(picture: Shaped[np.ndarray, "a b"], size: tuple[int, int]) -> Shaped[np.ndarray, "h w"]:
+    """A picture in another size (height, width), each pixel that of its nearest. One that is made larger and then as
+    large as it was is the same."""
+    rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in zip(size, picture.shape))
+    return picture[np.ix_(rows, columns)]
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -138,7 +138,7 @@ def told_of(volume: Volume, cut: Cut, group: str) -> dict[str, Any]:
         "modality": volume.modality,
         "shape": volume.grid.shape,
         "affine": volume.grid.affine.round(6).tolist(),
-        "pixel": cut.view.pixel(volume.grid),
+        "pixel": cut.pixel,
         "step": volume.grid.spacing[cut.view.axis],
         "axis": cut.view.axis,
         "swap": cut.view.swap,

@@ -1,17 +1,19 @@
 """How masks cover the lesions of whole volumes: Dice and the 95th percentile of the Hausdorff distance, by MONAI."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 
 from cones.data.prepared import Record
 from cones.interfaces.pictures import Instances
+
+SHARE = 0.95
+"""Of the distances of a surface, those that are not left out."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +47,44 @@ def overlap_of(
         own = sorted((r.slice or 0, i) for i, r in enumerate(records) if r.volume == name)
         if not own:
             continue
-        size, spacing = records[own[0][1]].size or (0, 0), _spacing(volumes[name], [at for at, _ in own])
+        size, places = records[own[0][1]].size or (0, 0), np.array([at for at, _ in own])
+        spacing = [float(v) for v in (volumes[name]["step"], *volumes[name]["pixel"])]
         for label in range(classes):
             predicted = _union([predictions[i] for _, i in own], size, label, threshold)
             true = _union([truths[i] for _, i in own], size, label, None)
             has[:, place, label] = there = predicted.any(), true.any()
             if all(there):
-                dice[place, label], hd95[place, label] = _compared(predicted, true, spacing)
+                dice[place, label], hd95[place, label] = _compared(predicted, true, places, spacing)
             elif any(there):
                 dice[place, label] = 0.0
     return Overlap(dice, hd95, has[1], has[0])
 
 
 def _compared(
-    predicted: UInt8[np.ndarray, "d h w"], true: UInt8[np.ndarray, "d h w"], spacing: Sequence[float]
+    predicted: UInt8[np.ndarray, "d h w"],
+    true: UInt8[np.ndarray, "d h w"],
+    places: Int[np.ndarray, " d"],
+    spacing: Sequence[float],
 ) -> tuple[float, float]:
-    """Dice and HD95 of two masks that are not empty; beyond the box around both, nothing counts in either."""
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    """Dice and HD95 of two masks that are not empty, of slices at some `places`, `spacing` mm from one place, row and
+    column to the next; beyond the box around both, nothing counts in either."""
     from monai.metrics.meandice import compute_dice
+    from monai.metrics.utils import get_mask_edges, get_surface_distance
 
     (around,) = ndimage.find_objects(predicted | true)
-    found, there = (torch.from_numpy(mask[around])[None, None] for mask in (predicted, true))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # MONAI warns of an argument that it passes itself
-        distance = compute_hausdorff_distance(found, there, include_background=True, percentile=95, spacing=spacing)
-    return float(compute_dice(found, there)), float(distance)
+    found, there = predicted[around], true[around]
+    a, b = (_at_places(edge, places[around[0]]) for edge in get_mask_edges(found, there, crop=False))
+    ways = (get_surface_distance(of, to, spacing=spacing) for of, to in ((a, b), (b, a)))
+    distance = max(float(np.quantile(np.asarray(way), SHARE)) for way in ways)
+    dice = compute_dice(*(torch.from_numpy(mask)[None, None] for mask in (found, there)))
+    return float(dice), distance
+
+
+def _at_places(slices: Bool[np.ndarray, "d h w"], places: Int[np.ndarray, " d"]) -> Bool[np.ndarray, "n h w"]:
+    """Slices where they are, with empty ones between them."""
+    found = np.zeros((int(places[-1] - places[0]) + 1, *slices.shape[1:]), bool)
+    found[places - places[0]] = slices
+    return found
 
 
 def _union(
@@ -96,9 +111,3 @@ def _bitmap(one: Instances, i: int) -> np.ndarray:
     return (
         coco.decode(one.regions[i]) if one.masks is None and one.regions else np.asarray(one.masks)[i].astype(np.uint8)
     )
-
-
-def _spacing(volume: Mapping[str, Any], places: Sequence[int]) -> list[float]:
-    """Millimetres between slices that are there, rows and columns."""
-    gap = float(np.median(np.diff(places))) if len(places) > 1 else 1.0
-    return [gap * float(volume["step"]), *(float(v) for v in volume["pixel"])]
