@@ -1,6 +1,7 @@
 """DICOM and NIfTI files as they come: the real ones, each read or refused in words, and every fault by its name."""
 
 import gzip
+import json
 import shutil
 from pathlib import Path
 
@@ -382,8 +383,6 @@ def test_patients_are_divided_whatever_the_salt_is(sound: Path, tmp_path: Path) 
 
 
 def decathlon(folder: Path, count: int = 5, **more: object) -> None:
-    import json
-
     entries = []
     for number in range(count):
         values = np.random.default_rng(number).integers(0, 300, (20, 20, 6)).astype(np.int16)
@@ -487,6 +486,70 @@ def test_nnunet_folders_are_read_with_a_test_of_their_own(tmp_path: Path) -> Non
     (raw / "labelsTr/case0.nii.gz").unlink()
     with pytest.raises(DataError, match="is an image without a label"):
         written(config, tmp_path / "again")
+
+
+def detected(raw: Path, **classes: int) -> VolumeData:
+    """The layout of nnDetection: each value of a label map is a lesion, and a file beside it has their classes."""
+    decathlon(raw, labels={"0": "core", "1": "edema"}, training=[])
+    for number in range(5):
+        (raw / f"imagesTr/case{number}.nii.gz").rename(raw / f"imagesTr/case{number}_0000.nii.gz")
+        label = np.zeros((20, 20, 6), np.uint8)
+        label[3:9, 3:9, 2] = label[12:18, 12:18, 4] = 1  # one lesion in two parts
+        label[3:9, 3:9, 3] = 2  # which touches another
+        path = raw / f"labelsTr/case{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(label, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+        (raw / f"labelsTr/case{number}.json").write_text(json.dumps({"instances": {"1": 1, "2": 0, **classes}}))
+    return settings(raw, window="percentile", layout="nnunet", instances="json")
+
+
+def test_classes_of_lesions_may_be_told_by_a_file_beside_each_label(tmp_path: Path) -> None:
+    config = detected(tmp_path / "raw")
+    classes, records, _ = written(config, tmp_path / "out")
+    assert classes == ("core", "edema")
+    seen = {(r.slice, o.lesion, o.label) for of in records.values() for r in of for o in r.objects or ()}
+    assert seen == {(2, 1, 1), (4, 1, 1), (3, 2, 0)}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, r"has no file \w+ beside it, which `instances: json` needs; add it"),
+        ("[]", r'must hold \{"instances": \{"1": 0\}\}, a class for each value'),
+        ('{"instances": {"1": 1}}', r"has the values 2, which `labels` does not name"),
+        ('{"instances": {"1": 1, "2": 2}}', r"has the class 2, and there are 2, counted from 0"),
+    ],
+)
+def test_a_file_of_classes_that_is_wrong_is_refused(tmp_path: Path, text: str | None, why: str) -> None:
+    config, path = detected(tmp_path / "raw"), tmp_path / "raw/labelsTr/case3.json"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    with pytest.raises(DataError, match=why):
+        written(config, tmp_path / "out")
+
+
+def test_a_column_of_a_table_says_who_belongs_together(tmp_path: Path) -> None:
+    decathlon(tmp_path / "raw")
+    config = settings(tmp_path / "raw", window="percentile", group_by="twins", labels={1: "core", 2: "edema"})
+    lines = [f"case{number},{number // 2 if number < 4 else 'alone'}" for number in range(5)]
+    table = tmp_path / "raw/patients.csv"
+    table.write_text("\n".join(["case,twins", *lines]))
+    _, records, report = written(config, tmp_path / "out")
+    assert sorted(report["volumes"].values()) == [1, 2, 2]
+    assert len({record.group for of in records.values() for record in of}) == 3
+    for text, why in (
+        (
+            "\n".join(["case,twins", *lines[1:]]),
+            "1 of the 5 volumes of .* are not in the column `case` of patients.csv",
+        ),
+        ("\n".join(["case,twin", *lines]), "patients.csv has no column `twins`; did you mean `twin`"),
+        ("\n".join(["case,twins", *lines, lines[0]]), "the lines 2 and 7 of patients.csv are of one case; keep one"),
+        ("\n".join(["case,twins", *lines[1:], "case0,"]), "line 6 of patients.csv has no twins; fill it in"),
+    ):
+        table.write_text(text)
+        with pytest.raises(DataError, match=why):
+            written(config, tmp_path / "again")
 
 
 def test_bids_subjects_are_read_with_masks_of_derivatives(tmp_path: Path) -> None:

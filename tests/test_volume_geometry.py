@@ -114,7 +114,7 @@ def test_with_values_each_value_is_a_lesion_whatever_its_parts() -> None:
     label = np.zeros((4, 4, 4), np.int16)
     label[0, 0, 0] = label[3, 3, 3] = 7
     label[1, 1, 1] = 2
-    found = lesions_of(label, {1: 0}, "it", by_value=True)
+    found = lesions_of(label, {2: 0, 7: 0}, "it", whole=True)
     assert [(one.label, int(one.voxels.sum())) for one in found] == [(0, 1), (0, 2)]
 
 

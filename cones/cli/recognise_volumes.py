@@ -65,8 +65,7 @@ def look_at_volumes(source: Path, task: Task | None = None) -> Found:
             f"{source} has {len(found.scans)} volumes with labels, and says of {len(labels)} classes what their values "
             f"are; give labels (SEG, masks), and `labels: {{1: lesion}}` in params.yaml{_first(found.refused)}"
         )
-    values = {value: index for index, value in enumerate(sorted(labels))}
-    volumes = [mark_volume(config, scan, labels, values, names) for scan in found.scans]
+    volumes = [mark_volume(config, scan, labels, names) for scan in found.scans]
     of_class = Counter(label for one in volumes for label in {lesion.label for lesion in one.lesions})
     classes = [labels[value] for value in sorted(labels)]
     modality = Counter(scan.modality for scan in found.scans).most_common(1)[0][0]
@@ -89,15 +88,17 @@ def _surely_trained(
 ) -> int:
     """How many slices of the training volumes show a class at least, whichever patients these are of."""
     from cones.readers.volumes.geometry import View
+    from cones.readers.volumes.marked import groups_of
     from cones.readers.volumes.shown import slices_with
 
+    groups = groups_of(config, volumes)
     slices = config.slices.model_validate(entry.get("slices", {}))
     counts: Counter[str] = Counter()
     for one in volumes:
         view, of_class = View.of(one.volume.grid, slices.axis), [x for x in one.lesions if x.label == label]
         there = set(view.strided(one.volume.grid, slices.stride))
         shown = there & slices_with(of_class, view, one.volume.grid, config.least)
-        counts[config.group_of(one.scan.patient, one.scan.name) or one.name] += len(shown)
+        counts[groups[one.name] or one.name] += len(shown)
     held_back = round(len(counts) * (config.val_fraction + config.test_fraction)) + 2
     return sum(sorted(counts.values())[: max(len(counts) - held_back, 0)])
 

@@ -34,7 +34,7 @@ READERS = (JpegImageFile, PngImageFile, TiffImageFile, BmpImageFile, WebPImageFi
 FORMATS = tuple(reader.format for reader in READERS)
 """What a file may hold, whatever it is called. Pillow would open dozens more, and start Ghostscript for one of them."""
 NAMED = "no JPEG, PNG, TIFF, BMP, WebP or GIF"
-GRIDS = (".nii", ".nii.gz", ".mgz", ".mgh")
+GRIDS = (".nii", ".nii.gz", ".mgz", ".mgh", ".nrrd", ".nhdr", ".seg.nrrd")
 """Suffixes of medical volumes that are one file each."""
 VOLUMES = (*GRIDS, ".dcm")
 MAX_PIXELS = 178_956_970

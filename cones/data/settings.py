@@ -135,7 +135,8 @@ class PictureData(DataSettings):
     @classmethod
     def _takes(cls) -> str:
         """What `group_by` takes in this kind of data."""
-        name = "patient, " if cls.knows_patients else f"the name of {cls.groups_named}, " if cls.groups_named else ""
+        name = "patient, " if cls.knows_patients else ""
+        name += f"the name of {cls.groups_named}, " if cls.groups_named else ""
         return f"must be {name}{{pattern: a regular expression with one group in round brackets}} or none"
 
     @model_validator(mode="after")

@@ -1,35 +1,46 @@
 """The label maps of a volume, whatever marks it: files, DICOM segmentation objects, contours."""
 
+import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
 
 from cones.common.errors import DataError
+from cones.common.reading import read_text
 from cones.readers.volumes.contours import contour_map
 from cones.readers.volumes.dicom import Header, Shown
+from cones.readers.volumes.lesions import LARGEST
 from cones.readers.volumes.rtstruct import roi_maps
 from cones.readers.volumes.scans import ContourFile, Scan
 from cones.readers.volumes.seg import label_map
 from cones.readers.volumes.series import Series
 from cones.readers.volumes.settings import VolumeData
-from cones.readers.volumes.volume import Volume, open_file
+from cones.readers.volumes.volume import Volume, open_file, stem
 
-WHOLE = (0, 0, 0)
+
+@dataclass(frozen=True)
+class LabelMap:
+    """The label map of a volume or of a part of it, the class (an index) of each value, what errors call it, and where
+    it begins in the volume."""
+
+    array: Shaped[np.ndarray, "a b c"]
+    classes: Mapping[int, int]
+    name: str
+    corner: tuple[int, int, int] = (0, 0, 0)
 
 
 def label_maps(
     config: VolumeData, scan: Scan, volume: Volume, labels: Mapping[int, str], shown: Shown
-) -> Iterator[tuple[Shaped[np.ndarray, "a b c"], tuple[int, int, int], str]]:
-    """Label maps of a volume, or of a part of it, where they begin in it (i, j, k) and what errors call them; `labels`
-    is what each value stands for.
-
-    `DataError` for one that does not fit the volume.
-    """
+) -> Iterator[LabelMap]:
+    """The label maps of a volume; `labels` is what each value stands for. `DataError` for one that does not fit it."""
+    of_value = {value: index for index, value in enumerate(sorted(labels))}
     contours = [label for label in scan.labels if isinstance(label, ContourFile)]
     if contours:
-        yield contour_map(contours, volume.grid, set(labels), shown), WHOLE, shown(contours[0].path)
+        array = contour_map(contours, volume.grid, set(labels), shown)
+        yield LabelMap(array, _classes(config, of_value), shown(contours[0].path))
     by_name = {name: value for value, name in labels.items()}
     for label in scan.labels:
         if isinstance(label, Path):
@@ -38,12 +49,40 @@ def label_maps(
                 raise DataError(
                     f"the label {shown(label)} {why}; resample it to its image's grid, by nearest neighbour"
                 )
-            yield file.array, WHOLE, shown(label)
+            classes = _told(label, len(labels), shown) if config.instances == "json" else _classes(config, of_value)
+            yield LabelMap(file.array, classes, shown(label))
         elif isinstance(label, Header):
             assert isinstance(scan.image, Series), "DICOM labels are of DICOM"
+            if config.instances == "json":
+                raise DataError(f"{shown(label.path)} has no file of classes beside it; set `instances: components`")
             if label.modality == "RTSTRUCT":
                 for array in roi_maps(label, scan.image, by_name, shown):
-                    yield array, WHOLE, shown(label.path)
+                    yield LabelMap(array, _classes(config, of_value), shown(label.path))
             else:
                 array, corner = label_map(label, scan.image, shown, None if config.labels else by_name)
-                yield array, corner, shown(label.path)
+                yield LabelMap(array, _classes(config, of_value), shown(label.path), corner)
+
+
+def _classes(config: VolumeData, of_value: Mapping[int, int]) -> Mapping[int, int]:
+    """The class of each value: of all that there can be where each is a lesion."""
+    return dict.fromkeys(range(1, LARGEST), 0) if config.instances == "values" else of_value
+
+
+def _told(label: Path, classes: int, shown: Shown) -> Mapping[int, int]:
+    """What the file beside a label says of its values."""
+    path = label.with_name(f"{stem(label)}.json")
+    missing = f"the label {shown(label)} has no {shown(path)} beside it, which `instances: json` needs; add it"
+    try:
+        told = json.loads(read_text(path, missing))["instances"]
+        found = {int(value): int(index) for value, index in told.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise DataError(
+            f'{shown(path)} must hold {{"instances": {{"1": 0}}}}, a class for each value of {shown(label)}; correct it'
+        ) from None
+    strange = sorted({index for index in found.values() if not 0 <= index < classes})
+    if strange:
+        raise DataError(
+            f"{shown(path)} has the class {strange[0]}, and there are {classes}, counted from 0; correct it, or add "
+            "the class to `labels`"
+        )
+    return found

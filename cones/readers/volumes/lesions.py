@@ -62,12 +62,12 @@ def lesions_of(
     array: Int[np.ndarray, "i j k"],
     labels: Mapping[int, int],
     name: str,
-    by_value: bool = False,
+    whole: bool = False,
     origin: tuple[int, int, int] = (0, 0, 0),
 ) -> list[Lesion]:
-    """The lesions of a label map: the connected parts (26 neighbours) of each value, `labels` giving its class; or,
-    `by_value`, all voxels of each value, of the one class there is. In the order of classes and of the array, which is
-    the part of its volume that begins at `origin`.
+    """The lesions of a label map: the connected parts (26 neighbours) of each value, `labels` giving its class, or the
+    `whole` of each value. In the order of values and of the array, which is the part of its volume that begins at
+    `origin`.
 
     `DataError` for a value that `labels` does not name.
     """
@@ -76,9 +76,6 @@ def lesions_of(
     strange = [v for end in (array.min(initial=0), array.max(initial=0)) if not 0 <= (v := int(end)) < LARGEST]
     boxes = [] if strange else find_objects(array)
     values = [value for value, box in enumerate(boxes, 1) if box]
-    if by_value:
-        (only,) = set(labels.values())
-        labels = dict.fromkeys((v for v in values if v > 0), only)
     strange += [v for v in values if v not in labels]
     if strange:
         listed = ", ".join(map(str, strange[:MOST_TOLD]))
@@ -90,7 +87,7 @@ def lesions_of(
     for value in values:
         within = boxes[value - 1]
         marked = array[within] == value
-        parts = marked.astype(np.uint8) if by_value else label(marked, np.ones((3, 3, 3), int))[0]
+        parts = marked.astype(np.uint8) if whole else label(marked, np.ones((3, 3, 3), int))[0]
         for number, place in enumerate(find_objects(parts), 1):
             i, j, k = (first + outer.start + inner.start for first, outer, inner in zip(origin, within, place))
             found.append(Lesion(len(found) + 1, labels[value], (i, j, k), parts[place] == number))

@@ -8,7 +8,9 @@ from pathlib import Path
 from cones.common.errors import DataError
 from cones.common.escaping import printable
 from cones.data.identity import Pseudonyms
+from cones.data.listing import inside
 from cones.data.prepared import SPLITS
+from cones.data.settings import Pattern
 from cones.data.splits import divide_shown
 from cones.readers.volumes.dicom import MAY_HAVE_TEXT, Header, Shown
 from cones.readers.volumes.labelled import label_maps
@@ -17,6 +19,7 @@ from cones.readers.volumes.pixels import DicomPixels
 from cones.readers.volumes.scans import Scan
 from cones.readers.volumes.series import Series
 from cones.readers.volumes.settings import VolumeData
+from cones.readers.volumes.tables import column_of
 from cones.readers.volumes.volume import SeriesVolume, Volume, open_file
 
 
@@ -40,9 +43,7 @@ def shown_by(names: Pseudonyms) -> Shown:
     return shown
 
 
-def mark_volume(
-    config: VolumeData, scan: Scan, labels: Mapping[int, str], values: Mapping[int, int], names: Pseudonyms
-) -> MarkedVolume:
+def mark_volume(config: VolumeData, scan: Scan, labels: Mapping[int, str], names: Pseudonyms) -> MarkedVolume:
     """A volume with its lesions; `DataError` for labels that do not fit it."""
     shown, name = shown_by(names), names.of(scan.name)
     if isinstance(scan.image, Series):
@@ -51,8 +52,9 @@ def mark_volume(
     else:
         volume = open_file(scan.image, shown, config.volume_index, scan.modality)
     lesions: list[Lesion] = []
-    for array, corner, of in label_maps(config, scan, volume, labels, shown):
-        for lesion in lesions_of(whole_labels(array, of), values, of, config.instances == "values", corner):
+    for of in label_maps(config, scan, volume, labels, shown):
+        array, whole = whole_labels(of.array, of.name), config.instances != "components"
+        for lesion in lesions_of(array, of.classes, of.name, whole, of.corner):
             lesions.append(Lesion(len(lesions) + 1, lesion.label, lesion.corner, lesion.voxels))
     return MarkedVolume(scan, name, volume, lesions)
 
@@ -71,11 +73,34 @@ def _refuse_text(config: VolumeData, header: Header, names: Pseudonyms) -> None:
         )
 
 
+def groups_of(config: VolumeData, volumes: Sequence[MarkedVolume]) -> dict[str, str]:
+    """The raw id by which each volume, by its pseudonym, is kept with others; empty where it has none.
+
+    `DataError` for a volume that is not in the table whose column `group_by` names.
+    """
+    how = config.group_by
+    if isinstance(how, Pattern):
+        return {m.name: how.group_of(m.scan.name) for m in volumes}
+    if how in (None, "patient"):
+        return {m.name: m.scan.patient if how else m.scan.name for m in volumes}
+    table = column_of(inside(Path(config.source), config.table, "`table`"), ("case",), how)
+    lacking = [m.name for m in volumes if m.scan.name not in table]
+    if lacking:
+        raise DataError(
+            f"{len(lacking)} of the {len(volumes)} volumes of {config.source} are not in the column `case` of "
+            f"{config.table} ({', '.join(lacking[:3])}); add them, or take them out of `source`"
+        )
+    return {m.name: table[m.scan.name] for m in volumes}
+
+
 def divide_volumes(
-    config: VolumeData, volumes: Sequence[MarkedVolume], classes: Sequence[str], names: Pseudonyms
+    config: VolumeData,
+    volumes: Sequence[MarkedVolume],
+    groups: Mapping[str, str],
+    classes: Sequence[str],
+    names: Pseudonyms,
 ) -> dict[str, list[MarkedVolume]]:
-    """The volumes of each split, whole groups together."""
-    groups = {m.name: config.group_of(m.scan.patient, m.scan.name) for m in volumes}
+    """The volumes of each split, those of one of `groups` together."""
     nameless = [m for m in volumes if not groups[m.name]]
     if nameless:
         raise DataError(

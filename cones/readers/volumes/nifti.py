@@ -32,7 +32,7 @@ def decathlon_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scan
             if not path.is_file():
                 raise DataError(f"{shown(path)} is named in dataset.json and is not there; add it, or take it out")
         scans.append(Scan(stem(image), stem(image), image, (label,), modality=_modality(content)))
-    return Scans(scans, labels=_named(content.get("labels")))
+    return Scans(scans, labels=_named(content, config))
 
 
 def _inside(source: Path, name: str, shown: Shown) -> Path:
@@ -48,7 +48,7 @@ def _inside(source: Path, name: str, shown: Shown) -> Path:
 def nnunet_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
     source = Path(config.source)
     content = dataset(source) if (source / "dataset.json").exists() else {}
-    found = Scans(labels=_named(content.get("labels")))
+    found = Scans(labels=_named(content, config))
     for end, split in (("Tr", ""), ("Ts", "test")):
         images: dict[str, Path] = {}
         for path in files:
@@ -112,15 +112,17 @@ def dataset(source: Path) -> dict[str, Any]:
     return content
 
 
-def _named(labels: Any) -> dict[int, str]:
-    """`labels` of dataset.json, a value for a name (nnU-Net) or a name for a value (the decathlon), without 0."""
+def _named(content: Mapping[str, Any], config: VolumeData) -> dict[int, str]:
+    """`labels` of dataset.json, a value for a name (nnU-Net) or a name for a value (the decathlon), without 0; where
+    files beside the labels give the classes (nnDetection), which count from 0, these are counted from 1."""
+    labels, first = content.get("labels"), 1 if config.instances == "json" else 0
     if not isinstance(labels, dict):
         return {}
     pairs: Iterable[tuple[Any, Any]] = labels.items()
     if all(isinstance(value, int) for value in labels.values()):
         pairs = ((value, name) for name, value in pairs)
     try:
-        return {int(value): str(name) for value, name in pairs if int(value)}
+        return {int(value) + first: str(name) for value, name in pairs if int(value) + first}
     except (TypeError, ValueError):
         raise DataError(
             f"`labels` of dataset.json must give each class a whole number, got {str(labels)[:80]}; set `labels` here"

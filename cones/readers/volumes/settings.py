@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from cones.common.settings import Strict, Words
+from cones.common.settings import PathName, Strict, Words
 from cones.data.settings import Pattern, PictureData
 
 if TYPE_CHECKING:
@@ -73,10 +73,15 @@ class VolumeData(PictureData):
 
     kind: Literal["volumes"]
     knows_patients: ClassVar[bool] = True
+    groups_named: ClassVar[str] = "a column of the `table`"
     hides_itself: ClassVar[bool] = True
     group_by: str | Pattern | None = "patient"
     """What is kept in one split: all of a patient, by PatientID in DICOM, by sub-... in BIDS and by the case's name
-    elsewhere; all whose names, such as a case's, have one `pattern`; or each volume by itself."""
+    elsewhere; all that have the same in a column of `table`; all whose names, such as a case's, have one `pattern`; or
+    each volume by itself."""
+    table: PathName = "patients.csv"
+    """The CSV that `group_by` names a column of, by its path from `source`. Its column `case` has the names of volumes:
+    of their files without suffix, of DICOM the SeriesInstanceUID, of BIDS sub-1 or sub-1 ses-2."""
     layout: Literal["auto", "dicom", "contours", "decathlon", "nnunet", "bids"] = "auto"
     """How `source` is laid out: DICOM files in any folders, with SEG or RTSTRUCT files as labels; DICOM with contours
     of the left ventricle as text, IM-0001-<image>-icontour-manual.txt as in Sunnybrook (readers/volumes/contour_files);
@@ -85,9 +90,10 @@ class VolumeData(PictureData):
     """What each value of a label map stands for; 0 is the ground, any other value an error. Null: what dataset.json,
     the segments of SEG or the ROIs of RTSTRUCT say. Of ROIs those count that are called as one of the classes; with
     contours in files 1 is inside the endocardium, and 2 between it and the epicardium."""
-    instances: Literal["components", "values"] = "components"
-    """A lesion is each connected part of a class (voxels that touch at a corner are connected), or all voxels of one
-    value, for which `labels` then has one class alone."""
+    instances: Literal["components", "values", "json"] = "components"
+    """A lesion is each connected part of a class (voxels that touch at a corner are connected); or all voxels of one
+    value, for which `labels` then has one class alone, or whose class the file beside a label tells, as nnDetection has
+    it: case.json with {"instances": {"1": 0}}, value to class, where 0 is the first of `labels`."""
     suffix: Annotated[str, Field(pattern="^[A-Za-z0-9]+$", max_length=40)] | None = None
     """In BIDS, the images that are meant, such as FLAIR; null: there is one kind."""
     channel: int = Field(0, ge=0, le=99)
@@ -136,12 +142,6 @@ class VolumeData(PictureData):
     @property
     def hides_names(self) -> bool:
         return not self.generated
-
-    def group_of(self, patient: str, name: str) -> str:
-        """The id by which a volume is kept with others, by its patient's and its own name; empty where it has none."""
-        if isinstance(self.group_by, Pattern):
-            return self.group_by.group_of(name)
-        return patient if self.group_by == "patient" else name
 
     def write_hidden(self, folder: Path, names: "Pseudonyms | None") -> "Written":
         from cones.readers.volumes.write import write_volumes

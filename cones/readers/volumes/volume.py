@@ -15,6 +15,7 @@ from cones.common.escaping import one_line
 from cones.data.pictures import GRIDS, VOLUMES
 from cones.readers.volumes.dicom import Shown
 from cones.readers.volumes.geometry import Grid
+from cones.readers.volumes.nrrd import SUFFIXES, open_nrrd
 from cones.readers.volumes.pixels import DicomPixels
 from cones.readers.volumes.series import Series
 
@@ -115,15 +116,21 @@ def stem(path: Path) -> str:
 
 
 def open_file(path: Path, shown: Shown, index: int | None = None, modality: str = "unknown") -> FileVolume:
-    """A NIfTI or MGH file by MONAI's reader. `DataError` for one that cannot be read, has no affine, or is 4-D where
-    `index` does not say which of its volumes is meant."""
+    """A NIfTI, MGH or NRRD file by MONAI's readers.
+
+    `DataError` for one that cannot be read, has no affine, or is 4-D where `index` does not say which of its volumes is
+    meant.
+    """
     from monai.data.image_reader import NibabelReader
 
     name = shown(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tags beside the standard; what counts is checked
-            image: Any = NibabelReader().read(path)
+            nrrd = path.name.lower().endswith(SUFFIXES)
+            image: Any = open_nrrd(path, name) if nrrd else NibabelReader().read(path)
+    except DataError:
+        raise
     except Exception as error:  # of a file from anywhere, in any way
         raise DataError(f"{name} cannot be read as a volume: {_why(error, path, name)}; export it anew") from None
     shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine, float)

@@ -11,7 +11,7 @@ from cones.data.identity import Pseudonyms
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, VOLUMES, Record
 from cones.readers.volumes.layouts import find_scans
-from cones.readers.volumes.marked import MarkedVolume, divide_volumes, mark_volume, shown_by
+from cones.readers.volumes.marked import MarkedVolume, divide_volumes, groups_of, mark_volume, shown_by
 from cones.readers.volumes.scans import Scan
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.shown import SmallLesions
@@ -38,11 +38,10 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
     if not labels:
         raise DataError(f"{config.source} does not say what its label values stand for; set `labels`: {{1: lesion}}")
     classes = tuple(labels[value] for value in sorted(labels))
-    values = {value: index for index, value in enumerate(sorted(labels))}
     refused, volumes = found.refused, list[MarkedVolume]()
     for scan in found.scans:
         try:
-            volumes.append(mark_volume(config, scan, labels, values, names))
+            volumes.append(mark_volume(config, scan, labels, names))
         except DataError as error:
             refused.append(str(error))
     if refused and config.unreadable == "refuse":
@@ -51,7 +50,8 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
             f"{len(refused)} files or volumes of {config.source} cannot be used:\n{listed}\nrepair or remove them, or "
             "set `unreadable: skip` to leave them out and have them listed in the report"
         )
-    splits = divide_volumes(config, volumes, classes, names)
+    groups = groups_of(config, volumes)
+    splits = divide_volumes(config, volumes, groups, classes, names)
     small, records, counts, unannotated = SmallLesions(), dict[str, list[Record]](), dict[str, int](), list[str]()
     numbers = {m.name: i for i, m in enumerate(sorted(volumes, key=lambda m: m.scan.name))}
     scans = [marked.scan for marked in volumes]
@@ -61,7 +61,7 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
         writer = Writer(config, folder / split, split, small)
         while splits[split]:
             marked = splits[split].pop(0)
-            group = names.of(config.group_of(marked.scan.patient, marked.scan.name))
+            group = names.of(groups[marked.name])
             try:
                 writer.add(marked, group, numbers[marked.name])
             except DataError as error:
