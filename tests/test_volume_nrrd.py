@@ -103,10 +103,10 @@ def test_files_without_a_place_are_refused(tmp_path: Path, header: dict, told: s
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("data file: ../elsewhere.raw.gz", "lies outside"),
-        ("data file: LIST", "has its values in `LIST`; write them into one file beside it"),
-        ("data file: slice%03d.raw 1 6 1", "write them into one file beside it"),
-        ("data file: none.raw.gz", "write them into one file beside it"),
+        ("data file: ../elsewhere.raw.gz", "has its values in several files, or elsewhere"),
+        ("data file: LIST", "elsewhere; write them into one beside it"),
+        ("data file: slice%03d.raw 1 6 1", "write them into one beside it"),
+        ("data file: none.raw.gz", "write them into one beside it"),
     ],
 )
 def test_values_elsewhere_are_refused(tmp_path: Path, line: str, told: str) -> None:

@@ -22,14 +22,17 @@ SHORT = {"".join(word[0] for word in space.split("-")): space for space in TO_RA
 
 @dataclass(frozen=True)
 class NrrdFile:
-    """What of a NRRD file a volume needs: i, j, k or i, j, k, which voxels, and the affine (4, 4) that takes i, j, k
-    to millimetres in RAS."""
+    """What of a NRRD file a volume needs, named as in nibabel's images: i, j, k or i, j, k, which voxels, and the affine
+    (4, 4) that takes i, j, k to millimetres in RAS."""
 
     path: Path
     shape: tuple[int, ...]
     affine: Float[np.ndarray, "4 4"]
     last: int | None
     """The axis of the file that is none of space, and so comes last here."""
+
+    def get_filename(self) -> str:
+        return str(self.path)
 
     @property
     def dataobj(self) -> Shaped[np.ndarray, "..."]:
@@ -52,8 +55,8 @@ def open_nrrd(path: Path, name: str) -> NrrdFile:
     header = nrrd.read_header(str(path))
     if "data file" in header or "datafile" in header:
         values = str(header.get("data file", header.get("datafile")))
-        if "%" in values or values.upper().startswith("LIST") or not inside(path.parent, values, name).is_file():
-            raise DataError(f"{name} has its values in `{values}`; write them into one file beside it")
+        if not _is_beside(path.parent, values):
+            raise DataError(f"{name} has its values in several files, or elsewhere; write them into one beside it")
     directions, space = header.get("space directions"), str(header.get("space", "")).lower()
     space = SHORT.get(space, space)
     if directions is None or space not in TO_RAS:
@@ -75,3 +78,11 @@ def open_nrrd(path: Path, name: str) -> NrrdFile:
     affine[:3] *= np.array(TO_RAS[space])[:, None]
     sizes = [int(n) for n in header["sizes"]]
     return NrrdFile(path, tuple(sizes[a] for a in [*spatial, *others]), affine, others[0] if others else None)
+
+
+def _is_beside(folder: Path, values: str) -> bool:
+    """Whether what a header has as its `data file` is one that is in the folder, or below it."""
+    try:
+        return "%" not in values and not values.upper().startswith("LIST") and inside(folder, values, "it").is_file()
+    except DataError:
+        return False
