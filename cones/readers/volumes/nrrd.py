@@ -22,8 +22,8 @@ SHORT = {"".join(word[0] for word in space.split("-")): space for space in TO_RA
 
 @dataclass(frozen=True)
 class NrrdFile:
-    """What of a NRRD file a volume needs, named as in nibabel's images: i, j, k or i, j, k, which voxels, and the affine
-    (4, 4) that takes i, j, k to millimetres in RAS."""
+    """What of a NRRD file a volume needs, named as in nibabel's images: i, j, k or i, j, k, which voxels, and the
+    affine (4, 4) that takes i, j, k to millimetres in RAS."""
 
     path: Path
     shape: tuple[int, ...]
