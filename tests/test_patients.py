@@ -52,6 +52,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person looks on, who is told the names."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+
+
 def dot(path: Path, *colour: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), colour).save(path)
@@ -136,6 +142,7 @@ def test_a_column_and_a_key_group_pictures(tmp_path: Path) -> None:
         (1.5, "the picture 0 of all.json has 1.5 at"),
     ],
 )
+@pytest.mark.usefixtures("terminal")
 def test_a_key_that_is_no_group(tmp_path: Path, value: object, told: str) -> None:
     def owned(table: dict) -> None:
         for picture in table["images"]:
@@ -145,6 +152,7 @@ def test_a_key_that_is_no_group(tmp_path: Path, value: object, told: str) -> Non
         prepare(coco(tmp_path / "c", owned, group_by="person"), Path("q"))
 
 
+@pytest.mark.usefixtures("terminal")
 def test_pictures_without_a_group_are_named(tmp_path: Path) -> None:
     config = ward(tmp_path / "s", {**TWELVE, "": "benign"})
     with pytest.raises(DataError, match=r"^3 of the 39 pictures of .* by `patient_id`: 12-0.png, 12-1.png, 12-2.png; "):
@@ -242,6 +250,7 @@ def test_the_division_does_not_depend_on_the_order_of_the_list(tmp_path: Path) -
     assert {s: set(g) for s, g in groups(Path("q")).items()} == {s: set(g) for s, g in groups(Path("p")).items()}
 
 
+@pytest.mark.usefixtures("terminal")
 def test_too_few_groups_are_refused_by_name(tmp_path: Path) -> None:
     config = ward(tmp_path / "s", {"Ann": "both", "Bob": "both"}, pictures=8)
     with pytest.raises(DataError, match=r"has 2 groups \(Ann, Bob\) to divide into 3 splits \(train, val, test\)"):
@@ -261,6 +270,7 @@ def test_a_class_that_whole_groups_leave_a_split_without(tmp_path: Path) -> None
 # One group in two splits
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_group_in_two_given_splits_is_refused(tmp_path: Path) -> None:
     config = ward(tmp_path / "s", TWELVE)
     lines = (tmp_path / "s/labels.csv").read_text().splitlines()

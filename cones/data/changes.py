@@ -1,7 +1,7 @@
 """Whether the files of a data set stayed as they were while they were read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,8 +13,9 @@ Files = dict[str, tuple[int, int]]
 
 
 @contextmanager
-def unchanged(source: Path) -> Iterator[None]:
-    """Raise `Changed` when a file below `source` came, went or was written while the block ran.
+def unchanged(source: Path, shown: Callable[[str], str] = printable) -> Iterator[None]:
+    """Raise `Changed` when a file below `source` came, went or was written while the block ran; `shown` is how it names
+    one.
 
     DVC looks at the folder after its stage is done, so it would take such a file for prepared. A block that fails on a
     file that is gone or half written fails for that reason, so `Changed` then takes the place of its error.
@@ -23,20 +24,19 @@ def unchanged(source: Path) -> Iterator[None]:
     try:
         yield
     except (DataError, OSError) as error:
-        _refuse_changes(source, before, error)
+        _refuse_changes(source, before, shown, error)
         raise
-    _refuse_changes(source, before)
+    _refuse_changes(source, before, shown)
 
 
-def _refuse_changes(source: Path, before: Files, failed: Exception | None = None) -> None:
+def _refuse_changes(source: Path, before: Files, shown: Callable[[str], str], failed: Exception | None = None) -> None:
     """Raise `Changed`, because of `failed` if there is one, when the files are not those of `before`."""
     after = files_below(source)
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     if changed:
         more = f" and {len(changed) - 1} more" * (len(changed) > 1)
         raise Changed(
-            f"{source} changed while it was prepared ({printable(changed[0])}{more}); try again once nothing writes "
-            "there"
+            f"{source} changed while it was prepared ({shown(changed[0])}{more}); try again once nothing writes there"
         ) from failed
 
 

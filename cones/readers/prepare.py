@@ -1,10 +1,12 @@
 """Prepare what an entry of `data` names: its reader writes the splits, and they are checked, hashed and reported."""
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from cones.common.files import fresh_folder, write_json
 from cones.data.changes import unchanged
+from cones.data.concealing import errors_concealed, shown_file
 from cones.data.groups import refuse_shared_groups
 from cones.data.identity import Pseudonyms, concealed, keys_kept, project_salt
 from cones.data.prepared import records_hash, write_split
@@ -19,11 +21,12 @@ def prepare(config: DataSettings, target: Path) -> dict:
     what was left out, the number of `groups` by split where there are some, and, for detection, `objects`
     (`Findings.report`). Where names are hidden, it and the manifests have pseudonyms, and the keys to these lie apart
     (cones/data/identity.py). Raises `DataError` for data that cannot be used, and `Changed` for pictures of one's own
-    that changed meanwhile.
+    that changed meanwhile; these likewise name nothing that is hidden.
     """
-    names = Pseudonyms(project_salt()) if config.hides_names else None
-    still = nullcontext() if config.generated else unchanged(Path(config.source))
-    with fresh_folder(target) as folder, keys_kept(target.name, names), still:
+    names, source = Pseudonyms(project_salt()) if config.hides_names else None, Path(config.source)
+    still = nullcontext() if config.generated else unchanged(source, partial(shown_file, source, names))
+    concealing = errors_concealed(config, names, target.name)
+    with fresh_folder(target) as folder, keys_kept(target.name, names), concealing, still:
         classes, splits, report = config.write_hidden(folder, names)
         apart = {s: records for s, records in splits.items() if s not in report.get("shared", ())}
         refuse_overlap(apart)

@@ -27,12 +27,22 @@ def decathlon_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scan
         raise DataError("dataset.json needs `training`, a list of {image, label}; correct it")
     scans = []
     for entry in listed:
-        image, label = (inside(source, str(entry[key]), "dataset.json") for key in ("image", "label"))
+        image, label = (_inside(source, str(entry[key]), shown) for key in ("image", "label"))
         for path in (image, label):
             if not path.is_file():
                 raise DataError(f"{shown(path)} is named in dataset.json and is not there; add it, or take it out")
         scans.append(Scan(stem(image), stem(image), image, (label,), modality=_modality(content)))
     return Scans(scans, labels=_named(content, config))
+
+
+def _inside(source: Path, name: str, shown: Shown) -> Path:
+    try:
+        return inside(source, name, "dataset.json")
+    except DataError:
+        raise DataError(
+            f"{shown(source / name)}, which dataset.json names, lies outside {source}, or no file can be called so; "
+            "only that folder is watched for changes: move the file into it, and correct dataset.json"
+        ) from None
 
 
 def nnunet_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scans:

@@ -111,7 +111,8 @@ class DicomPixels:
         syntax = str(header.tags.file_meta.get("TransferSyntaxUID", ""))
         if syntax.startswith(EXTRA) and "missing" in str(error):
             return f'{name} is packed as JPEG-LS, for which a decoder is wanting: pip install "cones[medical]"'
-        return f"the pixels of {name} cannot be read: {one_line(str(error), 200)}; export it anew"
+        why = one_line(str(error).replace(str(header.path), name), 200)
+        return f"the pixels of {name} cannot be read: {why}; export it anew"
 
 
 def refuse_not_finite(values: Shaped[np.ndarray, "..."], name: str) -> None:

@@ -96,7 +96,8 @@ class FileVolume:
             return np.asanyarray(of if self.index is None else of[..., self.index]).reshape(self.grid.shape)
         except Exception as error:  # of a file from anywhere, in any way
             raise DataError(
-                f"{self.name} cannot be read as a volume: {one_line(str(error), 200)}; export it anew"
+                f"{self.name} cannot be read as a volume: {_why(error, self.image.get_filename(), self.name)}; export "
+                "it anew"
             ) from None
 
     def plane(self, axis: int, at: int) -> Shaped[np.ndarray, "a b"]:
@@ -131,7 +132,7 @@ def open_file(path: Path, shown: Shown, index: int | None = None, modality: str 
     except DataError:
         raise
     except Exception as error:  # of a file from anywhere, in any way
-        raise DataError(f"{name} cannot be read as a volume: {one_line(str(error), 200)}; export it anew") from None
+        raise DataError(f"{name} cannot be read as a volume: {_why(error, path, name)}; export it anew") from None
     shape, affine = tuple(int(n) for n in image.shape), np.asarray(image.affine, float)
     several = shape[3] if len(shape) == 4 else 1
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
@@ -143,3 +144,8 @@ def open_file(path: Path, shown: Shown, index: int | None = None, modality: str 
     i, j, k = (*shape, 1, 1)[:3]
     chosen = None if len(shape) < 4 else index if several > 1 else 0
     return FileVolume(image, Grid((i, j, k), affine), name, chosen, modality)
+
+
+def _why(error: Exception, path: object, name: str) -> str:
+    """What a library says, with a file called as messages call it."""
+    return one_line(str(error).replace(str(path), name), 200)

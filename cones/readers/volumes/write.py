@@ -12,6 +12,7 @@ from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, VOLUMES, Record
 from cones.readers.volumes.layouts import find_scans
 from cones.readers.volumes.marked import MarkedVolume, divide_volumes, groups_of, mark_volume, shown_by
+from cones.readers.volumes.scans import Scan
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.shown import SmallLesions
 from cones.readers.volumes.writer import Writer
@@ -53,10 +54,13 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
     splits = divide_volumes(config, volumes, groups, classes, names)
     small, records, counts, unannotated = SmallLesions(), dict[str, list[Record]](), dict[str, int](), list[str]()
     numbers = {m.name: i for i, m in enumerate(sorted(volumes, key=lambda m: m.scan.name))}
+    scans = [marked.scan for marked in volumes]
+    volumes.clear()  # each of which may be large, and goes once it is written
     for split in SPLITS:
         (folder / split / "pictures").mkdir(parents=True)
         writer = Writer(config, folder / split, split, small)
-        for marked in splits[split]:
+        while splits[split]:
+            marked = splits[split].pop(0)
             group = names.of(groups[marked.name])
             try:
                 writer.add(marked, group, numbers[marked.name])
@@ -64,7 +68,6 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
                 if config.unreadable == "refuse":
                     raise
                 refused.append(str(error))
-            marked.volume = None  # type: ignore[assignment]  # which may be large
         writer.clean()
         records[split], counts[split] = writer.records, len(writer.volumes)
         unannotated += writer.unannotated
@@ -77,19 +80,19 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
         "too_small": small.lines,
         "unannotated": unannotated,
         "other_rois": found.other_rois,
-        "reading": reading_of(config, labels, volumes),
-        "divided": [s for s in ("val", "test") if not any(m.scan.split == s for m in volumes)],
+        "reading": reading_of(config, labels, scans),
+        "divided": [s for s in ("val", "test") if not any(scan.split == s for scan in scans)],
     }
     if config.patch is None:
         report["objects"] = Findings().report(records, classes)
     return classes, records, report
 
 
-def reading_of(config: VolumeData, labels: Mapping[int, str], volumes: Sequence[MarkedVolume]) -> dict[str, Any]:
+def reading_of(config: VolumeData, labels: Mapping[int, str], scans: Sequence[Scan]) -> dict[str, Any]:
     """How new volumes are cut like those of a data set, the value that each class has in a label map, and the modality
     of most of them."""
     settings = config.model_dump(mode="json", include=READ, exclude_defaults=True)
-    settings["modality"] = Counter(marked.scan.modality for marked in volumes).most_common(1)[0][0]
+    settings["modality"] = Counter(scan.modality for scan in scans).most_common(1)[0][0]
     return settings | {"labels": {str(value): name for value, name in labels.items()}}
 
 
