@@ -11,7 +11,8 @@ from PIL import Image
 from cones.common.errors import ConceptError, DataError
 from cones.data.folders import entries
 from cones.inference.open import OpenConcept
-from cones.readers.volumes.cut import Cut, cut_of
+from cones.readers.volumes.cut import Cut
+from cones.readers.volumes.cutting import cut_of
 from cones.readers.volumes.dicom import NO_PICTURES, read_headers, series_of
 from cones.readers.volumes.enhanced import slices_of
 from cones.readers.volumes.geometry import View
