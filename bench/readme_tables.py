@@ -72,6 +72,25 @@ def lesions() -> str:
     return "\n\n".join(parts)
 
 
+def real() -> str:
+    """Test figures on real data, a table a task, with their cost."""
+    parts = []
+    for task, table in read_json(RESULTS / "medical_real.json")["tables"].items():
+        heads = {
+            "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auroc": "AUROC", "mask_ap": "mask AP",
+            "mask_ap50": "mask AP50", "box_ap50": "box AP50", "box_ap10": "box AP10", "dice": "Dice",
+        }  # fmt: skip
+        there = [m for m in heads if f"test_{m}" in next(iter(table.values()))]
+        lines = [f"| {task} | {' | '.join(heads[m] for m in there)} | trained numbers | seconds to optimise |"]
+        lines.append("|---" * (len(there) + 3) + "|")
+        for method, found in table.items():
+            values = " | ".join(_percent(found[f"test_{m}"]) for m in there)
+            seconds, count = median(found["optimise_seconds"]["runs"]), found["trained_parameters"]
+            lines.append(f"| {method} | {values} | {count:,} | {seconds:.1f} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def speed() -> str:
     """The ratios of bench/clip_search.py."""
     found = read_json(RESULTS / "clip_search.json")
@@ -210,6 +229,7 @@ def main() -> None:
         ("cells", fewshot("cells")),
         ("nodules", nodules()),
         ("lesions", lesions()),
+        ("real", real()),
         ("speed", speed()),
         ("flow", flow()),
         ("scenes", detection("scenes")),
