@@ -9,7 +9,8 @@ from cones.common.errors import DataError
 from cones.data.masks import encode_mask, mask_bounds, object_mask
 from cones.inference.volumes import PredictedVolume, label_map
 from cones.inference.volumes_write import _line
-from cones.readers.volumes.cut import Cut, cut_of
+from cones.readers.volumes.cut import Cut
+from cones.readers.volumes.cutting import cut_of
 from cones.readers.volumes.geometry import Grid, View, nearest, square_size
 from cones.readers.volumes.lesions import lesions_of
 from cones.readers.volumes.settings import Least, VolumeData

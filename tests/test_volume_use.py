@@ -17,7 +17,7 @@ from cones.common.errors import DataError
 from cones.data.masks import encode_mask
 from cones.inference.volumes import PredictedVolume, label_map
 from cones.inference.volumes_write import dicom_seg_of, nifti_bytes
-from cones.readers.volumes.cut import cut_of
+from cones.readers.volumes.cutting import cut_of
 from cones.readers.volumes.geometry import Grid
 from cones.readers.volumes.lesions import lesions_of
 from cones.readers.volumes.settings import VolumeData

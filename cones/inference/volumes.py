@@ -11,8 +11,10 @@ from PIL import Image
 from cones.common.errors import ConceptError, DataError
 from cones.data.folders import entries
 from cones.inference.open import OpenConcept
-from cones.readers.volumes.cut import Cut, cut_of
+from cones.readers.volumes.cut import Cut
+from cones.readers.volumes.cutting import cut_of
 from cones.readers.volumes.dicom import NO_PICTURES, read_headers, series_of
+from cones.readers.volumes.enhanced import slices_of
 from cones.readers.volumes.geometry import View
 from cones.readers.volumes.pixels import DicomPixels, own_window
 from cones.readers.volumes.series import Series, sorted_series
@@ -84,7 +86,7 @@ def open_volume(path: Path, config: VolumeData) -> tuple[Volume, Any, str]:
     if not headers.pictures:
         kinds = {NO_PICTURES.get(h.modality, "no picture") for h in headers.files}
         raise DataError(f"{path} is {' and '.join(sorted(kinds)) or 'no DICOM file'}, and not a volume to look at")
-    found = series_of(headers.pictures, str)
+    found = series_of(slices_of(headers.pictures, str), str)
     if len(found) > 1:
         raise DataError(f"{path} holds {len(found)} series; give a folder with the one that is meant")
     series: Series = sorted_series(found[0], str, config.phase)

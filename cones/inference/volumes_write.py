@@ -85,6 +85,10 @@ def dicom_seg_of(found: PredictedVolume) -> Any:
         raise ConceptError("the Concept finds boxes and draws no masks, so there is no DICOM segmentation to write")
     if not isinstance(found.volume, SeriesVolume):
         raise DataError("a DICOM segmentation stands on a DICOM series, and the volume is none; leave --dicom-seg out")
+    if found.volume.series.first.frame is not None:
+        raise DataError(
+            "a DICOM segmentation stands on the files of a series, and this has frames; leave --dicom-seg out"
+        )
     try:
         import highdicom as hd
     except ModuleNotFoundError:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cones.common.errors import DataError
 from cones.readers.volumes.dicom import Header, Shown, read_headers, refuse_two_people, series_of
+from cones.readers.volumes.enhanced import slices_of
 from cones.readers.volumes.scans import ContourFile, Scan, Scans
 from cones.readers.volumes.series import phase_count, sorted_series
 from cones.readers.volumes.settings import VolumeData
@@ -45,7 +46,7 @@ def contour_scans(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
     if config.group_by == "patient":
         refuse_two_people(headers.pictures, shown)
     needed, lost = {1, max(labels)}, {patient: set(of) for patient, of in drawn.items()}
-    for files_of in series_of(headers.pictures, shown):
+    for files_of in series_of(slices_of(headers.pictures, shown), shown):
         of_patient = drawn.get(files_of[0].patient, {})
         marked = {image: header for header in files_of for image in [_number(header.path)] if image in of_patient}
         if not marked:

@@ -31,10 +31,11 @@ Shown = Callable[[Path], str]
 
 @dataclass(frozen=True)
 class Header:
-    """A DICOM file and what the allow list has of its header."""
+    """A DICOM file, or the `frame` of one that is a slice of its own, and what the allow list has of its header."""
 
     path: Path
     tags: "Dataset"
+    frame: int | None = None
 
     def get(self, keyword: str, default: Any = None) -> Any:
         value = self.tags.get(keyword, default)

@@ -16,6 +16,7 @@ from cones.readers.volumes.dicom import (
     series_of,
     series_of_label,
 )
+from cones.readers.volumes.enhanced import slices_of
 from cones.readers.volumes.nifti import bids_scans, dataset, decathlon_scans, nnunet_scans
 from cones.readers.volumes.rtstruct import roi_names
 from cones.readers.volumes.scans import Scan, Scans
@@ -77,7 +78,7 @@ def _dicom(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
     for header in headers.labels:
         of_series[series_of_label(header)].append(header)
     names: dict[str, None] = {}
-    for files_of in series_of(headers.pictures, shown):
+    for files_of in series_of(slices_of(headers.pictures, shown), shown):
         uid = str(files_of[0].get("SeriesInstanceUID", "")) or str(files_of[0].path.parent)
         labels = of_series.pop(uid, [])
         if not labels:

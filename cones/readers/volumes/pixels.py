@@ -1,6 +1,7 @@
 """The values of a slice: DICOM's by MONAI's reader, a file at a time, and how a window makes them grey."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class DicomPixels:
         from monai.data.image_reader import PydicomReader
 
         self.reader, self.shown = PydicomReader(), shown
+        self.opened: tuple[Path, Any] | None = None
 
     def plane(self, header: Header, frame: int | None = None) -> Shaped[np.ndarray, "i j *colour"]:
         """The values of a file in its own units (HU for CT), float32; colour as 8 bits (i, j, 3).
@@ -38,8 +40,9 @@ class DicomPixels:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of tags beside the standard; what counts is checked
-                tags = self.reader.read(header.path)
-                return self._values(tags, header, frame)
+                if header.frame is not None:
+                    return self._slice(header, header.frame)
+                return self._values(self.reader.read(header.path), header, frame)
         except DataError:
             raise
         except Exception as error:  # a decoder fails in any way
@@ -51,10 +54,23 @@ class DicomPixels:
             tags = self._frame(tags, header, frame)
         if kind == "PALETTE COLOR" or int(tags.get("SamplesPerPixel", 1)) > 1:
             return self._colour(tags, header, kind).swapaxes(0, 1)
-        raw = tags.pixel_array
+        return self._scaled(tags.pixel_array, tags, tags.get("PixelPaddingValue"))
+
+    def _slice(self, header: Header, frame: int) -> np.ndarray:
+        """A frame that is a slice of a series; its file is kept until another one is read."""
+        from pydicom.pixels import pixel_array
+
+        if self.opened is None or self.opened[0] != header.path:
+            self.opened = header.path, self.reader.read(header.path)
+        tags = self.opened[1]
+        raw = pixel_array(tags, index=frame)
+        if raw.ndim == 3:
+            raise DataError(f"{self.shown(header.path)} has frames of colour; export each as a file of its own")
+        return self._scaled(raw, header.tags, tags.get("PixelPaddingValue"))
+
+    def _scaled(self, raw: np.ndarray, tags: Any, padding: Any) -> np.ndarray:
         slope, intercept = (float(tags.get(k, d)) for k, d in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
         values = raw.T.astype(np.float32) * slope + intercept  # as MONAI's reader does, without its metadata
-        padding = tags.get("PixelPaddingValue")
         if padding is not None:
             padded = padding == raw.T
             if padded.any() and not padded.all():

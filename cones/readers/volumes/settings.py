@@ -116,7 +116,8 @@ class VolumeData(PictureData):
     volume_index: Annotated[int, Field(ge=0)] | None = None
     """Which volume of a 4-D file, counted from 0; a 4-D file without it is refused."""
     frame: Annotated[int, Field(ge=0)] | None = None
-    """Which frame of a multi-frame DICOM file, counted from 0; such a file without it is refused."""
+    """Which frame of a multi-frame DICOM file whose frames have no places, counted from 0; such a file without it is
+    refused. Frames that have places (enhanced CT and MR) are slices."""
     phase: Annotated[int, Field(ge=0)] | None = None
     """Where a series has several images at each position, such as phases of the heart: which, by their trigger time."""
     burned_in: Literal["refuse", "checked"] | Blank = "refuse"

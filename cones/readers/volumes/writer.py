@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 from cones.common.errors import DataError
 from cones.common.process import cores
 from cones.data.prepared import Record
-from cones.readers.volumes.cut import Cut, cut_of
+from cones.readers.volumes.cut import Cut
+from cones.readers.volumes.cutting import cut_of
 from cones.readers.volumes.geometry import View
 from cones.readers.volumes.marked import MarkedVolume
 from cones.readers.volumes.pixels import own_window
