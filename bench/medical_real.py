@@ -38,7 +38,9 @@ TOWARDS_APEX = np.array([-1.0, 1.0, -1.0])
 """Left, front and feet, as NIfTI has them."""
 HEART = ("heart, detection", "heart, segmentation")
 NUCLEI = "nuclei, segmentation"
-SHOTS, STEPS, FULL_STEPS = 10, 100, 60
+SHOTS = 10
+STEPS = dict.fromkeys(HEART, (100, 60)) | {NUCLEI: (60, 40)}
+"""Of a search and of a full fine-tuning; a picture of nuclei has dozens of them, and takes its time."""
 RATES = (0.02, 0.05, 0.1)
 NAMES = {HEART[0]: {"left ventricle": "white circle"}, HEART[1]: {"left ventricle": "white circle"},
          NUCLEI: {"nucleus": "white dot"}}  # fmt: skip
@@ -86,11 +88,11 @@ def one_seed(task: str, source: Path, seed: int) -> tuple[str, dict[str, Path]]:
          "seed": seed}
     )  # fmt: skip
     drawn = Draw.of(f"{task}, seed {seed}", concept, work / "prepared", work)
-    folders = {}
+    folders, (steps, full_steps) = {}, STEPS[task]
     for label, settings in METHODS.items():
         names = {"names": NAMES[task]} if "names" in settings else {}
-        folders[label] = drawn.searched(label, settings | names, RATES, STEPS)
-    folders["full, after cones"] = drawn.tuned("full, after cones", folders["cones"], FULL_STEPS)
+        folders[label] = drawn.searched(label, settings | names, RATES, steps)
+    folders["full, after cones"] = drawn.tuned("full, after cones", folders["cones"], full_steps)
     return drawn.split_hash, folders
 
 
