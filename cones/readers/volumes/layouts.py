@@ -60,7 +60,7 @@ def _layout(config: VolumeData, source: Path, files: list[Path], shown: Shown) -
             return "dicom"  # which is told when all are read
     raise DataError(
         f"{config.source} holds no DICOM, no dataset.json with `training`, no imagesTr and no BIDS; give the folder "
-        "that does as `source`"
+        "that does as `source`, or set `layout: pictures` for pictures with masks or boxes"
     )
 
 

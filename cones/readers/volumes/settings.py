@@ -12,6 +12,7 @@ from cones.data.settings import Pattern, PictureData
 
 if TYPE_CHECKING:
     from cones.data.identity import Pseudonyms
+    from cones.data.listing import Listing
     from cones.data.settings import Written
 
 Named = Literal["lung", "soft", "bone", "brain"]
@@ -62,6 +63,11 @@ class Blank(Strict):
     blank: Annotated[list[Annotated[list[Side], Field(min_length=4, max_length=4)]], Field(min_length=1)]
 
 
+CUT = ("window", "channels", "slices", "patch", "crop", "suffix", "channel", "volume_index", "frame", "phase",
+       "burned_in")  # fmt: skip
+"""Settings of how volumes are read and cut, which pictures have not."""
+
+
 def _once(labels: dict[int, str]) -> dict[int, str]:
     if len(set(labels.values())) < len(labels):
         raise PydanticCustomError("each_once", "must give each value a class of its own")
@@ -74,18 +80,19 @@ class VolumeData(PictureData):
     kind: Literal["volumes"]
     knows_patients: ClassVar[bool] = True
     groups_named: ClassVar[str] = "a column of the `table`"
-    hides_itself: ClassVar[bool] = True
     group_by: str | Pattern | None = "patient"
     """What is kept in one split: all of a patient, by PatientID in DICOM, by sub-... in BIDS and by the case's name
     elsewhere; all that have the same in a column of `table`; all whose names, such as a case's, have one `pattern`; or
     each volume by itself."""
     table: PathName = "patients.csv"
     """The CSV that `group_by` names a column of, by its path from `source`. Its column `case` has the names of volumes:
-    of their files without suffix, of DICOM the SeriesInstanceUID, of BIDS sub-1 or sub-1 ses-2."""
-    layout: Literal["auto", "dicom", "contours", "decathlon", "nnunet", "bids"] = "auto"
+    of their files without suffix, of DICOM the SeriesInstanceUID, of BIDS sub-1 or sub-1 ses-2; and of pictures as
+    they are listed."""
+    layout: Literal["auto", "dicom", "contours", "decathlon", "nnunet", "bids", "pictures"] = "auto"
     """How `source` is laid out: DICOM files in any folders, with SEG or RTSTRUCT files as labels; DICOM with contours
     of the left ventricle as text, IM-0001-<image>-icontour-manual.txt as in Sunnybrook (readers/volumes/contour_files);
-    a decathlon's dataset.json; nnU-Net's imagesTr and labelsTr; or BIDS, with masks below derivatives."""
+    a decathlon's dataset.json; nnU-Net's imagesTr and labelsTr; or BIDS, with masks below derivatives. `pictures` are
+    PNG, JPEG and the like with VOC's boxes, or in `images` with masks in `masks`: a mask a picture, or one a lesion."""
     labels: Annotated[dict[Annotated[int, Field(ge=1, lt=2**16)], Words], AfterValidator(_once)] | None = None
     """What each value of a label map stands for; 0 is the ground, any other value an error. Null: what dataset.json,
     the segments of SEG or the ROIs of RTSTRUCT say. Of ROIs those count that are called as one of the classes; with
@@ -140,15 +147,41 @@ class VolumeData(PictureData):
             )
         return self
 
+    @model_validator(mode="after")
+    def _pictures(self) -> "VolumeData":
+        told = [name for name in CUT if getattr(self, name) != type(self).model_fields[name].default]
+        if self.layout == "pictures" and told:
+            raise PydanticCustomError(
+                "pictures", "`{name}` is for volumes, and `layout: pictures` has none; leave it out", {"name": told[0]}
+            )
+        return self
+
     @property
     def hides_names(self) -> bool:
         return not self.generated
 
+    @property
+    def hides_itself(self) -> bool:  # type: ignore[override]  # a constant of other kinds
+        return self.layout != "pictures"
+
     def write_hidden(self, folder: Path, names: "Pseudonyms | None") -> "Written":
         from cones.readers.volumes.write import write_volumes
 
+        if self.layout == "pictures":
+            return self.write(folder)
         assert names is not None, "names of volumes are hidden"
         return write_volumes(self, folder, names)
+
+    def listing(self) -> "Listing":
+        from cones.readers.volumes.pictures import listed_pictures
+
+        assert self.layout == "pictures", "volumes are no list of pictures"
+        return listed_pictures(self)
+
+    def write(self, folder: Path) -> "Written":
+        from cones.readers.volumes.pictures import write_pictures
+
+        return write_pictures(self, folder)
 
 
 def as_read(reading: Mapping[str, Any]) -> VolumeData:
