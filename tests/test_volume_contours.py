@@ -323,7 +323,10 @@ def test_rois_are_put_on_the_grid_of_an_oblique_series(tmp_path: Path) -> None:
         tmp_path / "rt.dcm", tags, {"other": [], "GTV": [in_mm(p, 2, affine) for p in (outer, inner, apart)]}
     )
     (header,) = read_headers([path], shown).labels
-    (found,) = roi_maps(header, series, {"GTV": 7}, shown)
+    ((box, (i, j, k)),) = roi_maps(header, series, {"GTV": 7}, shown)
+    assert box.shape[2] == 1, "of what is marked alone"
+    found = np.zeros(series.grid.shape, np.uint16)
+    found[i : i + box.shape[0], j : j + box.shape[1], k : k + 1] = box
     assert set(np.unique(found)) == {0, 7}
     assert np.flatnonzero(found.any((0, 1))).tolist() == [2]
     expected = area(outer) - area(inner) + area(apart)

@@ -81,6 +81,30 @@ def test_frames_with_places_are_the_slices_of_a_volume(tmp_path: Path) -> None:
     assert volume.series.first.get("WindowCenter") == -600
 
 
+def test_a_file_that_highdicom_made_of_a_series_is_that_series(tmp_path: Path) -> None:
+    """Another writer than this project's."""
+    highdicom = pytest.importorskip("highdicom")
+    values, files, _ = series()
+    for one in files:
+        one.PatientSex, one.PatientBirthDate, one.PatientName = "O", "19700101", "A^B"
+        one.StudyID, one.StudyDate, one.StudyTime, one.AccessionNumber = "1", "20200101", "000000", ""
+        one.ReferringPhysicianName, one.Manufacturer, one.SeriesNumber = "", "m", 1
+        one.SeriesDate, one.SeriesTime, one.PatientPosition, one.ImageType = "20200101", "000000", "HFS", [
+            "ORIGINAL", "PRIMARY", "AXIAL"
+        ]  # fmt: skip
+        one.AcquisitionDate, one.AcquisitionTime, one.ContentDate, one.ContentTime = ("20200101", "000000") * 2
+        one.PositionReferenceIndicator, one.SoftwareVersions = "", "1"
+    made = highdicom.legacy.LegacyConvertedEnhancedCTImage(
+        [files[k] for k in ORDER], pydicom.uid.generate_uid(), 2, pydicom.uid.generate_uid(), 1
+    )
+    made.save_as(tmp_path / "a.dcm")
+    volume = opened(tmp_path / "a.dcm")
+    assert volume.grid.shape == (24, 24, DEPTH)
+    np.testing.assert_allclose(volume.grid.affine, np.diag([-2.0, -2.0, 3.0, 1.0]), atol=1e-6)
+    for k in range(DEPTH):
+        assert np.array_equal(volume.plane(2, k), values[..., k])
+
+
 def test_of_phases_in_one_place_one_is_taken_by_its_time(tmp_path: Path) -> None:
     values, files, _ = series()
     enhanced(files, tmp_path / "a.dcm", phases=2)

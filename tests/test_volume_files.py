@@ -515,7 +515,8 @@ def test_classes_of_lesions_may_be_told_by_a_file_beside_each_label(tmp_path: Pa
     [
         (None, r"has no file \w+ beside it, which `instances: json` needs; add it"),
         ("[]", r'must hold \{"instances": \{"1": 0\}\}, a class for each value'),
-        ('{"instances": {"1": 1}}', r"has the values 2, which `labels` does not name"),
+        ('{"instances": {"1": 1}}', r"has the values 2, which file \w+ does not name; it names 1"),
+        ('{"instances": {"1": 1, "2": 0.5}}', r"a class for each value"),
         ('{"instances": {"1": 1, "2": 2}}', r"has the class 2, and there are 2, counted from 0"),
     ],
 )
@@ -550,6 +551,14 @@ def test_a_column_of_a_table_says_who_belongs_together(tmp_path: Path) -> None:
         table.write_text(text)
         with pytest.raises(DataError, match=why):
             written(config, tmp_path / "again")
+
+
+def test_a_column_may_be_told_by_the_patients_of_series(raw: Path, tmp_path: Path) -> None:
+    lines = [f"id{number},ward {number // 2}" for number in range(6)]
+    (raw / "patients.csv").write_text("\n".join(["case,ward", *lines]))
+    _, records, report = written(settings(raw, group_by="ward", least={"mm2": 0, "pixels": 1}), tmp_path / "out")
+    assert report["volumes"] == {"train": 2, "val": 2, "test": 2}
+    assert all(len({record.group for record in of}) == 1 for of in records.values())
 
 
 def test_bids_subjects_are_read_with_masks_of_derivatives(tmp_path: Path) -> None:

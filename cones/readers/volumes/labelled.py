@@ -30,6 +30,8 @@ class LabelMap:
     classes: Mapping[int, int]
     name: str
     corner: tuple[int, int, int] = (0, 0, 0)
+    named_by: str = "`labels`"
+    """What tells the classes of the values, as errors call it."""
 
 
 def label_maps(
@@ -49,15 +51,19 @@ def label_maps(
                 raise DataError(
                     f"the label {shown(label)} {why}; resample it to its image's grid, by nearest neighbour"
                 )
-            classes = _told(label, len(labels), shown) if config.instances == "json" else _classes(config, of_value)
-            yield LabelMap(file.array, classes, shown(label))
+            if config.instances == "json":
+                path = label.with_name(f"{stem(label)}.json")
+                classes = _told(path, label, len(labels), shown)
+                yield LabelMap(file.array, classes, shown(label), named_by=shown(path))
+            else:
+                yield LabelMap(file.array, _classes(config, of_value), shown(label))
         elif isinstance(label, Header):
             assert isinstance(scan.image, Series), "DICOM labels are of DICOM"
             if config.instances == "json":
                 raise DataError(f"{shown(label.path)} has no file of classes beside it; set `instances: components`")
             if label.modality == "RTSTRUCT":
-                for array in roi_maps(label, scan.image, by_name, shown):
-                    yield LabelMap(array, _classes(config, of_value), shown(label.path))
+                for array, corner in roi_maps(label, scan.image, by_name, shown):
+                    yield LabelMap(array, _classes(config, of_value), shown(label.path), corner)
             else:
                 array, corner = label_map(label, scan.image, shown, None if config.labels else by_name)
                 yield LabelMap(array, _classes(config, of_value), shown(label.path), corner)
@@ -68,13 +74,14 @@ def _classes(config: VolumeData, of_value: Mapping[int, int]) -> Mapping[int, in
     return dict.fromkeys(range(1, LARGEST), 0) if config.instances == "values" else of_value
 
 
-def _told(label: Path, classes: int, shown: Shown) -> Mapping[int, int]:
+def _told(path: Path, label: Path, classes: int, shown: Shown) -> Mapping[int, int]:
     """What the file beside a label says of its values."""
-    path = label.with_name(f"{stem(label)}.json")
     missing = f"the label {shown(label)} has no {shown(path)} beside it, which `instances: json` needs; add it"
     try:
         told = json.loads(read_text(path, missing))["instances"]
-        found = {int(value): int(index) for value, index in told.items()}
+        found = {int(value): index for value, index in told.items()}
+        if not all(type(index) is int for index in found.values()):
+            raise TypeError
     except (ValueError, TypeError, KeyError, AttributeError):
         raise DataError(
             f'{shown(path)} must hold {{"instances": {{"1": 0}}}}, a class for each value of {shown(label)}; correct it'

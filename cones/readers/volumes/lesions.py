@@ -64,12 +64,13 @@ def lesions_of(
     name: str,
     whole: bool = False,
     origin: tuple[int, int, int] = (0, 0, 0),
+    named_by: str = "`labels`",
 ) -> list[Lesion]:
     """The lesions of a label map: the connected parts (26 neighbours) of each value, `labels` giving its class, or the
     `whole` of each value. In the order of values and of the array, which is the part of its volume that begins at
     `origin`.
 
-    `DataError` for a value that `labels` does not name.
+    `DataError` for a value without a class; `named_by` is what gives values their classes.
     """
     from scipy.ndimage import find_objects, label
 
@@ -80,8 +81,8 @@ def lesions_of(
     if strange:
         listed = ", ".join(map(str, strange[:MOST_TOLD]))
         raise DataError(
-            f"{name} has the values {listed}{'...' if len(strange) > MOST_TOLD else ''}, which `labels` does not name; "
-            f"it names {', '.join(map(str, sorted(labels)))}: add them, or set their voxels to 0"
+            f"{name} has the values {listed}{'...' if len(strange) > MOST_TOLD else ''}, which {named_by} does not "
+            f"name; it names {', '.join(map(str, sorted(labels)))}: add them, or set their voxels to 0"
         )
     found: list[Lesion] = []
     for value in values:

@@ -54,7 +54,7 @@ def mark_volume(config: VolumeData, scan: Scan, labels: Mapping[int, str], names
     lesions: list[Lesion] = []
     for of in label_maps(config, scan, volume, labels, shown):
         array, whole = whole_labels(of.array, of.name), config.instances != "components"
-        for lesion in lesions_of(array, of.classes, of.name, whole, of.corner):
+        for lesion in lesions_of(array, of.classes, of.name, whole, of.corner, of.named_by):
             lesions.append(Lesion(len(lesions) + 1, lesion.label, lesion.corner, lesion.voxels))
     return MarkedVolume(scan, name, volume, lesions)
 
@@ -84,13 +84,14 @@ def groups_of(config: VolumeData, volumes: Sequence[MarkedVolume]) -> dict[str, 
     if how in (None, "patient"):
         return {m.name: m.scan.patient if how else m.scan.name for m in volumes}
     table = column_of(inside(Path(config.source), config.table, "`table`"), ("case",), how)
-    lacking = [m.name for m in volumes if m.scan.name not in table]
+    found = {m.name: table.get(m.scan.name) or table.get(m.scan.patient, "") for m in volumes}
+    lacking = [name for name, group in found.items() if not group]
     if lacking:
         raise DataError(
             f"{len(lacking)} of the {len(volumes)} volumes of {config.source} are not in the column `case` of "
             f"{config.table} ({', '.join(lacking[:3])}); add them, or take them out of `source`"
         )
-    return {m.name: table[m.scan.name] for m in volumes}
+    return found
 
 
 def divide_volumes(

@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt16
 
 from cones.common.errors import DataError
+from cones.data.masks import mask_bounds
 from cones.readers.volumes.contours import filled
 from cones.readers.volumes.dicom import Header, Shown, whole_file
-from cones.readers.volumes.seg import NEAR
+from cones.readers.volumes.seg import NEAR, joined
 from cones.readers.volumes.series import Series
 
 AREAS = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
@@ -28,28 +29,31 @@ def roi_names(header: Header, shown: Shown) -> dict[int, str]:
 
 def roi_maps(
     header: Header, series: Series, values: Mapping[str, int], shown: Shown
-) -> Iterator[UInt8[np.ndarray, "i j k"]]:
-    """A label map of each ROI that `values` names, as ROIs may lie on each other.
+) -> Iterator[tuple[UInt16[np.ndarray, "a b c"], tuple[int, int, int]]]:
+    """A label map of each ROI that `values` names, as ROIs may lie on each other: of the box around it, and where that
+    begins in the series (i, j, k).
 
     `DataError` for a contour that encloses nothing, that lies on no slice of the series or beside its pictures, and for
     contours of one ROI at two heights of one slice.
     """
     names = roi_names(header, shown)
+    columns, rows, _ = series.grid.shape
     for roi in whole_file(header, shown).get("ROIContourSequence", []):
         number = int(roi.ReferencedROINumber)
         if names.get(number) not in values:
             continue
-        what = f"the ROI {number} of {shown(header.path)}"
-        found = np.zeros(series.grid.shape, np.uint8)
-        columns, rows, _ = series.grid.shape
+        what, parts = f"the ROI {number} of {shown(header.path)}", []
         for at, polygons in _by_slice(roi, series, what).items():
             try:
-                found[..., at][filled(polygons, (rows, columns)).T] = values[names[number]]
+                inside = filled(polygons, (rows, columns))
             except ValueError as error:
                 raise DataError(
                     f"{what} has a contour in slice {at + 1} that is none of its series: {error}; draw it again on it"
                 ) from None
-        yield found
+            if bounds := mask_bounds(inside):
+                top, left, bottom, right = bounds
+                parts.append((at, (left, top), inside[top:bottom, left:right].T, values[names[number]]))
+        yield joined(parts, what)
 
 
 def _by_slice(roi: Any, series: Series, what: str) -> dict[int, list[Float[np.ndarray, "n 2"]]]:

@@ -50,13 +50,16 @@ def label_map(
         if bounds := mask_bounds(frame):
             top, left, bottom, right = bounds
             parts.append((k, (left, top), frame[top:bottom, left:right].T.copy(), value))
-    return _joined(parts, name)
+    return joined(parts, name)
 
 
-def _joined(
+def joined(
     parts: Sequence[tuple[int, tuple[int, int], np.ndarray, int]], name: str
-) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Parts of slices, each at its k and its first (i, j) and of one value, in the box around them, and its corner."""
+) -> tuple[UInt16[np.ndarray, "a b c"], tuple[int, int, int]]:
+    """Parts of slices, each at its k and its first (i, j) and of one value, in the box around them, and its corner.
+
+    `DataError` for parts of several values that overlap.
+    """
     if not parts:
         return np.zeros((0, 0, 0), np.uint16), (0, 0, 0)
     first = np.array([(*corner, k) for k, corner, _, _ in parts])

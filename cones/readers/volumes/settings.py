@@ -85,9 +85,9 @@ class VolumeData(PictureData):
     elsewhere; all that have the same in a column of `table`; all whose names, such as a case's, have one `pattern`; or
     each volume by itself."""
     table: PathName = "patients.csv"
-    """The CSV that `group_by` names a column of, by its path from `source`. Its column `case` has the names of volumes:
-    of their files without suffix, of DICOM the SeriesInstanceUID, of BIDS sub-1 or sub-1 ses-2; and of pictures as
-    they are listed."""
+    """The CSV that `group_by` names a column of, by its path from `source`. Its column `case` has the names of volumes,
+    or of their patients: of files those without suffix, of DICOM the SeriesInstanceUID or PatientID, of BIDS sub-1
+    ses-2 or sub-1; and of pictures as they are listed."""
     layout: Literal["auto", "dicom", "contours", "decathlon", "nnunet", "bids", "pictures"] = "auto"
     """How `source` is laid out: DICOM files in any folders, with SEG or RTSTRUCT files as labels; DICOM with contours
     of the left ventricle as text, IM-0001-<image>-icontour-manual.txt as in Sunnybrook (readers/volumes/contour_files);
