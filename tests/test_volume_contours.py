@@ -31,10 +31,11 @@ def area(points: np.ndarray) -> float:
 
 
 def test_pixels_are_inside_by_their_middles() -> None:
-    square = np.array([(1.5, 2.5), (4.5, 2.5), (4.5, 6.5), (1.5, 6.5)])
+    square = np.array([(1.3, 2.3), (4.3, 2.3), (4.3, 6.3), (1.3, 6.3)])
     expected = np.zeros((9, 8), bool)
     expected[3:7, 2:5] = True
     assert np.array_equal(filled([square], (9, 8)), expected)
+    assert np.array_equal(filled([square + 0.4], (9, 8)), expected), "from 1.7 to 4.7, and from 2.7 to 6.7"
     inner = np.array([(2.5, 3.5), (3.5, 3.5), (3.5, 5.5), (2.5, 5.5)])
     expected[4:6, 3] = False
     assert np.array_equal(filled([square, inner], (9, 8)), expected)
