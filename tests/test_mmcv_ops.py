@@ -1,5 +1,6 @@
 """mmcv's other operators without compiling, and how they are installed."""
 
+import importlib.metadata
 import math
 import sys
 import time
@@ -238,6 +239,32 @@ def test_it_steps_aside_for_compiled_mmcv(tmp_path: Path) -> None:
     compiled = "import torch\ndef __getattr__(name): return lambda *a, **k: torch.tensor([0, 0, 0])\n"
     (tmp_path / "_ext.py").write_text(compiled)
     assert run(ASIDE, str(tmp_path)) == "[0, 0, 0] False"
+
+
+FIRST_IMPORT = """
+import sys
+import threading
+from pathlib import Path
+from cones.backbones.glip import mmcv_ops
+version = ".".join(map(str, sys.version_info))
+cache = Path(sys.argv[1], "YAPF", sys.argv[2], f"Grammar-py{version}.pickle")
+cache.parent.mkdir(parents=True)
+cache.touch()
+beside = threading.Timer(0.5, cache.unlink)
+read = mmcv_ops.time.sleep
+mmcv_ops.time.sleep = lambda seconds: (print("empty"), read(seconds))
+beside.start()
+mmcv_ops.install()
+import mmcv.ops
+print("read")
+"""
+
+
+def test_another_process_may_be_importing_for_the_first_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lines = run(FIRST_IMPORT, str(tmp_path), importlib.metadata.version("yapf")).split()
+    assert lines[0] == "empty"
+    assert lines[-1] == "read"
 
 
 DYHEAD = """

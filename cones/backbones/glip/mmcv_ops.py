@@ -7,7 +7,9 @@ imported. Gradients come from autograd. Places in a picture are computed in floa
 import importlib
 import importlib.util
 import math
+import pickle
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any, NoReturn
@@ -26,6 +28,8 @@ ORIGIN = "cones.backbones.glip.mmcv_ops"
 BOXES_AT_ONCE, ROIS_AT_ONCE = 256, 64
 """Boxes that `nms` compares with all others at once, and RoIs of one picture pooled at once: they bound memory only."""
 
+YAPF_TRIES = 50
+
 Pair = int | tuple[int, int]
 
 
@@ -34,6 +38,7 @@ def install() -> None:
 
     Where a compiled `mmcv._ext` can be found, nothing is done at all.
     """
+    _import_yapf()
     spec = importlib.util.find_spec("mmcv._ext")
     if spec is not None and spec.origin != ORIGIN:
         return
@@ -49,6 +54,22 @@ def install() -> None:
     for file, function in replaced.items():
         for module in (package, sys.modules[f"mmcv.ops.{file}"]):
             setattr(module, function.__name__, function)
+
+
+def _import_yapf() -> None:
+    """Import yapf, which mmengine needs, again and again for some seconds where its cache cannot be read.
+
+    Its first import on a machine puts its grammar's pickle in place before it is written, and a process beside it
+    reads an empty file.
+    """
+    for _ in range(YAPF_TRIES):
+        try:
+            importlib.import_module("yapf")
+        except (EOFError, pickle.UnpicklingError):
+            time.sleep(0.1)
+        else:
+            return
+    importlib.import_module("yapf")
 
 
 def _stand_in() -> Any:
