@@ -12,7 +12,8 @@ from test_volume_files import REAL, edit, settings, shown, study, written
 from cones.common.errors import DataError
 from cones.data.masks import object_mask
 from cones.readers.volumes.contours import contour_map, filled
-from cones.readers.volumes.dicom import read_headers, series_of
+from cones.readers.volumes.dicom import series_of
+from cones.readers.volumes.headers import read_headers
 from cones.readers.volumes.layouts import find_scans
 from cones.readers.volumes.rtstruct import roi_maps
 from cones.readers.volumes.series import Series, sorted_series

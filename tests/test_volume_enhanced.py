@@ -14,9 +14,10 @@ from cones.common.errors import DataError
 from cones.data.identity import Pseudonyms
 from cones.data.prepared import Split, write_split
 from cones.inference.volumes import open_volume
-from cones.readers.volumes.dicom import read_headers, series_of
+from cones.readers.volumes.dicom import series_of
 from cones.readers.volumes.enhanced import slices_of
 from cones.readers.volumes.export import series_files, write_seg
+from cones.readers.volumes.headers import read_headers
 from cones.readers.volumes.pixels import DicomPixels
 from cones.readers.volumes.series import sorted_series
 from cones.readers.volumes.settings import VolumeData

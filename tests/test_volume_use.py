@@ -277,7 +277,8 @@ def test_a_dicom_segmentation_comes_back_as_it_was_found(tmp_path: Path) -> None
     """Written by highdicom on a series, read by this project and by highdicom."""
     import highdicom
 
-    from cones.readers.volumes.dicom import read_headers, series_of
+    from cones.readers.volumes.dicom import series_of
+    from cones.readers.volumes.headers import read_headers
     from cones.readers.volumes.pixels import DicomPixels
     from cones.readers.volumes.seg import label_map as read_label_map
     from cones.readers.volumes.series import sorted_series

@@ -39,8 +39,12 @@ def encode_mask(mask: np.ndarray) -> str:
 
 def mask_bounds(mask: np.ndarray) -> tuple[int, int, int, int] | None:
     """The first row and column of a bool (H, W) array, and those after the last; None for an empty one."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1) if len(rows) else None
+    rows = np.flatnonzero(mask.any(1))
+    if not len(rows):
+        return None
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    columns = np.flatnonzero(mask[top:bottom].any(0))
+    return top, int(columns[0]), bottom, int(columns[-1]) + 1
 
 
 def encode_part(part: np.ndarray, corner: tuple[int, int], size: Size) -> str:

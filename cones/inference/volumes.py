@@ -13,9 +13,10 @@ from cones.data.folders import entries
 from cones.inference.open import OpenConcept
 from cones.readers.volumes.cut import Cut
 from cones.readers.volumes.cutting import cut_of
-from cones.readers.volumes.dicom import NO_PICTURES, read_headers, series_of
+from cones.readers.volumes.dicom import series_of
 from cones.readers.volumes.enhanced import slices_of
 from cones.readers.volumes.geometry import View
+from cones.readers.volumes.headers import NO_PICTURES, read_headers
 from cones.readers.volumes.pixels import DicomPixels, own_window
 from cones.readers.volumes.series import Series, sorted_series
 from cones.readers.volumes.settings import VolumeData, as_read

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cones.common.errors import DataError
-from cones.readers.volumes.dicom import Header, Shown, read_headers, refuse_two_people, series_of
+from cones.readers.volumes.dicom import refuse_two_people, series_of
 from cones.readers.volumes.enhanced import slices_of
+from cones.readers.volumes.headers import Header, Shown, read_headers
 from cones.readers.volumes.scans import ContourFile, Scan, Scans
 from cones.readers.volumes.series import phase_count, sorted_series
 from cones.readers.volumes.settings import VolumeData

@@ -10,8 +10,8 @@ from cones.common.errors import DataError
 from cones.common.reading import read_text
 from cones.data.masks import object_mask, outline_mask
 from cones.data.prepared import Object
-from cones.readers.volumes.dicom import Shown
 from cones.readers.volumes.geometry import Grid
+from cones.readers.volumes.headers import Shown
 from cones.readers.volumes.scans import ContourFile
 
 FIRST = 1.0

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image
 
 from cones.readers.volumes.geometry import View, nearest, square_size
-from cones.readers.volumes.pixels import grey, refuse_not_finite
+from cones.readers.volumes.pixels import grey
 from cones.readers.volumes.settings import Window
 from cones.readers.volumes.volume import Volume
 
@@ -80,17 +80,18 @@ class Cut:
         return np.stack([grey(values, self.windows[0], volume.inverted) for values in near], -1)
 
     def values(self, volume: Volume, at: int) -> Shaped[np.ndarray, "h w *colour"]:
+        """What is kept of a slice; to be looked at only."""
         top, left, bottom, right = self.box
         values = seen_values(volume, self.view, at)
-        refuse_not_finite(values, self.name)
+        values = values.copy() if self.blank else values
         for x, y, w, h in self.blank:
             values[y : y + h, x : x + w] = values.min()
         return values[top:bottom, left:right]
 
 
 def seen_values(volume: Volume, view: View, at: int) -> Shaped[np.ndarray, "h w *colour"]:
-    """The values of a slice as rows and columns, in an array of its own; colour in 8 bits as it is."""
+    """The values of a slice as rows and columns; colour in 8 bits as it is."""
     plane = volume.plane(view.axis, at)
     if plane.ndim == 3:
         return np.stack([view.picture(plane[..., c]) for c in range(3)], -1)
-    return view.picture(plane).astype(np.float32)
+    return view.picture(plane).astype(np.float32, copy=False)

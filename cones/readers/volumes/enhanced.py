@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cones.readers.volumes.dicom import NO_PICTURES, Header, Shown, whole_file
+from cones.readers.volumes.dicom import whole_file
+from cones.readers.volumes.headers import NO_PICTURES, Header, Shown
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -36,13 +37,7 @@ def _frames(header: Header, shown: Shown) -> list[Header]:
 
 
 def _slice(header: Header, number: int, groups: "list[Dataset]") -> Header:
-    from pydicom import Dataset
-
-    tags = Dataset()  # as a copy would share its values
-    tags.update(header.tags)
-    tags.file_meta, tags.InstanceNumber = header.tags.file_meta, number + 1
-    for keyword, value in _values(groups):
-        setattr(tags, keyword, value)
+    tags = {**header.tags, "InstanceNumber": number + 1, **dict(_values(groups))}
     return replace(header, tags=tags, frame=number)
 
 

@@ -108,6 +108,8 @@ def square_size(size: tuple[int, int], pixel: tuple[float, float]) -> tuple[int,
 def nearest(picture: Shaped[np.ndarray, "a b"], size: tuple[int, int]) -> Shaped[np.ndarray, "h w"]:
     """A picture in another size (height, width), each pixel that of its nearest. One that is made larger and then as
     large as it was is the same."""
+    if picture.shape == size:
+        return picture
     rows, columns = ((2 * np.arange(to) + 1) * of // (2 * to) for to, of in zip(size, picture.shape))
     return picture[np.ix_(rows, columns)]
 

@@ -11,7 +11,7 @@ from jaxtyping import Shaped
 from cones.common.errors import DataError
 from cones.common.reading import read_text
 from cones.readers.volumes.contours import contour_map
-from cones.readers.volumes.dicom import Header, Shown
+from cones.readers.volumes.headers import Header, Shown
 from cones.readers.volumes.lesions import LARGEST
 from cones.readers.volumes.rtstruct import roi_maps
 from cones.readers.volumes.scans import ContourFile, Scan

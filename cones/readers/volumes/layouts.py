@@ -7,16 +7,9 @@ from pathlib import Path
 from cones.common.errors import DataError
 from cones.data.folders import entries
 from cones.readers.volumes.contour_files import contour_scans, is_contour
-from cones.readers.volumes.dicom import (
-    Header,
-    Shown,
-    read_header,
-    read_headers,
-    refuse_two_people,
-    series_of,
-    series_of_label,
-)
+from cones.readers.volumes.dicom import refuse_two_people, series_of
 from cones.readers.volumes.enhanced import slices_of
+from cones.readers.volumes.headers import Header, Shown, read_header, read_headers
 from cones.readers.volumes.nifti import bids_scans, dataset, decathlon_scans, nnunet_scans
 from cones.readers.volumes.rtstruct import roi_names
 from cones.readers.volumes.scans import Scan, Scans
@@ -76,7 +69,7 @@ def _dicom(config: VolumeData, files: list[Path], shown: Shown) -> Scans:
     found = Scans(refused=headers.unreadable)
     of_series: dict[str, list[Header]] = defaultdict(list)
     for header in headers.labels:
-        of_series[series_of_label(header)].append(header)
+        of_series[header.of_series].append(header)
     names: dict[str, None] = {}
     for files_of in series_of(slices_of(headers.pictures, shown), shown):
         uid = str(files_of[0].get("SeriesInstanceUID", "")) or str(files_of[0].path.parent)

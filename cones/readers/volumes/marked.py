@@ -12,7 +12,7 @@ from cones.data.listing import inside
 from cones.data.prepared import SPLITS
 from cones.data.settings import Pattern
 from cones.data.splits import divide_shown
-from cones.readers.volumes.dicom import MAY_HAVE_TEXT, Header, Shown
+from cones.readers.volumes.headers import MAY_HAVE_TEXT, Header, Shown
 from cones.readers.volumes.labelled import label_maps
 from cones.readers.volumes.lesions import Lesion, lesions_of, whole_labels
 from cones.readers.volumes.pixels import DicomPixels

@@ -9,7 +9,7 @@ from typing import Any
 from cones.common.errors import DataError
 from cones.common.reading import read_text
 from cones.data.listing import inside
-from cones.readers.volumes.dicom import Shown
+from cones.readers.volumes.headers import Shown
 from cones.readers.volumes.scans import Scan, Scans
 from cones.readers.volumes.settings import VolumeData
 from cones.readers.volumes.volume import is_volume_file, stem

@@ -1,5 +1,6 @@
-"""The values of a slice: DICOM's by MONAI's reader, a file at a time, and how a window makes them grey."""
+"""The values of a slice: DICOM's of a file at a time, and how a window makes them grey."""
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from jaxtyping import Float, Shaped, UInt8
 
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
-from cones.readers.volumes.dicom import Header, Shown
+from cones.readers.volumes.headers import Header, Shown, Stored
 from cones.readers.volumes.settings import Window
 
+HUGE = 1e20
+"""Whole numbers that are scaled by less are finite."""
 DEEP = 8
 """Bits a channel of colour that are shown as they are."""
 CLIPPED = 0.99
@@ -24,7 +27,8 @@ EXTRA = "1.2.840.10008.1.2.4.8"
 
 
 class DicomPixels:
-    """Reads the values of DICOM files by MONAI's reader as an object; its arrays have the axes i (column), j (row)."""
+    """Reads the values of DICOM files, those that are more than one grey picture by MONAI's reader as an object; its
+    arrays have the axes i (column), j (row)."""
 
     def __init__(self, shown: Shown) -> None:
         from monai.data.image_reader import PydicomReader
@@ -42,6 +46,8 @@ class DicomPixels:
                 warnings.simplefilter("ignore")  # of tags beside the standard; what counts is checked
                 if header.frame is not None:
                     return self._slice(header, header.frame)
+                if header.stored:
+                    return self._scaled(_decoded(header.path, header.syntax, header.stored), header.tags, header)
                 return self._values(self.reader.read(header.path), header, frame)
         except DataError:
             raise
@@ -54,7 +60,7 @@ class DicomPixels:
             tags = self._frame(tags, header, frame)
         if kind == "PALETTE COLOR" or int(tags.get("SamplesPerPixel", 1)) > 1:
             return self._colour(tags, header, kind).swapaxes(0, 1)
-        return self._scaled(tags.pixel_array, tags, tags.get("PixelPaddingValue"))
+        return self._scaled(tags.pixel_array, tags, header)
 
     def _slice(self, header: Header, frame: int) -> np.ndarray:
         """A frame that is a slice of a series; its file is kept until another one is read."""
@@ -66,12 +72,15 @@ class DicomPixels:
         raw = pixel_array(tags, index=frame)
         if raw.ndim == 3:
             raise DataError(f"{self.shown(header.path)} has frames of colour; export each as a file of its own")
-        return self._scaled(raw, header.tags, tags.get("PixelPaddingValue"))
+        return self._scaled(raw, header.tags, header)
 
-    def _scaled(self, raw: np.ndarray, tags: Any, padding: Any) -> np.ndarray:
+    def _scaled(self, raw: np.ndarray, tags: Any, header: Header) -> np.ndarray:
         slope, intercept = (float(tags.get(k, d)) for k, d in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)))
-        values = raw.T.astype(np.float32) * slope + intercept  # as MONAI's reader does, without its metadata
-        if padding is not None:
+        values = np.multiply(raw.T, slope, dtype=np.float32)  # as MONAI's reader does, without its metadata
+        values += intercept
+        if raw.dtype.kind == "f" or not abs(slope) + abs(intercept) < HUGE:
+            refuse_not_finite(values, self.shown(header.path))
+        if (padding := tags.get("PixelPaddingValue")) is not None:
             padded = padding == raw.T
             if padded.any() and not padded.all():
                 values[padded] = values[~padded].min()
@@ -108,11 +117,22 @@ class DicomPixels:
 
     def _why(self, header: Header, error: Exception) -> str:
         name = self.shown(header.path)
-        syntax = str(header.tags.file_meta.get("TransferSyntaxUID", ""))
-        if syntax.startswith(EXTRA) and "missing" in str(error):
+        if header.syntax.startswith(EXTRA) and "missing" in str(error):
             return f'{name} is packed as JPEG-LS, for which a decoder is wanting: pip install "cones[medical]"'
         why = one_line(str(error).replace(str(header.path), name), 200)
         return f"the pixels of {name} cannot be read: {why}; export it anew"
+
+
+def _decoded(path: Path, syntax: str, stored: Stored) -> Shaped[np.ndarray, "rows columns"]:
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    with path.open("rb") as file:
+        there = os.fstat(file.fileno()).st_size - stored.offset
+        if stored.length and there < stored.length:
+            raise ValueError(f"they break off after {there} of {stored.length} bytes")
+        file.seek(stored.offset)
+        return get_decoder(UID(syntax)).as_array(file, **stored.options)[0]
 
 
 def refuse_not_finite(values: Shaped[np.ndarray, "..."], name: str) -> None:
@@ -123,7 +143,10 @@ def refuse_not_finite(values: Shaped[np.ndarray, "..."], name: str) -> None:
 def grey(values: Float[np.ndarray, "h w"], window: Window, inverted: bool = False) -> UInt8[np.ndarray, "h w"]:
     """Values as 8-bit grey: what is below the window black, above it white, or inverted (DICOM's MONOCHROME1)."""
     low = window.level - window.width / 2
-    shade = np.rint((np.clip(values, low, low + window.width) - low) * (255 / window.width)).astype(np.uint8)
+    scaled = np.clip(values, low, low + window.width)
+    scaled -= low
+    scaled *= 255 / window.width
+    shade = np.rint(scaled, out=scaled).astype(np.uint8)
     return 255 - shade if inverted else shade
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Float, UInt16
 from cones.common.errors import DataError
 from cones.data.masks import mask_bounds
 from cones.readers.volumes.contours import filled
-from cones.readers.volumes.dicom import Header, Shown, whole_file
+from cones.readers.volumes.dicom import whole_file
+from cones.readers.volumes.headers import Header, Shown
 from cones.readers.volumes.seg import NEAR, joined
 from cones.readers.volumes.series import Series
 

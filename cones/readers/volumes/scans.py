@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cones.readers.volumes.dicom import Header
+from cones.readers.volumes.headers import Header
 from cones.readers.volumes.series import Series
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Bool, UInt16
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
 from cones.data.masks import mask_bounds
-from cones.readers.volumes.dicom import Header, Shown, whole_file
+from cones.readers.volumes.dicom import whole_file
+from cones.readers.volumes.headers import Header, Shown
 from cones.readers.volumes.series import Series
 
 HALF = 0.5

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from cones.common.errors import DataError
-from cones.readers.volumes.dicom import Header, Shown
 from cones.readers.volumes.geometry import Grid
+from cones.readers.volumes.headers import Header, Shown
 
 UNEVEN, APART, TILT = 0.05, 0.01, 0.1
 """Share of a step by which steps may differ; millimetres between two places; millimetres that slices may slide."""

@@ -53,7 +53,7 @@ def objects_in(
     found = []
     for lesion in seen(lesions, cut.view.axis, at):
         whole = lesion.part(cut.view, at, size)
-        pixels, mask = int(whole[top:bottom, left:right].sum()), cut.mask(whole)
+        pixels, mask = int(np.count_nonzero(whole[top:bottom, left:right])), cut.mask(whole)
         bounds, where = mask_bounds(mask), f"{cut.name} slice {at} lesion {lesion.number}"
         if bounds and small.keeps(pixels, pixel_area(cut.view, grid), least, where):
             y1, x1, y2, x2 = map(float, bounds)

@@ -13,10 +13,10 @@ from jaxtyping import Shaped
 from cones.common.errors import DataError
 from cones.common.escaping import one_line
 from cones.data.pictures import GRIDS, VOLUMES
-from cones.readers.volumes.dicom import Shown
 from cones.readers.volumes.geometry import Grid
+from cones.readers.volumes.headers import Shown
 from cones.readers.volumes.nrrd import SUFFIXES, open_nrrd
-from cones.readers.volumes.pixels import DicomPixels
+from cones.readers.volumes.pixels import DicomPixels, refuse_not_finite
 from cones.readers.volumes.series import Series
 
 KEPT = 32
@@ -101,7 +101,10 @@ class FileVolume:
             ) from None
 
     def plane(self, axis: int, at: int) -> Shaped[np.ndarray, "a b"]:
-        return np.take(self.array, at, axis)
+        found = np.take(self.array, at, axis)
+        if found.dtype.kind == "f":
+            refuse_not_finite(found, self.name)
+        return found
 
 
 def is_volume_file(path: Path) -> bool:

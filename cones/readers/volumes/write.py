@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cones.common.errors import DataError
 from cones.common.files import write_json
+from cones.common.process import cores
 from cones.data.identity import Pseudonyms
 from cones.data.objects import Findings
 from cones.data.prepared import SPLITS, VOLUMES, Record
@@ -58,18 +60,18 @@ def write_volumes(config: VolumeData, folder: Path, names: Pseudonyms) -> "Writt
     volumes.clear()  # each of which may be large, and goes once it is written
     for split in SPLITS:
         (folder / split / "pictures").mkdir(parents=True)
-        writer = Writer(config, folder / split, split, small)
-        while splits[split]:
-            marked = splits[split].pop(0)
-            group = names.of(groups[marked.name])
-            try:
-                writer.add(marked, group, numbers[marked.name])
-            except DataError as error:
-                if config.unreadable == "refuse":
-                    raise
-                refused.append(str(error))
-        writer.clean()
-        records[split], counts[split] = writer.records, len(writer.volumes)
+        with ThreadPoolExecutor(len(cores())) as pool:
+            writer = Writer(config, folder / split, split, small, pool)
+            while splits[split]:
+                marked = splits[split].pop(0)
+                group = names.of(groups[marked.name])
+                try:
+                    writer.add(marked, group, numbers[marked.name])
+                except DataError as error:
+                    if config.unreadable == "refuse":
+                        raise
+                    refused.append(str(error))
+        records[split], counts[split] = writer.finish(), len(writer.volumes)
         unannotated += writer.unannotated
         write_json(folder / split / VOLUMES, writer.volumes)
     _refuse_missing(records, classes, config)

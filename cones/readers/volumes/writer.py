@@ -1,9 +1,8 @@
 """The slices of volumes as pictures with what is marked in them: those of one split."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cones.common.errors import DataError
-from cones.common.process import cores
 from cones.data.prepared import Record
 from cones.readers.volumes.cut import Cut
 from cones.readers.volumes.cutting import cut_of
@@ -30,13 +28,14 @@ MOST_WAITING = 16
 
 @dataclass
 class Writer:
-    """Writes the pictures of one split."""
+    """Writes the pictures of one split; a `pool` of threads packs them while the next slice is read."""
 
     config: VolumeData
     folder: Path
     split: str
     small: SmallLesions
-    records: list[Record] = field(default_factory=list)
+    pool: Executor
+    written: list[tuple[Future[str], Record]] = field(default_factory=list)
     volumes: dict[str, Any] = field(default_factory=dict)
     unannotated: list[str] = field(default_factory=list)
 
@@ -52,23 +51,23 @@ class Writer:
         else:
             chosen = {at: [] for at in self._places(marked, view, strided, number)}
         cut = cut_of(self.config, marked.volume, own, sorted(chosen), marked.name)
-        written: list[Record] = []
-        with ThreadPoolExecutor(len(cores())) as pool:  # packing a picture leaves Python to the next slice's reading
-            waiting: deque[tuple[Future[str], Record]] = deque()
-            for picture, record in self._pictures(marked, group, cut, chosen):
-                waiting.append((pool.submit(write_png, picture, self.folder), record))
-                if len(waiting) > MOST_WAITING:
-                    written.append(_filed(*waiting.popleft()))
-            written += [_filed(*one) for one in waiting]
-        self.records += written
+        written: list[tuple[Future[str], Record]] = []
+        for picture, record in self._pictures(marked, group, cut, chosen):
+            if len(written) >= MOST_WAITING:
+                written[-MOST_WAITING][0].result()
+            written.append((self.pool.submit(write_png, picture, self.folder), record))
+        self.written += written
         self.volumes[marked.name] = told_of(marked.volume, cut, group)
 
-    def clean(self) -> None:
-        """Remove pictures of volumes that turned out not to be readable to their end."""
-        kept = {record.file for record in self.records}
+    def finish(self) -> list[Record]:
+        """The records of all pictures, once the pool is done; those of volumes that turned out not to be readable to
+        their end are removed."""
+        records = [_filed(*one) for one in self.written]
+        kept = {record.file for record in records}
         for path in (self.folder / "pictures").iterdir():
             if f"pictures/{path.name}" not in kept:
                 path.unlink()
+        return records
 
     def _annotated(self, marked: MarkedVolume, view: View) -> list[int]:
         """The slices at the stride that somebody looked for lesions."""
@@ -128,8 +127,8 @@ def _file_of(digest: str) -> str:
 
 
 def _filed(written: Future[str], record: Record) -> Record:
-    """The record of a picture that is written; waits until it is."""
-    return replace(record, sha256=written.result(), file=_file_of(written.result()))
+    digest = written.result()
+    return replace(record, sha256=digest, file=_file_of(digest))
 
 
 def told_of(volume: Volume, cut: Cut, group: str) -> dict[str, Any]:
