@@ -18,7 +18,9 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8)
 SENTENCES = {"sentences": 3, "places": 2, "unconditional": 3}
 """What a Concept of generation has besides, and their numbers of axes."""
-AXES = {"text_embeds": 2, "owner": 1, "pooled": 2, "visual_tokens": 3, **SENTENCES}
+KEYED = {"keys": 2, "key_labels": 1, "key_scale": 1}
+"""What one of classification may have, all of it or nothing."""
+AXES = {"text_embeds": 2, "owner": 1, "pooled": 2, "visual_tokens": 3, "bias": 1, **KEYED, **SENTENCES}
 SEARCHED = "searched."
 WEIGHTS_KEY = "cones_weights"
 
@@ -37,6 +39,8 @@ def check_tensors(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor])
         raise ConceptError(f"{where} has {len(owner)} embeddings for {len(card.classes)} classes; on CLIP each has one")
     if card.task == "generation":
         _check_sentences(where, card, tensors)
+    if card.task == "classification":
+        _check_scoring(where, card, tensors)
 
 
 def _check_names(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
@@ -46,6 +50,7 @@ def _check_names(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) 
         raise ConceptError(f"{where} lacks {', '.join(sorted(missing))}; it is not a whole Concept")
     known = {"text_embeds", "owner", "pooled"} | more
     allowed = known if card.task == "generation" else known | {"visual_tokens"}
+    allowed |= {"bias", *KEYED} if card.task == "classification" else set()
     strange = sorted(name for name in tensors if name not in allowed and not name.startswith(SEARCHED))
     if strange:
         first = ", ".join(repr(name[:60]) for name in strange[:3])
@@ -57,7 +62,7 @@ def _check_names(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) 
 
 def _check_types(where: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        allowed = {"owner": WHOLE, "places": (torch.bool,)}.get(name, FLOATS)
+        allowed = {"owner": WHOLE, "key_labels": WHOLE, "places": (torch.bool,)}.get(name, FLOATS)
         if tensor.dtype not in allowed:
             there = ", ".join(str(t).removeprefix("torch.") for t in allowed)
             raise ConceptError(f"{where} has {name[:60]} as {tensor.dtype}; it must be one of {there}")
@@ -83,6 +88,22 @@ def _check_sentences(where: Path, card: ConceptCard, tensors: Mapping[str, Tenso
     vectors = tensors.get("searched.vectors")
     if vectors is not None and (vectors.ndim != 2 or not vectors.numel()):
         raise ConceptError(f"{where} has searched.vectors {tuple(vectors.shape)}; they must be (n, d)")
+
+
+def _check_scoring(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor]) -> None:
+    embeds, bias, there = tensors["text_embeds"], tensors.get("bias"), [name for name in KEYED if name in tensors]
+    if bias is not None and (bias.shape != embeds.shape[:1] or there):
+        raise ConceptError(f"{where} has a bias {tuple(bias.shape)}; it must be ({len(embeds)},), and without keys")
+    if not there:
+        return
+    if len(there) < len(KEYED):
+        raise ConceptError(f"{where} has {', '.join(there)}; of {', '.join(KEYED)} it must have all or none")
+    keys, labels, scale = (tensors[name] for name in KEYED)
+    if keys.shape[1:] != embeds.shape[1:] or labels.shape != keys.shape[:1] or scale.shape != (2,):
+        shapes = ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in KEYED)
+        raise ConceptError(f"{where} has {shapes}; they must be (N, {embeds.shape[1]}), (N,) and (2,)")
+    if not ((labels >= 0) & (labels < len(card.classes))).all():
+        raise ConceptError(f"{where} has keys of other classes than the {len(card.classes)} its card names")
 
 
 def check_fit(card: ConceptCard, tensors: Mapping[str, Tensor], backbone: Backbone) -> None:

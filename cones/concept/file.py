@@ -15,7 +15,7 @@ from cones.common.files import file_hash, fresh_file
 from cones.common.tensors import read_safetensors
 from cones.concept.card import CARD_KEY, ConceptCard, read_card
 from cones.concept.checks import check_tensors, read_weights
-from cones.interfaces.texts import TextEmbeds, with_rows
+from cones.interfaces.texts import KeyedPictures, TextEmbeds, with_rows
 
 WEIGHTS_FILE = "weights.safetensors"
 MOST_BYTES = 1 << 30
@@ -26,7 +26,8 @@ MOST_BYTES = 1 << 30
 class Concept:
     """A searched concept. `tensors` hold `text_embeds` (T, d) with `owner` (T,), `pooled` for a model that wants a
     sentence vector as well, `visual_tokens` of a method that enters the image encoder, and what the method searched; in
-    generation also its sentences (see `ConceptCard.site`).
+    classification a `bias` (T,), or `keys` (N, d) of pictures with their `key_labels` and `key_scale` (see
+    `TextEmbeds`); in generation also its sentences (see `ConceptCard.site`).
     """
 
     card: ConceptCard
@@ -45,13 +46,23 @@ class Concept:
             return TextEmbeds(embeds, torch.ones_like(places), places.long() - 1, pooled)
         embeds = self.tensors["text_embeds"].float()[None]
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
-        return TextEmbeds(embeds, mask, self.tensors["owner"], pooled)
+        return TextEmbeds(embeds, mask, self.tensors["owner"], pooled, self._floats("bias"), self._pictures)
 
     @property
     def visual_tokens(self) -> Tensor | None:
         """What the method adds in the image encoder (L, m, d): pictures are encoded with it. None: nothing."""
-        tokens = self.tensors.get("visual_tokens")
-        return None if tokens is None else tokens.float()
+        return self._floats("visual_tokens")
+
+    @property
+    def _pictures(self) -> KeyedPictures | None:
+        keys, scale = self._floats("keys"), self._floats("key_scale")
+        if keys is None or scale is None:
+            return None
+        return KeyedPictures(keys, self.tensors["key_labels"].long(), scale)
+
+    def _floats(self, name: str) -> Tensor | None:
+        tensor = self.tensors.get(name)
+        return None if tensor is None else tensor.float()
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises `ConceptError` for a card that could not be read again."""

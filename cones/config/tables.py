@@ -54,6 +54,11 @@ BACKBONES = _classes(
 METHODS = _classes(
     "cones.methods.zero_shot:ZeroShot",
     "cones.methods.coop:CoOp",
+    "cones.methods.taskres.settings:TaskRes",
+    "cones.methods.linear_probe.settings:LinearProbe",
+    "cones.methods.lp_plus_plus.settings:LpPlusPlus",
+    "cones.methods.tip_adapter.settings:TipAdapter",
+    "cones.methods.tip_adapter.settings:TipAdapterF",
     "cones.methods.prompt_tuning:PromptTuning",
     "cones.methods.language_prompt.settings:LanguagePrompt",
     "cones.methods.textual_inversion.settings:TextualInversion",

@@ -41,6 +41,12 @@ def join(concepts: Sequence[OpenConcept], rename: Mapping[str, str]) -> OpenConc
     seen = [c.card.row for c in concepts if "visual_tokens" in c.tensors]
     if seen:
         raise ConceptError(f"`{seen[0]}` sees pictures by visual tokens of its own, which classes of others do not fit")
+    own = [c.card for c in concepts if {"bias", "keys"} & set(c.tensors)]
+    if own:
+        raise ConceptError(
+            f"`{own[0].row}` was found by {own[0].method['name']}, which scores its classes against each other alone; "
+            "join rows of a method that searches embeddings, as cones and taskres do"
+        )
     cards = [c.card for c in concepts]
     card = _card(cards, _classes(cards, rename))
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)

@@ -3,7 +3,7 @@
 Axes: B images, C classes, T text tokens, d width of a site, m visual tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -14,30 +14,56 @@ Slot = Literal["before", "around", "after", "name"]
 
 
 @dataclass(frozen=True)
+class KeyedPictures:
+    """Pictures that tell what others like them show (Tip-Adapter, Zhang et al. 2022, section 3.1).
+
+    Each adds alpha exp(-beta (1 - x key)) to the logit of its class, for a picture whose feature x has unit length:
+    `keys` (N, d), their `labels` (N,), and `scale` with alpha and beta.
+    """
+
+    keys: Float[Tensor, "n d"]
+    labels: Int[Tensor, " n"]
+    scale: Float[Tensor, " 2"]
+
+    def logits(self, image: Float[Tensor, "b d"], classes: int) -> Float[Tensor, "b c"]:
+        """What they add for pictures (b, d)."""
+        alpha, beta = self.scale
+        near = alpha * torch.exp(beta * (image @ self.keys.T - 1))
+        return near.new_zeros(len(image), classes).index_add(1, self.labels, near)
+
+    def to(self, device: torch.device | str) -> "KeyedPictures":
+        """The same on a device."""
+        return KeyedPictures(self.keys.to(device), self.labels.to(device), self.scale.to(device))
+
+
+@dataclass(frozen=True)
 class TextEmbeds:
     """What the text encoder hands over. First axis 1: shared by all images; B: one prompt an image.
 
     `mask` is True where a token is real; `owner` is the class a token belongs to, -1 for context and separators; it
     is (B, T) where the sentences of images differ. CLIP has one token a class, in the joint space. `pooled` is for
-    models that want a sentence vector as well.
+    models that want a sentence vector as well. On dual encoders, with a `bias` the embeddings are the weights of a
+    linear classifier, in the place of cosine similarities, and `pictures` add to the logits.
     """
 
     embeds: Float[Tensor, "b t d"]
     mask: Bool[Tensor, "b t"]
     owner: Int[Tensor, "*b t"]
     pooled: Float[Tensor, "b d2"] | None = None
+    bias: Float[Tensor, " t"] | None = None
+    pictures: KeyedPictures | None = None
 
     def to(self, device: torch.device | str) -> "TextEmbeds":
         """The same on a device."""
-        pooled = None if self.pooled is None else self.pooled.to(device)
-        return TextEmbeds(self.embeds.to(device), self.mask.to(device), self.owner.to(device), pooled)
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return TextEmbeds(**{name: None if of is None else of.to(device) for name, of in held.items()})
 
     def at(self, places: Int[Tensor, " n"]) -> "TextEmbeds":
         """Some of the texts, by their places on the first axis."""
         places = places.to(self.embeds.device)
         owner = self.owner[places] if self.owner.ndim == 2 else self.owner
         pooled = None if self.pooled is None else self.pooled[places]
-        return TextEmbeds(self.embeds[places], self.mask[places], owner, pooled)
+        return replace(self, embeds=self.embeds[places], mask=self.mask[places], owner=owner, pooled=pooled)
 
     def in_turns(self, pictures: int) -> "TextEmbeds":
         """A text for each of some pictures: they take turns. One that is for all stays so."""

@@ -8,16 +8,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from cones.interfaces.pictures import Pictures
 from cones.interfaces.texts import TextEmbeds
 
 
 @dataclass(frozen=True)
 class ImageStart:
-    """What the pictures say of classes before a search: the mean feature of each class's training pictures (C, d), and
-    the validation loss of class embeddings (C, d)."""
+    """What the pictures say of classes before a search: the mean feature of each class's training pictures (C, d), the
+    validation loss of class embeddings (C, d), and the training pictures."""
 
     means: Float[Tensor, "c d"]
     loss_of: Callable[[Tensor], float]
+    train: Pictures
 
 
 @dataclass(frozen=True)

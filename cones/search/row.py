@@ -1,7 +1,9 @@
 """One row of the table: build its method, search, and make the Concept with its metrics and its cost."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +21,7 @@ from cones.features.encoded import Encoded
 from cones.interfaces.pictures import Pictures, mean_loss
 from cones.interfaces.protocols import Backbone, Paints, prompts_of, refuse_missing_sites, told_by
 from cones.interfaces.texts import TextEmbeds
+from cones.methods.fitted import Fits
 from cones.methods.searched import Row, Searched
 from cones.methods.start import ImageStart, Start, class_means
 from cones.methods.warmstart import pictured_rows
@@ -68,6 +71,10 @@ def search_row(
             method, backbone, names, train, val, run.method, seed, accelerator, checkpoint,
             on_epoch, about["task"], watch or (lambda epoch: None),
         )  # fmt: skip
+    if isinstance(method, Fits):
+        began = time.perf_counter()
+        steps = method.fit(train, val)
+        result = replace(result, steps=result.steps + steps, seconds=result.seconds + time.perf_counter() - began)
     calls = backbone.text_encoder_calls
     with torch.no_grad():
         prompts = prompts_of(method, backbone, names)
@@ -148,7 +155,7 @@ def _images(encoded: Encoded, backbone: Backbone) -> ImageStart:
     def loss_of(embeds: Tensor) -> float:
         return mean_loss(backbone.predict(whole, TextEmbeds.one_per_class(embeds)).scores, val.labels)
 
-    return ImageStart(class_means(plain, train.labels, len(encoded.about["classes"])), loss_of)
+    return ImageStart(class_means(plain, train.labels, len(encoded.about["classes"])), loss_of, train)
 
 
 def _pictured(encoded: Encoded, backbone: Backbone, rows: str | int) -> Tensor:

@@ -163,11 +163,16 @@ class Clip:
         return self.model.text_model.embeddings.token_embedding(ids.to(self.device)).clone()
 
     def logits(self, features: Features, text: TextEmbeds) -> Float[Tensor, "b c"]:
-        """Scaled cosine similarities; that of class k is with the token whose owner is k."""
+        """Scaled cosine similarities; that of class k is with the token whose owner is k. See `TextEmbeds` for what
+        stands in their place, or beside them."""
         image, embeds = features.tensors["image"], self._in_class_order(text)
+        if text.bias is not None:
+            return F.linear(image, embeds.squeeze(0), text.bias)
         if len(embeds) == 1:
-            return F.linear(self.logit_scale * image, F.normalize(embeds.squeeze(0), dim=-1))
-        return self.logit_scale * torch.einsum("bd,bcd->bc", image, F.normalize(embeds, dim=-1))
+            found = F.linear(self.logit_scale * image, F.normalize(embeds.squeeze(0), dim=-1))
+        else:
+            found = self.logit_scale * torch.einsum("bd,bcd->bc", image, F.normalize(embeds, dim=-1))
+        return found if text.pictures is None else found + text.pictures.logits(image, embeds.shape[1])
 
     def objective(self, settings: BaseModel | None = None) -> Loss:
         """Cross entropy over the classes."""

@@ -12,8 +12,13 @@ from cones.methods.searched import Method
 
 
 def concept_tensors(text: TextEmbeds, encoded: Encoded) -> dict[str, Tensor]:
-    """What stands for the text encoder's output for all classes."""
-    return {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner}
+    """What stands for the text encoder's output for all classes, and what scores pictures besides."""
+    tensors = {"text_embeds": text.embeds[0].detach().clone(), "owner": text.owner}
+    if text.bias is not None:
+        tensors["bias"] = text.bias.detach().clone()
+    if (of := text.pictures) is not None:
+        tensors |= {"keys": of.keys.detach().clone(), "key_labels": of.labels, "key_scale": of.scale.detach().clone()}
+    return tensors
 
 
 def watch_of(
