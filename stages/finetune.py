@@ -2,7 +2,9 @@
 
 import shutil
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 from cones.common.console import progress_bar, row_progress
 from cones.common.files import fresh_folder
@@ -10,7 +12,9 @@ from cones.common.layout import ENCODED, PREPARED, SEARCHED, lock_of
 from cones.common.planned import read_plan
 from cones.common.process import lock, run_stage
 from cones.finetuning.settings import Finetune
+from cones.tasks.parts import part_of
 from cones.tasks.ranking import headline
+from cones.tasks.settings import ConceptSettings
 
 
 def main(row: str) -> None:
@@ -34,9 +38,15 @@ def main(row: str) -> None:
     accelerator, samples = Accelerator(), checkpoint.parent / "samples"
     how = import_module(f"cones.finetuning.{encoded.family}")
     made = how.prepare(row, settings, encoded, accelerator.device)
+    more: dict[str, Any] = {}
+    if "pictures" in planned.settings:
+        concept = planned.part("pictures", ConceptSettings)
+        more["live"] = partial(part_of(concept.task, "live").live_pictures, concept, data)
     with lock(lock_of(row), f"the row `{row}`"), progress_bar(f"fine-tuning {row}", settings.steps) as advance:
         show = row_progress(row, "step", head, advance)
-        tuned = how.finetune_row(row, settings, start, encoded, accelerator, data, checkpoint, show, samples, made)
+        tuned = how.finetune_row(
+            row, settings, start, encoded, accelerator, data, checkpoint, show, samples, made, **more
+        )
         with fresh_folder(SEARCHED / settings.concept / row) as out:
             write_row(out, task, tuned, samples)
             (out / WEIGHTS_FILE).write_bytes(tuned.weights)

@@ -229,4 +229,5 @@ def test_what_is_kept_knows_all_the_code_that_makes_it() -> None:
 def test_each_kind_of_fine_tuning_says_whether_kept_features_hold(kind: str) -> None:
     """They do not where it trains what encodes pictures."""
     parts = {"full": ("backbone", "neck", "bbox_head", "mask_head")}.get(kind, ())
-    assert keeps_features(kind) == (not {"backbone", "neck"} & set(parts))
+    assert keeps_features(kind, "grounding") == (not {"backbone", "neck"} & set(parts))
+    assert not keeps_features(kind, "dual_encoder")

@@ -242,7 +242,7 @@ def test_finetunes_are_checked_against_the_other_tables(tmp_path: Path) -> None:
         "`other` is not in the table `concepts`",
         "unknown key `step`; did you mean `steps`? (finetunes.truth.step)",
         "unknown kind `heads`; did you mean `head`? (finetunes.truth.kind)",
-        "fine-tuning a `clip` backbone is not defined",
+        "`kind: head` is not defined on a `clip` backbone; those that are: lora, full (finetunes.a.kind)",
     ):
         assert any(told in f for f in found), (told, found)
 

@@ -62,8 +62,9 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
             parts = settings
             if stage == "finetune":
                 parts = {**settings, "data": concept.data}
-            elif settings["method"].enters_image_encoder:
-                parts = {**settings, "pictures": concept}
+            on_encoders = stage == "finetune" and backbone.family == "dual_encoder"
+            if on_encoders or (stage == "search" and settings["method"].enters_image_encoder):
+                parts = {**parts, "pictures": concept}
             plans[stage, row] = _planned(stage, parts, about, bases)
     every = {row: params.settings_of(row) for row in params.rows()}
     plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 from pydantic import Field
 
 from cones.common.settings import Count, OnlyFor, Rate, Weight
-from cones.finetuning.settings import Finetune
+from cones.finetuning.settings import Encoders, Finetune, trained_parts
 from cones.methods.searched import Noise
 
 if TYPE_CHECKING:
@@ -15,14 +15,24 @@ if TYPE_CHECKING:
 
 
 class Lora(Finetune):
-    """Low-rank additions train (Hu et al. 2021): to the linear layers of a detector's head, with the embeddings;
-    or to the attention layers of a diffusion model."""
+    """Low-rank additions train (Hu et al. 2021): to the linear layers of a detector's head, with the embeddings; to the
+    attention layers of a diffusion model; or to those of CLIP's encoders.
 
-    families: ClassVar[frozenset[str]] = frozenset({"grounding", "diffusion"})
+    On CLIP this is CLIP-LoRA (Zanella and Ben Ayed 2024) with its published `rank: 2`, `lr: 2e-4`, `batch_size: 32`,
+    `weight_decay: 0.01` and 500 `steps` for each shot; here validation chooses among the steps, and there it does not.
+    """
+
+    families: ClassVar[frozenset[str]] = frozenset({"grounding", "diffusion", "dual_encoder"})
     kind: Literal["lora"]
     rank: int = Field(4, ge=1, le=256)
     """Of the additions."""
-    prompt_lr: Annotated[Rate, OnlyFor("grounding")] = 1e-3
+    alpha: Annotated[float, OnlyFor("dual_encoder")] = Field(1.0, gt=0, le=256)
+    """Over the rank, what the additions are multiplied by."""
+    dropout: Annotated[float, OnlyFor("dual_encoder")] = Field(0.25, ge=0, lt=1)
+    """Share of an addition's inputs that a step leaves out."""
+    encoders: Annotated[Encoders, OnlyFor("dual_encoder")] = "both"
+    """Which are trained. The text encoder is no part of a row whose embeddings were searched."""
+    prompt_lr: Annotated[Rate, OnlyFor("grounding", "dual_encoder")] = 1e-3
     """Of the embeddings."""
     prior_pictures: Annotated[int | None, OnlyFor("diffusion")] = Field(None, ge=0, le=10_000)
     """Pictures of the class word that the base model makes of itself first, for what it trains on beside the subject's
@@ -45,5 +55,9 @@ class Lora(Finetune):
         from cones.finetuning.additions import LORA_SCALE, add_lora
 
         part, layers = cast("Adapts", backbone).lora_layers()
-        seed = encoded.about["seed"]
-        return add_lora(part, backbone.part(part), self.rank, seed, layers), {"lora_scale": LORA_SCALE}
+        seed, on_clip = encoded.about["seed"], backbone.family == "dual_encoder"
+        if on_clip:
+            parts = trained_parts(self.encoders)
+            layers = [layer for layer in layers or [] if layer.startswith(parts)]
+        scale, dropout = (self.alpha / self.rank, self.dropout) if on_clip else (LORA_SCALE, 0.0)
+        return add_lora(part, backbone.part(part), self.rank, seed, layers, scale, dropout), {"lora_scale": scale}

@@ -1,10 +1,11 @@
 """What the settings of all kinds of fine-tuning share."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from cones.backbones.settings import Family
 from cones.common.settings import Count, Name, Rate, Strict, Weight
 
 if TYPE_CHECKING:
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
     Trains = tuple[dict[str, nn.Parameter], dict[str, Any]]
 
+Encoders = Literal["both", "image", "text"]
+"""Which of a dual encoder's are trained."""
+
 
 class Finetune(Strict):
     """A second step after a row: weights of the base model are trained, and the row's embeddings may go on with them.
@@ -24,7 +28,7 @@ class Finetune(Strict):
 
     families: ClassVar[frozenset[str]]
     keeps_features: ClassVar[bool] = True
-    """Whether kept features of pictures still hold after it: not where it trains what encodes pictures."""
+    """Whether kept features of pictures still hold after it on a detector: not where it trains what encodes them."""
     masks_only: ClassVar[bool] = False
     """Whether masks are all that it learns and is judged by, and the prompt stays as it is."""
     concept: Name
@@ -50,8 +54,16 @@ class Finetune(Strict):
         raise NotImplementedError
 
 
-def keeps_features(kind: str) -> bool:
-    """Whether kept features of pictures still hold after a kind of fine-tuning, which its file here says."""
+def trained_parts(encoders: Encoders) -> tuple[str, ...]:
+    """How the names begin of what belongs to the encoders that are trained."""
+    return {"image": ("vision_", "visual_"), "text": ("text_",), "both": ("vision_", "visual_", "text_")}[encoders]
+
+
+def keeps_features(kind: str, family: Family) -> bool:
+    """Whether kept features of pictures still hold after a kind of fine-tuning, which its file here says; on dual
+    encoders, which are nothing but what encodes, they never do."""
+    if family == "dual_encoder":
+        return False
     for settings in vars(import_module(f"cones.finetuning.{kind}")).values():
         if isinstance(settings, type) and issubclass(settings, Finetune) and settings is not Finetune:
             return settings.keeps_features

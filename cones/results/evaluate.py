@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from PIL import Image
 
+from cones.backbones import family_of
 from cones.common.errors import ConceptError
 from cones.common.kept import kept
 from cones.concept.checks import check_fit
@@ -97,7 +98,7 @@ class _TestPictures:
         def make(folder: Path) -> None:
             part_of(card.task, "encode").encode_test(backbone, self.split, canvas, folder / FEATURES, *visual)
 
-        changed = card.finetune is not None and not keeps_features(card.finetune["kind"])
+        changed = card.finetune is not None and not keeps_features(card.finetune["kind"], family_of(card.base.kind))
         weights = card.weights_sha256 if changed else None
         facts = [card.base.sha256, weights, card.preprocessing, canvas, [r.id for r in records], records_hash(records)]
         facts += [tensors_hash({"visual_tokens": tokens}) for tokens in visual]

@@ -113,13 +113,14 @@ class Clip:
         """The joint-space feature of each picture, of unit length.
 
         Visual tokens stand between CLS and the patches, at the input or anew at each of the first layers; gradients
-        reach them.
+        reach them, and the image encoder where it is trained.
         """
         pixels = pixels.to(self.device)
         if visual_tokens is not None:
             found = encode_prompted(self.model, pixels, visual_tokens.to(self.device), self.sites["visual_tokens"])
             return {"image": F.normalize(found, dim=-1)}
-        with torch.inference_mode():
+        trained = any(p.requires_grad for p in self.model.vision_model.parameters())
+        with torch.inference_mode(not trained):
             return {"image": F.normalize(self.model.get_image_features(pixels).pooler_output, dim=-1)}
 
     def embed_text(
@@ -128,23 +129,28 @@ class Clip:
         """One joint-space vector a class.
 
         With `tokens`, they and the name make the sentence and gradients reach them. Without, each name goes through
-        all `templates`, and the normalised results are averaged (Radford et al. 2021, section 3.1.4).
+        all `templates`, and the normalised results are averaged (Radford et al. 2021, section 3.1.4); gradients reach
+        the text encoder where it is trained.
         """
         if tokens is not None:
             layout = self._layout(tuple(names), tokens)
             self.text_encoder_calls += 1
             return TextEmbeds.one_per_class(encode_vectors(self.model, layout, tokens.vectors))
-        with torch.no_grad():
-            total = torch.zeros(len(names), self.sites["text_embeds"].width, device=self.device)
-            for template in templates:
-                ids = self._tokenise([template.format(name) for name in names])
-                self.text_encoder_calls += 1
-                total += F.normalize(self.model.get_text_features(**ids.to(self.device)).pooler_output, dim=-1)
+        total = torch.zeros(len(names), self.sites["text_embeds"].width, device=self.device)
+        for template in templates:
+            ids = self._tokenise([template.format(name) for name in names])
+            self.text_encoder_calls += 1
+            total = total + F.normalize(self.model.get_text_features(**ids.to(self.device)).pooler_output, dim=-1)
         return TextEmbeds.one_per_class(F.normalize(total, dim=-1))
 
     def part(self, name: str) -> nn.Module:
         """A part of the `CLIPModel` by its name in the state dict."""
         return self.model.get_submodule(name)
+
+    def lora_layers(self) -> tuple[str, list[str]]:
+        """The queries, keys and values of all layers of both encoders, by their names in the whole model."""
+        names = [name for name, _ in self.model.named_modules()]
+        return "", [name for name in names if name.endswith((".q_proj", ".k_proj", ".v_proj"))]
 
     def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Put fine-tuned weights, named as in the state dict, over the model's own.
