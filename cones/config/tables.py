@@ -48,6 +48,7 @@ CONCEPTS = _classes(
 )
 BACKBONES = _classes(
     "cones.backbones.clip.settings:ClipModel",
+    "cones.backbones.siglip.settings:SiglipModel",
     "cones.backbones.glip.settings:GlipModel",
     "cones.backbones.sd.settings:DiffusionModel",
 )

@@ -34,9 +34,9 @@ class Full(Finetune):
         if backbone.family == "dual_encoder":
             from cones.search.trained import parameters_of
 
-            parts = ("vision_model", "visual_projection", "text_model", "text_projection")
-            chosen = [part for part in parts if part.startswith(trained_parts(self.encoders))]
-            return parameters_of({part: backbone.part(part) for part in chosen}), {}
+            parts = dict(backbone.part("").named_children())
+            begins = trained_parts(self.encoders)
+            return parameters_of({name: part for name, part in parts.items() if name.startswith(begins)}), {}
         from cones.finetuning.grounding import parts_of
 
         return parts_of(cast("DrawsMasks", backbone), encoded, ("backbone", "neck", "bbox_head", "mask_head"))

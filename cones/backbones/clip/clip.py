@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from cones.backbones.clip.text import SentenceLayout, encode_vectors
+from cones.backbones.clip.text import encode_vectors, lay_out
 from cones.backbones.clip.vision import encode_prompted
 from cones.backbones.dual import TwoEncoders
+from cones.backbones.layout import SentenceLayout
 from cones.backbones.opening import opening
 from cones.common.errors import BackboneError
 from cones.interfaces.protocols import Site
@@ -92,5 +93,5 @@ class Clip(TwoEncoders):
     def _embed_vectors(self, names: Sequence[str], tokens: TextTokens) -> Float[Tensor, "*b c joint"]:
         key = (tuple(names), tokens.slot, tokens.vectors.shape[-2])
         if key not in self._layouts:
-            self._layouts[key] = SentenceLayout.build(self.model, self.tokenizer, *key)
+            self._layouts[key] = lay_out(self.model, self.tokenizer, *key)
         return encode_vectors(self.model, self._layouts[key], tokens.vectors)

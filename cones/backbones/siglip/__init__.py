@@ -1,0 +1,1 @@
+"""SigLIP, through transformers."""
