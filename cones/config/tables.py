@@ -49,6 +49,7 @@ CONCEPTS = _classes(
 BACKBONES = _classes(
     "cones.backbones.clip.settings:ClipModel",
     "cones.backbones.siglip.settings:SiglipModel",
+    "cones.backbones.metaclip_2.settings:MetaClip2Model",
     "cones.backbones.glip.settings:GlipModel",
     "cones.backbones.sd.settings:DiffusionModel",
 )

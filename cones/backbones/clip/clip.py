@@ -88,7 +88,7 @@ class Clip(TwoEncoders):
         if ids.input_ids.shape[1] > room + 2:
             longest = max(sentences, key=lambda s: len(self.tokenizer(s).input_ids))
             raise BackboneError(f"`{longest}` is longer than the {room} tokens this text encoder takes; shorten it")
-        return dict(ids)
+        return {"input_ids": ids.input_ids, "attention_mask": ids.attention_mask}
 
     def _embed_vectors(self, names: Sequence[str], tokens: TextTokens) -> Float[Tensor, "*b c joint"]:
         key = (tuple(names), tokens.slot, tokens.vectors.shape[-2])

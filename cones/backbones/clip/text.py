@@ -18,8 +18,9 @@ def lay_out(model: Any, tokenizer: Any, names: Sequence[str], slot: Slot, n: int
     Sentences are cut to the longest; what follows an end token cannot reach it, since attention is causal.
     """
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    stop = tokenizer(".", add_special_tokens=False).input_ids
     words = [tokenizer(name, add_special_tokens=False).input_ids for name in names]
+    alone, ended = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a", "a."))
+    stop = ended[len(alone) :]  # as it follows a word
     sentences = [[start, *arranged(word, n, slot), *stop, end] for word in words]
     longest = max(map(len, sentences))
     room = model.config.text_config.max_position_embeddings

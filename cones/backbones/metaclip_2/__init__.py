@@ -1,0 +1,1 @@
+"""MetaCLIP 2, through transformers."""
