@@ -18,7 +18,8 @@ class Stage:
 
 
 def stage_graph(targets: Iterable[str] = ()) -> dict[str, Stage]:
-    """The stages of the project you stand in, or only `targets` and what they need; those before come first.
+    """The stages of the project you stand in, or only `targets` and what they need; those before come first. Studies
+    are run where they are asked for.
 
     Frozen stages are left out: their outputs are committed. Raises `ConesError` for a target that is no stage.
     """
@@ -32,7 +33,7 @@ def stage_graph(targets: Iterable[str] = ()) -> dict[str, Stage]:
             needs = {s.addressing: {n.addressing for n in graph.successors(s)} for s in graph.nodes}
     except DvcException as error:
         raise ConesError(f"DVC cannot read its graph here: {error}; run this from the project's folder") from None
-    wanted = list(targets) or list(stages)
+    wanted = list(targets) or [name for name in stages if ":" not in name]
     for name in wanted:
         if name not in stages:
             raise ConesError(f"`{name}` is not a stage of dvc.yaml{nearest(name, stages)}")

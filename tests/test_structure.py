@@ -37,7 +37,7 @@ ROOMS = (
     ("features", "readers", "visuals"),
     ("tasks",),
     ("search",),
-    ("finetuning", "pretrain"),
+    ("finetuning", "pretrain", "study"),
     ("config",),
     ("results",),
     ("registry",),

@@ -12,7 +12,7 @@ from cones.common.errors import DataError
 from cones.common.files import content_hash, folder_hash, fresh_folder, read_json, write_json
 from cones.common.intact import damaged_parts, hash_parts
 
-Kind = Literal["test-features", "text-maps", "class-pictures"]
+Kind = Literal["test-features", "text-maps", "class-pictures", "study-features"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CODE = (
     "backbones/**/*.py",
@@ -25,7 +25,9 @@ CODE = (
     "finetuning/class_pictures.py",
     "interfaces/*.py",
     "methods/warmstart.py",
+    "tasks/classification/encode.py",
     "tasks/detection/encode.py",
+    "tasks/encode.py",
 )
 """What decides their content: a change in it makes the kept ones worthless."""
 SEAL = "kept.json"

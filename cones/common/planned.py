@@ -19,7 +19,8 @@ from cones.common.layout import PLAN
 from cones.common.messages import first_mistake, nearest
 from cones.common.settings import Strict
 
-TABLES = {"prepare": "data", "encode": "concepts", "search": "runs", "finetune": "finetunes", "evaluate": "concepts"}
+TABLES = {"prepare": "data", "encode": "concepts", "search": "runs", "finetune": "finetunes", "evaluate": "concepts",
+          "study": "studies"}  # fmt: skip
 """The table of `params.yaml` whose entries a stage works on."""
 Settings = TypeVar("Settings", bound=Strict)
 

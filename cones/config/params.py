@@ -20,6 +20,7 @@ from cones.config.tables import (
     FinetuneConfig,
     MethodConfig,
     RunConfig,
+    StudyConfig,
 )
 from cones.finetuning.settings import Finetune
 from cones.methods.searched import Method, Row
@@ -36,6 +37,7 @@ class Params(Strict):
     concepts: dict[Name, ConceptConfig]
     runs: dict[Name, RunConfig]
     finetunes: dict[Name, FinetuneConfig] = {}
+    studies: dict[Name, StudyConfig] = {}
 
     def rows(self, concept: str | None = None) -> dict[str, Row | Finetune]:
         """The rows of one concept, or of all: searches first, then fine-tunings, in the tables' order."""

@@ -6,19 +6,20 @@ and no other one.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from cones.backbones.hub import base_files, base_hash, locate
 from cones.backbones.settings import BackboneConfig, ModelSource
 from cones.common.errors import BackboneError, DataError
-from cones.common.files import fresh_folder, read_json, write_json
+from cones.common.files import content_hash, fresh_folder, read_json, write_json
 from cones.common.layout import CACHE, PLAN
 from cones.common.planned import Planned
 from cones.common.settings import Strict, read_by
 from cones.config.code import code_hashes
 from cones.config.params import Params
+from cones.study.settings import Study
 from cones.tasks.parts import Part, module_of
 from cones.tasks.settings import ConceptSettings
 
@@ -28,6 +29,7 @@ TASK_PARTS: dict[str, tuple[Part, ...]] = {
     "finetune": ("measure", "row"),
     "evaluate": ("measure", "encode", "visuals", "patients"),
     "report": ("report",),
+    "study": ("encode", "live", "measure", "row"),
 }
 """The files of a task's folder that a stage runs, beside its settings."""
 KNOWN_BASES = CACHE / "base-hashes.json"
@@ -66,10 +68,23 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
             if on_encoders or (stage == "search" and settings["method"].enters_image_encoder):
                 parts = {**parts, "pictures": concept}
             plans[stage, row] = _planned(stage, parts, about, bases)
+    for name, study in params.studies.items():
+        plans["study", name] = _planned_study(study, params.backbones[study.backbone], hashes)
     every = {row: params.settings_of(row) for row in params.rows()}
     plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts})
     hashes.keep()
     return plans
+
+
+def _planned_study(study: Study, backbone: BackboneConfig, hashes: "BaseHashes") -> Planned:
+    """The plan of a study; `code` is the hash of what each method runs, so that one more leaves the cells of others."""
+    concept, bases = study.concept(max(study.shots), 0), hashes.of(backbone, "study")
+    also = {"concept": concept, "backbone": backbone}
+    methods = study.by_shots
+    alone = {label: _planned("study", {"method": of}, also, bases).code for label, of in methods.items()}
+    parts = {"draws": study.draws, "backbone": backbone, "methods": methods}
+    planned = _planned("study", parts, also, bases)
+    return replace(planned, settings={**planned.settings, "code": {n: content_hash(code) for n, code in alone.items()}})
 
 
 def _planned(

@@ -32,12 +32,29 @@ def cross_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
                 if row in runs:
                     yield f"{quoted(row)} is a row of `runs` as well; a row has a name of its own ({where})"
                 yield from _finetune_mistakes(raw, entry, where)
+    yield from _study_mistakes(raw)
     for row, run in runs.items():
         method = run.get("method")
         concept = _entry(raw, "concepts", _word(run, "concept"))
         mistake = undefined_pair(method, _kind(raw, run)) or _without_effect(method) or _undescribed(method, concept)
         if mistake:
             yield f"{mistake} (runs.{plain(row)}.method)"
+
+
+def _study_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
+    for name, study in _entries(raw, "studies").items():
+        where = f"studies.{plain(name)}"
+        for field, table in (("backbone", "backbones"), ("data", "data")):
+            yield from _missing(raw, table, _word(study, field), f"{where}.{field}")
+        kind = _word(_entry(raw, "backbones", _word(study, "backbone")), "kind")
+        if kind in KINDS and "classification" not in KINDS[kind].tasks:
+            yield f"a study is of classification, which a {kind} backbone does not do ({where}.backbone)"
+            continue
+        methods = study.get("methods")
+        named = {one: {"name": one} for one in methods} if isinstance(methods, list) else methods
+        for label, method in named.items() if isinstance(named, dict) else ():
+            if mistake := undefined_pair(method, kind) or _without_effect(method):
+                yield f"{mistake} ({where}.methods.{plain(str(label))})"
 
 
 def _names(raw: dict[Any, Any], table: str) -> Collection[str]:

@@ -7,13 +7,14 @@ A line names a settings class, which says all about itself and does its work by 
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cones.backbones.settings import BackboneConfig
-from cones.common.settings import Strict
+from cones.common.settings import Name, Strict
 from cones.data.settings import DataSettings
 from cones.finetuning.settings import Finetune
 from cones.methods.searched import Method, Row
+from cones.study.settings import Study
 from cones.tasks.settings import ConceptSettings
 
 
@@ -90,6 +91,20 @@ else:
 KINDS: dict[str, type[BackboneConfig]] = {_tag(kind, "kind"): kind for kind in BACKBONES}
 BY_NAME: dict[str, type[Method]] = {_tag(kind, "name"): kind for kind in METHODS}
 FINETUNE_KINDS: dict[str, type[Finetune]] = {_tag(kind, "kind"): kind for kind in FINETUNES}
+
+
+class StudyConfig(Study):
+    """A study, with methods of any kind."""
+
+    methods: dict[Name, MethodConfig] = Field(min_length=1)
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        """A list of names is those methods as they are published."""
+        if isinstance(given, list) and all(isinstance(name, str) for name in given):
+            return {name: {"name": name} for name in given}
+        return given
 
 
 class RunConfig(Row):

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 
@@ -51,6 +52,14 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def at(self, rows: Sequence[int]) -> "FeatureStore":
+        """Some of its pictures that have classes, by their index."""
+        chosen = copy(self)
+        chosen.ids, chosen.labels = [self.ids[i] for i in rows], self.labels[list(rows)]
+        chosen.arrays = {name: array[list(rows)] for name, array in self.arrays.items()}
+        chosen._tensors = {name: tensor[list(rows)] for name, tensor in self._tensors.items()}
+        return chosen
 
     def batch(self, rows: Tensor, views: Tensor | None = None) -> Features:
         """Pictures by their index (B,), each in the view asked for (B,); the plain view if none is."""

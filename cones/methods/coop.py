@@ -41,6 +41,11 @@ class CoOp(Searched):
     """Published: 50 at 1 shot, 100 at 2 and 4, 200 at 8 and 16."""
     patience: Count | None = None
 
+    def at_shots(self, shots: int) -> "CoOp":
+        if "epochs" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"epochs": 50 if shots == 1 else 100 if shots <= 4 else 200})
+
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.context import ContextTokens, start_context
 

@@ -44,6 +44,10 @@ class Method(Strict):
     """Whether its text depends on what each picture shows, so that it is made anew for each batch."""
     name: str = ""
 
+    def at_shots(self, shots: int) -> "Method":
+        """The method as it is published for a number of training pictures a class."""
+        return self
+
     @property
     def own_names(self) -> Mapping[str, str]:
         """What classes are called in this row alone."""

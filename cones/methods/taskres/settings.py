@@ -32,6 +32,11 @@ class TaskRes(Searched):
     batch_size: Count = 256
     patience: Count | None = None
 
+    def at_shots(self, shots: int) -> "TaskRes":
+        if "epochs" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"epochs": 100 if shots <= 4 else 200})
+
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.taskres.module import TaskRes as Module
 

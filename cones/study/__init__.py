@@ -1,0 +1,1 @@
+"""Studies: methods over numbers of shots and seeds on one data set."""

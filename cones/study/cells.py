@@ -1,0 +1,117 @@
+"""The cells of a study: one method at one number of shots with one seed, searched, and tested once."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cones.common.errors import DataError
+from cones.common.files import content_hash, fresh_file, reading
+from cones.concept.file import Concept
+from cones.data.prepared import Split
+from cones.features.store import FeatureStore
+from cones.methods.searched import Method, Row
+from cones.search.row import search_row
+from cones.study.pictures import StudyPictures
+from cones.tasks.parts import part_of, task_of
+from cones.tasks.task import predict_all
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+MEASURED = ("accuracy", "macro_f1", "auroc", "loss")
+COSTS = ("feature_seconds", "optimise_seconds", "steps", "steps_to_best", "trained_parameters", "text_encoder_calls",
+         "peak_memory_mb")  # fmt: skip
+COLUMNS = ("method", "shots", "seed", *MEASURED, "val_accuracy", "lr", *COSTS, "split_hash", "cell")
+"""Of `results.csv`: what is measured on test pictures, the accuracy on validation, what it cost, and what of."""
+Line = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method, by its name in the study, at a number of shots, with a seed; `code` is the hash of all that it runs."""
+
+    label: str
+    method: Method
+    shots: int
+    seed: int
+    code: str
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    pictures: StudyPictures,
+    accelerator: "Accelerator",
+    table: Path,
+    on_cell: Callable[[int, str], None] = lambda done, note: None,
+) -> list[Line]:
+    """Search and test each cell; its line is in the table when it is done, and is not made again. Lines of cells that
+    the study has no longer go at the end."""
+    known = {line["cell"]: line for line in read_lines(table)}
+    lines: list[Line] = []
+    for cell in cells:
+        encoded = pictures.cell(cell.shots, cell.seed)
+        what = [cell.label, cell.method.model_dump(mode="json"), encoded.about["split_hash"], encoded.base.sha256,
+                pictures.draws.views, pictures.draws.min_crop, pictures.draws.templates, encoded.about["names"],
+                cell.code]  # fmt: skip
+        key = content_hash(what)[:16]
+        if key not in known:
+            known[key] = {**_line(cell, pictures, accelerator), "cell": key}
+            write_lines(table, list(known.values()))
+        lines.append(known[key])
+        on_cell(1, f"{cell.label}, {cell.shots} shots, seed {cell.seed}: {100 * float(known[key]['accuracy']):.1f} %")
+    write_lines(table, lines)
+    return lines
+
+
+def _line(cell: Cell, pictures: StudyPictures, accelerator: "Accelerator") -> Line:
+    encoded, draws = pictures.cell(cell.shots, cell.seed), pictures.draws
+    live = None
+    if cell.method.enters_image_encoder:
+        live = partial(part_of("classification", "live").live_pictures, draws.concept(cell.shots, 0), pictures.data)
+    found = search_row(cell.label, Row(concept="study", method=cell.method), encoded, accelerator, live=live)
+    tested = _tested(found.concept, pictures, accelerator.device)
+    facts: dict[str, Any] = {"method": cell.label, "shots": cell.shots, "seed": cell.seed, **tested, **found.cost}
+    facts |= {"val_accuracy": found.metrics["accuracy"], "lr": getattr(cell.method, "lr", "")}
+    facts["split_hash"] = encoded.about["split_hash"][:12]
+    return {name: str(facts.get(name, "")) for name in COLUMNS}
+
+
+def _tested(concept: Concept, pictures: StudyPictures, device: Any) -> dict[str, float]:
+    """What a Concept is worth on the test pictures, which are encoded anew where it changes how that is done."""
+    task = task_of(concept.card.task)
+
+    def measured(store: FeatureStore) -> dict[str, float]:
+        text = concept.text.to(device)
+        predictions = predict_all(pictures.opened, store.batches(task.batch), text, task, device)
+        return task.full(predictions, store, concept.card.classes).metrics
+
+    if concept.visual_tokens is None:
+        return measured(pictures.test)
+    with TemporaryDirectory() as folder:
+        test, target = Split.open(pictures.data / "test"), Path(folder) / "test"
+        encode = part_of(concept.card.task, "encode").encode_test
+        encode(pictures.opened, test, None, target, concept.visual_tokens)
+        return measured(FeatureStore(target))
+
+
+def read_lines(table: Path) -> list[Line]:
+    """The lines of a table, none if there is none yet; `DataError` for a damaged one."""
+    if not table.exists():
+        return []
+    with reading(table), table.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file, strict=True))
+    if any(set(line) != set(COLUMNS) or None in line.values() for line in lines):
+        raise DataError(f"{table} is not a table of a study; remove it, and its cells are made again")
+    return lines
+
+
+def write_lines(table: Path, lines: Sequence[Line]) -> None:
+    """Write the table, whole or not at all."""
+    with fresh_file(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(lines)

@@ -1,0 +1,43 @@
+"""Run a study: search each of its cells on pictures that are encoded once, test it, and sum up over seeds."""
+
+from cones.backbones.settings import BackboneConfig
+from cones.common.console import progress_bar
+from cones.common.layout import CACHE, PREPARED, STUDIES, stage_lock
+from cones.common.planned import read_plan
+from cones.common.process import STAGE_WAIT, lock, run_stage
+from cones.methods.searched import Method
+from cones.study.settings import Draws
+
+
+def main(name: str) -> None:
+    planned = read_plan("study", name)
+    draws, config = planned.part("draws", Draws), planned.part("backbone", BackboneConfig)
+
+    from accelerate import Accelerator
+
+    from cones.study.cells import Cell, run_cells
+    from cones.study.pictures import encode_study
+    from cones.study.summary import write_summary
+
+    cells = [
+        Cell(label, planned.part(f"methods.{label}.{shots}", Method), shots, seed, planned.settings["code"][label])
+        for shots in sorted(draws.shots)
+        for seed in range(1, draws.seeds + 1)
+        for label in planned.settings["methods"]
+    ]
+    accelerator, out = Accelerator(), STUDIES / name
+    with lock(stage_lock("study", name), f"the study `{name}`", STAGE_WAIT):
+        with progress_bar(f"encoding for {name}", 1) as advance:
+            pictures = encode_study(draws, config, PREPARED / draws.data, CACHE, accelerator.device, lambda n: None)
+            advance()
+        with progress_bar(f"study {name}", len(cells)) as advance:
+            lines = run_cells(cells, pictures, accelerator, out / "results.csv", advance)
+        summary = write_summary(out, lines, draws)
+    most = str(max(draws.shots))
+    for label, of in summary["methods"].items():
+        accuracy = of[most]["accuracy"]
+        print(f"{label}: {100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f} % at {most} shots")
+
+
+if __name__ == "__main__":
+    run_stage(main)
