@@ -39,6 +39,20 @@ def fewshot(name: str) -> str:
     return "\n".join(lines)
 
 
+def study() -> str:
+    """Accuracy by shots of the shipped study, whose `studies/glyphs/summary.json` is kept with the results."""
+    found = read_json(RESULTS / "study_glyphs.json")
+    heads = [f"{k} shots" if k > 1 else "1 shot" for k in found["shots"]]
+    lines = [f"| | {' | '.join(heads)} | searched numbers | seconds at {found['shots'][-1]} shots |"]
+    lines.append("|---" * (len(heads) + 3) + "|")
+    for method, of in found["methods"].items():
+        last = of[str(found["shots"][-1])]
+        values = " | ".join(_percent(of[str(k)]["accuracy"]) for k in found["shots"])
+        seconds = median(last["optimise_seconds"]["seeds"])
+        lines.append(f"| {method} | {values} | {last['trained_parameters']:,} | {seconds:.2f} |")
+    return "\n".join(lines)
+
+
 def nodules() -> str:
     """Test figures on patients of all methods, with their cost."""
     heads = {
@@ -226,6 +240,7 @@ def main() -> None:
     text = new = path.read_text()
     for name, table in (
         ("glyphs", fewshot("glyphs")),
+        ("study", study()),
         ("cells", fewshot("cells")),
         ("nodules", nodules()),
         ("lesions", lesions()),
