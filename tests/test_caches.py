@@ -166,7 +166,7 @@ def test_the_doctor_reads_what_is_kept_and_what_is_encoded(judged, tmp_path: Pat
     (tmp_path / "cache/text-maps").mkdir()
     (tmp_path / "cache/text-maps/0.safetensors").write_bytes(b"of an older version")
     found = list(damaged_kept(tmp_path / "cache"))
-    assert [f.well for f in found] == [False, None, True]
+    assert [f.well for f in found] == [False, None, True, True]
     assert found[0].found == f"{entry} is damaged (features)"
     assert found[0].to_do == f"rm -rf {entry}; it is made again when it is needed"
     [finding] = damaged_encoded(copied.parent)
