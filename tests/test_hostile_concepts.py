@@ -65,7 +65,7 @@ BASE = CARDS["clip"]["base"]
 CHANGES: dict[str, tuple[str, dict[str, Any], str]] = {
     "weights on a CLIP": ("clip", {"weights_sha256": HASH}, "finetune and weights_sha256 go together"),
     "fine-tuning on a CLIP": (
-        "clip", {"weights_sha256": HASH, "finetune": {"kind": "head"}}, "a `clip` backbone it must be one of lora, full, got"),
+        "clip", {"weights_sha256": HASH, "finetune": {"kind": "head"}}, "it must be one of lora, full, got 'head'"),
     "fine-tuning of another kind": (
         "glip", {"finetune": {"kind": "dreambooth"}}, "must be one of head, lora, full, mask_head, got 'dreambooth'"),
     "fine-tuning without weights": ("glip", {"weights_sha256": None}, "go together"),
