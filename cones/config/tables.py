@@ -34,6 +34,8 @@ DATA = _classes(
     "cones.readers.folder:FolderData",
     "cones.readers.csv:TableData",
     "cones.readers.coop:CoOpData",
+    "cones.readers.aircraft:AircraftData",
+    "cones.readers.imagenet:ImageNetData",
     "cones.readers.coco:CocoData",
     "cones.readers.voc:VocData",
     "cones.readers.yolo:YoloData",

@@ -24,7 +24,14 @@ def write_listed(config: PictureData, folder: Path) -> tuple[tuple[str, ...], di
     """Copy the pictures of a data set; see `DataSettings.write`."""
     listing = list_pictures(config)
     found, report = gather(listing, config)
-    return tuple(listing.classes), {s: copy_pictures(found[s], folder / s) for s in SPLITS}, report
+    keep = copy_pictures if config.copy_ else refer_to_pictures
+    return tuple(listing.classes), {s: keep(found[s], folder / s) for s in SPLITS}, report
+
+
+def refer_to_pictures(pictures: list[tuple[Record, Path]], folder: Path) -> list[Record]:
+    """The records of pictures that stay where they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [replace(record, file=str(path.resolve())) for record, path in pictures]
 
 
 def copy_pictures(pictures: list[tuple[Record, Path]], folder: Path) -> list[Record]:

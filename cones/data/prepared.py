@@ -40,7 +40,8 @@ class Object:
 class Record:
     """One picture: where it came from, what it shows (an index into the classes), and the hash of its content.
 
-    Its pixels are in `file`, relative to the split's folder, or, when that is empty, in a row of `images.npy`.
+    Its pixels are in `file`, relative to the split's folder unless the picture was not copied, or, when that is empty,
+    in a row of `images.npy`.
     In data for detection `label` is -1, `objects` is what the picture shows and `size` its (height, width) in pixels.
     A picture of a subject may have a `mask`, a file named by its content. Pictures with the same `group` belong
     together, such as those of a patient: a pseudonym (cones/data/identity.py), once it is written. A picture of a

@@ -91,6 +91,9 @@ class PictureData(DataSettings):
     id}. None, which may be written `none`: each picture stands for itself. With groups, pseudonyms are written for
     groups and pictures (cones/data/identity.py).
     """
+    copy_: bool = Field(True, alias="copy")
+    """Whether pictures are copied. `false` refers to them where they lie, for data too large to be had twice: they must
+    stay there, and one that is no longer what was prepared is refused."""
     knows_patients: ClassVar[bool] = False
     """Whether the files say whose they are, so that `patient` groups them."""
     groups_named: ClassVar[str] = ""
@@ -99,6 +102,14 @@ class PictureData(DataSettings):
     @property
     def hides_names(self) -> bool:
         return self.group_by is not None
+
+    @model_validator(mode="after")
+    def _named_where_they_lie(self) -> "PictureData":
+        if not self.copy_ and self.hides_names:
+            raise PydanticCustomError(
+                "copy", "`copy: false` keeps the paths of pictures, whose names are hidden here; leave it out"
+            )
+        return self
 
     def listing(self) -> "Listing":
         """The classes and pictures that the data set names; no picture is opened, but masks are.
