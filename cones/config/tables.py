@@ -54,6 +54,8 @@ BACKBONES = _classes(
 METHODS = _classes(
     "cones.methods.zero_shot:ZeroShot",
     "cones.methods.coop:CoOp",
+    "cones.methods.vpt.settings:VPTShallow",
+    "cones.methods.vpt.settings:VPTDeep",
     "cones.methods.prompt_tuning:PromptTuning",
     "cones.methods.language_prompt.settings:LanguagePrompt",
     "cones.methods.textual_inversion.settings:TextualInversion",
