@@ -205,7 +205,7 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     ("method", "kind", "why"),
     [
         ({"name": "coop"}, "glip", "the method `coop` is not defined on a `glip` backbone; those that are: cones, "),
-        ({"name": "prompt_tuning"}, "clip", "not defined on a `clip` backbone; those that are: co"),
+        ({"name": "prompt_tuning"}, "clip", "not defined on a `clip` backbone; those that are: "),
         ({"name": "cones", "n_tokens": 4}, "clip", "hands over one vector a class; set n_tokens to 1 or leave it out"),
         ({"name": "cones", "init": "image"}, "glip", "not defined on a `glip` backbone; those that are: text, random"),
         ({"name": "cones"}, "clip", None),

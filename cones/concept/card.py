@@ -84,7 +84,7 @@ class ConceptCard(Checked):
     row: Text
     task: Literal["classification", "detection", "segmentation", "generation"]
     method: Plain
-    site: Literal["text_embeds", "text_tokens"]
+    site: Literal["text_embeds", "text_tokens", "visual_tokens"]
     """Where the searched vectors stand; `text_embeds` is filled in any case. In generation, all that the text encoder
     hands over for `templates` is there as `sentences` (S, T, d), with the concept's `places` (S, T) in it, and for no
     text as `unconditional` (1, T, d): so no text encoder is needed to sample from them."""

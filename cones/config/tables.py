@@ -59,6 +59,8 @@ BACKBONES = _classes(
 METHODS = _classes(
     "cones.methods.zero_shot:ZeroShot",
     "cones.methods.coop:CoOp",
+    "cones.methods.vpt.settings:VPTShallow",
+    "cones.methods.vpt.settings:VPTDeep",
     "cones.methods.taskres.settings:TaskRes",
     "cones.methods.linear_probe.settings:LinearProbe",
     "cones.methods.lp_plus_plus.settings:LpPlusPlus",

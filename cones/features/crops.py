@@ -8,17 +8,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cones.data.prepared import Split
-from cones.features.store import IN_MEMORY, FeatureStore
+from cones.features.store import FeatureStore
 from cones.features.views import view_of
 from cones.interfaces.pictures import Features, Instances
 from cones.interfaces.protocols import OneSize
+
+PIXELS = 2**30
+"""Bytes of views that are kept: in half precision, about 3,500 of 224 pixels a side."""
+AT_ONCE = 64
+"""Pictures that are encoded at once where no gradients are on, whatever is asked for: each layer holds all of them."""
 
 
 @dataclass(frozen=True)
 class LiveCrops:
     """The pictures of a store in the same views, encoded anew as they are asked for: with visual tokens that train.
 
-    A view is read, cut and normalised once, as far as `IN_MEMORY` bytes hold them.
+    A picture is read once for all its views, and these are cut and normalised once, as far as `PIXELS` bytes hold them.
+    They are in half precision whether they are kept or not, so that this decides no result.
     """
 
     store: FeatureStore
@@ -64,17 +70,24 @@ class LiveCrops:
 
     def batches(self, size: int) -> Iterator[Features]:
         """All once in their plain view, in half precision and back, as kept features are and so those of the test."""
-        for rows in torch.arange(len(self)).split(size):
+        for rows in torch.arange(len(self)).split(min(size, AT_ONCE)):
             with torch.no_grad():
                 features = self.batch(rows)
             yield replace(features, tensors={name: t.half().float() for name, t in features.tensors.items()})
 
     def _view(self, index: int, view: int) -> Float[Tensor, "3 h w"]:
         if (index, view) in self._pixels:
-            return self._pixels[index, view]
+            return self._pixels[index, view].float()
         row = self.rows[index]
-        seen = view_of(self.split.picture(row), view, row, self.min_crop, self.seed)
-        pixels = self.backbone.pixels([seen])[0]
-        if (len(self._pixels) + 1) * pixels.nbytes <= IN_MEMORY:
-            self._pixels[index, view] = pixels
-        return pixels
+        picture = self.split.picture(row)
+
+        def pixels_of(views: list[int]) -> Float[Tensor, "b 3 h w"]:
+            seen = [view_of(picture, v, row, self.min_crop, self.seed) for v in views]
+            return self.backbone.pixels(seen).half()
+
+        asked = pixels_of([view])[0]
+        if (len(self._pixels) + self.views) * asked.nbytes <= PIXELS:
+            others = [v for v in range(self.views) if v != view]
+            made = [asked, *(pixels_of(others) if others else ())]
+            self._pixels.update({(index, v): p for v, p in zip([view, *others], made)})
+        return asked.float()

@@ -26,11 +26,13 @@ PROMPTS = tuple(f.name for f in fields(Prompts))
 
 @dataclass(frozen=True)
 class Site:
-    """A place where a method may put vectors: their width, how many layers take them, how many fit."""
+    """A place where a method may put vectors: their width, how many layers take them, how many fit; in an image encoder
+    also the side of its patches in pixels."""
 
     width: int
     depth: int = 1
     max_tokens: int | None = None
+    patch_size: int | None = None
 
 
 @runtime_checkable

@@ -36,8 +36,8 @@ class Method(Strict):
     """What a row searches with, and on which families of base models that is defined."""
 
     families: ClassVar[frozenset[str]]
-    site: ClassVar[Literal["text_embeds", "text_tokens"]] = "text_embeds"
-    """Where what is searched stands: at the text encoder's output, or at its input."""
+    site: ClassVar[Literal["text_embeds", "text_tokens", "visual_tokens"]] = "text_embeds"
+    """Where what is searched stands: at the text encoder's output, at its input, or among the tokens of a picture."""
     enters_image_encoder: ClassVar[bool] = False
     """Whether it gives visual tokens, so that pictures are encoded anew at each step."""
     reads_pictures: ClassVar[bool] = False

@@ -31,11 +31,11 @@ class Clip(TwoEncoders):
 
     def _sites(self, config: Mapping[str, Any]) -> dict[str, Site]:
         text = {"hidden_size": 512, "max_position_embeddings": 77} | config.get("text_config", {})
-        vision = {"hidden_size": 768, "num_hidden_layers": 12} | config.get("vision_config", {})
+        vision = {"hidden_size": 768, "num_hidden_layers": 12, "patch_size": 32} | config.get("vision_config", {})
         return {
             "text_tokens": Site(text["hidden_size"], max_tokens=text["max_position_embeddings"] - 2),
             "text_embeds": Site(config.get("projection_dim", 512)),
-            "visual_tokens": Site(vision["hidden_size"], vision["num_hidden_layers"]),
+            "visual_tokens": Site(vision["hidden_size"], vision["num_hidden_layers"], patch_size=vision["patch_size"]),
         }
 
     def _classes(self) -> tuple[Any, Any]:

@@ -1,0 +1,1 @@
+"""Visual Prompt Tuning (VPT)."""
