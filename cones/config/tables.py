@@ -56,6 +56,7 @@ METHODS = _classes(
     "cones.methods.coop:CoOp",
     "cones.methods.vpt.settings:VPTShallow",
     "cones.methods.vpt.settings:VPTDeep",
+    "cones.methods.upt.settings:UPT",
     "cones.methods.prompt_tuning:PromptTuning",
     "cones.methods.language_prompt.settings:LanguagePrompt",
     "cones.methods.textual_inversion.settings:TextualInversion",
