@@ -61,6 +61,7 @@ METHODS = _classes(
     "cones.methods.coop:CoOp",
     "cones.methods.vpt.settings:VPTShallow",
     "cones.methods.vpt.settings:VPTDeep",
+    "cones.methods.upt.settings:UPT",
     "cones.methods.taskres.settings:TaskRes",
     "cones.methods.linear_probe.settings:LinearProbe",
     "cones.methods.lp_plus_plus.settings:LpPlusPlus",

@@ -1,0 +1,1 @@
+"""Unified Prompt Tuning (UPT)."""
