@@ -41,6 +41,12 @@ def join(concepts: Sequence[OpenConcept], rename: Mapping[str, str]) -> OpenConc
     seen = [c.card.row for c in concepts if "visual_tokens" in c.tensors]
     if seen:
         raise ConceptError(f"`{seen[0]}` sees pictures by visual tokens of its own, which classes of others do not fit")
+    conditional = [c.card.row for c in concepts if c.card.needs_text_encoder]
+    if conditional:
+        raise ConceptError(
+            f"`{conditional[0]}` gives each picture a text of its own by context tokens of its own, which classes of "
+            "others do not fit"
+        )
     cards = [c.card for c in concepts]
     card = _card(cards, _classes(cards, rename))
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)

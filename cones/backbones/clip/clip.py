@@ -134,7 +134,7 @@ class Clip:
         """
         if tokens is not None:
             layout = self._layout(tuple(names), tokens)
-            self.text_encoder_calls += 1
+            self.text_encoder_calls += len(tokens.vectors) if tokens.vectors.ndim == 4 else 1
             return TextEmbeds.one_per_class(encode_vectors(self.model, layout, tokens.vectors))
         with torch.no_grad():
             total = torch.zeros(len(names), self.sites["text_embeds"].width, device=self.device)
