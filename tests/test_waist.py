@@ -322,5 +322,7 @@ def test_texts_of_single_pictures_go_through_the_loop(encoded: Encoded, accelera
 
 
 def test_no_concept_can_hold_them(encoded: Encoded, accelerator) -> None:
-    with pytest.raises(SearchError, match="gives each picture a text of its own, which no Concept can hold yet"):
+    with pytest.raises(
+        SearchError, match="gives each picture a text of its own, which no Concept can hold: its module has no"
+    ):
         row(encoded, accelerator, Conditional(), None)

@@ -128,7 +128,7 @@ class TwoEncoders(ABC):
         """
         if tokens is not None:
             found = self._embed_vectors(names, tokens)
-            self.text_encoder_calls += 1
+            self.text_encoder_calls += len(tokens.vectors) if tokens.vectors.ndim == 4 else 1
             return TextEmbeds.one_per_class(found)
         total = torch.zeros(len(names), self.sites["text_embeds"].width, device=self.device)
         for template in templates:

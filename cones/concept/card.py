@@ -109,6 +109,8 @@ class ConceptCard(Checked):
     weights_sha256: Hash | None = None
     """Hash of the weights file beside the Concept, after a fine-tuning."""
     needs_text_encoder: bool = False
+    """Whether each picture has a text of its own, so that predicting runs the text encoder for each; `text_embeds` are
+    then those of the context alone."""
     shots: int | None = Field(ge=0, le=10**9)
     seed: int = Field(ge=0, lt=10**MOST_DIGITS)
     split_hash: Hash

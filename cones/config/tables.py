@@ -59,6 +59,7 @@ BACKBONES = _classes(
 METHODS = _classes(
     "cones.methods.zero_shot:ZeroShot",
     "cones.methods.coop:CoOp",
+    "cones.methods.cocoop.settings:CoCoOp",
     "cones.methods.vpt.settings:VPTShallow",
     "cones.methods.vpt.settings:VPTDeep",
     "cones.methods.upt.settings:UPT",

@@ -157,6 +157,11 @@ def _refuse(name: str, settings: Tuning, start: Concept, encoded: Encoded, spoke
             f"`{start.card.row}` was found by {method}, which goes by features of the encoders as they were; start "
             f"from a row of embeddings or prompts, or from zero_shot (finetunes.{name}.from)"
         )
+    if start.card.needs_text_encoder:
+        raise ConceptError(
+            f"`{start.card.row}` gives each picture a text of its own by {method}, whose context was searched beside the "
+            f"encoders as they were; start from another row, or from zero_shot (finetunes.{name}.from)"
+        )
     if settings.encoders == "text" and not spoken:
         raise ConceptError(
             f"`encoders: text` trains what says the class names, and `{start.card.row}` has embeddings of {method} in "

@@ -47,6 +47,12 @@ def join(concepts: Sequence[OpenConcept], rename: Mapping[str, str]) -> OpenConc
             f"`{own[0].row}` was found by {own[0].method['name']}, which scores its classes against each other alone; "
             "join rows of a method that searches embeddings, as cones and taskres do"
         )
+    conditional = [c.card.row for c in concepts if c.card.needs_text_encoder]
+    if conditional:
+        raise ConceptError(
+            f"`{conditional[0]}` gives each picture a text of its own by context tokens of its own, which classes of "
+            "others do not fit"
+        )
     cards = [c.card for c in concepts]
     card = _card(cards, _classes(cards, rename))
     embeds, owner = torch.cat([c.tensors["text_embeds"].float() for c in concepts]), _owner(concepts)

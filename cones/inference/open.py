@@ -38,7 +38,8 @@ class OpenConcept(Concept):
         self, images: Sequence[str | Path | Image.Image], batch_size: int | None = None, threshold: float | None = None
     ) -> list[Any]:
         """Classify pictures, given as paths or opened, or find objects in them, by the base model and the searched
-        embeddings; the text encoder is not loaded.
+        embeddings; the text encoder is not loaded, but for a Concept whose card has `needs_text_encoder`: there it runs
+        for each picture and class.
 
         One `Prediction` or, for detection and segmentation, one `Detections` a picture, in their order. Boxes below
         `threshold`, if none is given the card's, are left out. Raises `ConceptError` for a threshold where whole

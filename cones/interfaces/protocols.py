@@ -40,7 +40,7 @@ class Backbone(Protocol):
     """A frozen vision-language model, cut where prompts go in.
 
     `sites` are named as the fields of `Prompts`: text_tokens, text_embeds, visual_tokens. `text_encoder_calls` counts
-    how often the text encoder ran.
+    how often the text encoder ran over the classes; where each picture has a text of its own, once for each.
     """
 
     device: torch.device

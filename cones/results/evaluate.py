@@ -21,6 +21,7 @@ from cones.interfaces.protocols import Backbone, Grounding
 from cones.tasks.base import open_base
 from cones.tasks.parts import has_part, part_of, task_of
 from cones.tasks.task import Evaluated, Evaluation, Judge, predict_all
+from cones.tasks.texts import at_once, texts_of
 
 FEATURES = "features"
 
@@ -70,8 +71,10 @@ class _TestPictures:
         backbone, task = open_base(first, self.device), task_of(first.card.task)
         evaluations: dict[str, Evaluation] = {}
         for row, concept in rows.items():
-            store, text = self.features(concept, backbone), concept.text.to(self.device)
-            predictions = predict_all(backbone, store.batches(task.batch), text, task, self.device)
+            store, text = self.features(concept, backbone), texts_of(concept, backbone)
+            own_texts = concept.card.needs_text_encoder
+            batches = store.batches(at_once(task.batch, len(concept.card.classes), own_texts))
+            predictions = predict_all(backbone, batches, text, task, self.device, own_texts)
             judged, made = task.full(predictions, store, concept.card.classes), None
             if self.judges is not None:
                 made = self.judges.judge(concept, backbone, self.subject)

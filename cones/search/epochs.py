@@ -20,6 +20,7 @@ from cones.search.outcome import SearchResult
 from cones.search.schedule import learning_rate
 from cones.tasks.parts import task_of
 from cones.tasks.task import predict_all
+from cones.tasks.texts import at_once
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,10 +131,9 @@ class Epochs:
 
     def metrics(self) -> dict[str, float]:
         text = partial(text_of, self.method, self.backbone, self.names)
-        batches = self.val.batches(self.task.batch)
-        predictions = predict_all(
-            self.backbone, batches, text, self.task, self.accelerator.device, self.settings.reads_pictures
-        )
+        reads = self.settings.reads_pictures
+        batches = self.val.batches(at_once(self.task.batch, len(self.names), reads))
+        predictions = predict_all(self.backbone, batches, text, self.task, self.accelerator.device, reads)
         return self.task.quick(predictions, self.val, self.names)
 
     def watch(self, unit: int) -> None:

@@ -19,9 +19,10 @@ from cones.concept.card import ConceptCard, mistake_of
 from cones.concept.file import Concept
 from cones.features.encoded import Encoded
 from cones.interfaces.pictures import Pictures, mean_loss
-from cones.interfaces.protocols import Backbone, Paints, prompts_of, refuse_missing_sites, told_by
+from cones.interfaces.protocols import Backbone, Paints, prompts_of, refuse_missing_sites, text_of, told_by
 from cones.interfaces.texts import TextEmbeds
 from cones.methods.fitted import Fits
+from cones.methods.restored import can_restore
 from cones.methods.searched import Row, Searched
 from cones.methods.start import ImageStart, Start, class_means
 from cones.methods.warmstart import pictured_rows
@@ -30,6 +31,7 @@ from cones.search.outcome import FoundRow, SearchResult, cost_of, versions
 from cones.tasks.parts import part_of, task_of
 from cones.tasks.ranking import headline
 from cones.tasks.task import predict_all
+from cones.tasks.texts import at_once
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,15 +54,21 @@ def search_row(
 
     In generation, pictures that the row asks for on the way go to the folder `samples`, named by their step. `live`
     gives the pictures of a method that enters the image encoder. Raises `BackboneError` for a method whose prompts the
-    base model has no site for, and `SearchError` for one that no Concept can hold, before any weights are loaded.
+    base model has no site for, and `SearchError` for one that no Concept can hold, before any weights are loaded. The
+    Concept of a method that reads pictures holds the text of its context alone as `text_embeds`, which no prediction
+    uses.
     """
     about, device = encoded.about, accelerator.device
     names, seed, task = spoken_names(run, about), about["seed"], task_of(about["task"])
     parts = part_of(about["task"], "row")
     backbone = encoded.backbone(device)
     refuse_missing_sites(run.method.sites(), backbone, f"the method `{run.method.name}`")
-    if run.method.reads_pictures:
-        raise SearchError(f"`{run.method.name}` gives each picture a text of its own, which no Concept can hold yet")
+    own_texts = run.method.reads_pictures
+    if own_texts and not can_restore(run.method.name):
+        raise SearchError(
+            f"`{run.method.name}` gives each picture a text of its own, which no Concept can hold: its module has no "
+            "`restored`, as cones/methods/restored.py asks for"
+        )
     method = run.method.build(backbone, _start(encoded, backbone, names)).to(device)
     trained = sum(p.numel() for p in method.parameters())
     card = make_card(name, run, encoded, names, run.method.site, trained)
@@ -79,7 +87,9 @@ def search_row(
     with torch.no_grad():
         prompts = prompts_of(method, backbone, names)
         text = told_by(prompts, backbone, names)
-    predictions = predict_all(backbone, val.batches(task.batch), text, task, device)
+    texts = partial(text_of, method, backbone, names) if own_texts else text
+    batches = val.batches(at_once(task.batch, len(names), own_texts))
+    predictions = predict_all(backbone, batches, texts, task, device, own_texts)
     metrics = task.full(predictions, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
     tensors = parts.concept_tensors(text, encoded)
@@ -123,6 +133,7 @@ def make_card(name: str, run: Row, encoded: Encoded, names: Sequence[str], site:
     special = ("score_threshold", "canvas", "guidance", "sampling_steps", "reading")
     facts = {key: about[key] for key in kept} | {key: about.get(key) for key in special}
     facts |= {"row": name, "method": run.method.model_dump(), "base": encoded.base, "names": names, "site": site}
+    facts["needs_text_encoder"] = run.method.reads_pictures
     try:
         return ConceptCard(**facts, trained_parameters=trained, val={}, versions=versions())
     except ValidationError as error:

@@ -18,6 +18,7 @@ from cones.search.row import search_row
 from cones.study.pictures import StudyPictures
 from cones.tasks.parts import part_of, task_of
 from cones.tasks.task import predict_all
+from cones.tasks.texts import at_once, texts_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -85,8 +86,9 @@ def _tested(concept: Concept, pictures: StudyPictures, device: Any) -> dict[str,
     task = task_of(concept.card.task)
 
     def measured(store: FeatureStore) -> dict[str, float]:
-        text = concept.text.to(device)
-        predictions = predict_all(pictures.opened, store.batches(task.batch), text, task, device)
+        own_texts, text = concept.card.needs_text_encoder, texts_of(concept, pictures.opened)
+        batches = store.batches(at_once(task.batch, len(concept.card.classes), own_texts))
+        predictions = predict_all(pictures.opened, batches, text, task, device, own_texts)
         return task.full(predictions, store, concept.card.classes).metrics
 
     if concept.visual_tokens is None:

@@ -15,6 +15,8 @@ from cones.concept.file import Concept
 from cones.data.pictures import Given, opened_picture
 from cones.interfaces.pictures import Features
 from cones.interfaces.protocols import DualEncoder
+from cones.interfaces.texts import TextEmbeds
+from cones.tasks.texts import at_once, texts_of
 from cones.visuals.sheets import captioned
 
 AT_ONCE = 32
@@ -41,6 +43,7 @@ def refuse_predicting(card: ConceptCard, threshold: float | None) -> None:
         raise ConceptError(f"`{card.concept}` classifies whole pictures; a threshold is for boxes: leave it out")
 
 
+@torch.no_grad()
 def predict(
     concept: Concept,
     backbone: DualEncoder,
@@ -48,15 +51,20 @@ def predict(
     batch_size: int | None = None,
     threshold: float | None = None,
 ) -> list[Prediction]:
-    """Classify pictures, given as paths or opened, in their order; `DataError` for one that cannot be read."""
-    at_once, text, prompts = batch_size or AT_ONCE, concept.text.to(backbone.device), concept.visual_tokens
+    """Classify pictures, given as paths or opened, in their order; `DataError` for one that cannot be read.
+
+    The text encoder runs where the Concept gives each picture a text of its own, once for each picture and class.
+    """
+    text, prompts = texts_of(concept, backbone), concept.visual_tokens
+    together = at_once(batch_size or AT_ONCE, len(concept.card.classes), concept.card.needs_text_encoder)
     predictions: list[Prediction] = []
-    for start in range(0, len(images), at_once):
-        chunk = [opened_picture(image) for image in images[start : start + at_once]]
+    for start in range(0, len(images), together):
+        chunk = [opened_picture(image) for image in images[start : start + together]]
         with torch.inference_mode():
             tensors = backbone.encode(backbone.pixels(chunk), prompts)
         features = Features(dict(tensors), torch.zeros(len(chunk), dtype=torch.long))
-        for row in backbone.predict(features, text).scores.tolist():
+        told = text if isinstance(text, TextEmbeds) else text(features)
+        for row in backbone.predict(features, told).scores.tolist():
             scores = dict(zip(concept.card.classes, row))
             label = max(scores, key=scores.__getitem__)
             predictions.append(Prediction(label, scores[label], scores))

@@ -1,0 +1,1 @@
+"""Conditional Context Optimization (CoCoOp)."""
