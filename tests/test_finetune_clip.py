@@ -43,7 +43,7 @@ def starts(encoded: Encoded, accelerator: Accelerator) -> Callable[[str], Concep
 
     def start(name: str) -> Concept:
         if name not in made:
-            method = parse_method({"name": name, **({"epochs": 3} if name == "cones" else {})})
+            method = parse_method({"name": name, **{"cones": {"epochs": 3}, "cocoop": {"epochs": 1}}.get(name, {})})
             made[name] = search_row(f"few-{name}", Row(concept="few", method=method), encoded, accelerator).concept
         return made[name]
 
@@ -188,6 +188,11 @@ def test_a_killed_one_goes_on_to_the_same_bits(kind: str, start: str, tune: Tune
 def test_a_start_that_goes_by_features_is_refused(tune: Tune) -> None:
     with pytest.raises(ConceptError, match="was found by linear_probe, which goes by features of the encoders as they"):
         tune("lora", "linear_probe")
+
+
+def test_a_start_with_a_text_for_each_picture_is_refused(tune: Tune) -> None:
+    with pytest.raises(ConceptError, match="gives each picture a text of its own by cocoop"):
+        tune("lora", "cocoop")
 
 
 def test_the_text_encoder_has_no_part_in_searched_embeddings(tune: Tune) -> None:
