@@ -159,8 +159,8 @@ def _refuse(name: str, settings: Tuning, start: Concept, encoded: Encoded, spoke
         )
     if start.card.needs_text_encoder:
         raise ConceptError(
-            f"`{start.card.row}` gives each picture a text of its own by {method}, which goes by features of the encoders "
-            f"as they were; start from another row, or from zero_shot (finetunes.{name}.from)"
+            f"`{start.card.row}` gives each picture a text of its own by {method}, which goes by features of the "
+            f"encoders as they were; start from another row, or from zero_shot (finetunes.{name}.from)"
         )
     if settings.encoders == "text" and not spoken:
         raise ConceptError(
