@@ -88,7 +88,7 @@ def test_coco_by_split_may_lack_one(tmp_path: Path) -> None:
         "annotations": {s: f"{s}.json" for s in ("train", "test")},
         "pictures": {"train": "train", "test": "test"},
     }
-    config = CocoData.model_validate({**config.model_dump(), **by_split})
+    config = CocoData.model_validate({**config.model_dump(by_alias=True), **by_split})
     report = prepare(config, tmp_path / "p")
     assert (report["pictures"], report["divided"]) == ({"train": 4, "val": 2, "test": 2}, ["val"])
     assert report["objects"]["by_class"]["val"] == {"cat": 2, "dog": 1}

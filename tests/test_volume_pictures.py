@@ -161,5 +161,5 @@ def test_settings_of_volumes_are_refused(source: Path, setting: dict) -> None:
     name = next(iter(setting))
     with pytest.raises(ValidationError, match=f"`{name}` is for volumes, and `layout: pictures` has none"):
         pictures(source, **setting)
-    everything = pictures(source).model_dump(mode="json")
+    everything = pictures(source).model_dump(mode="json", by_alias=True)
     assert VolumeData.model_validate(everything) == pictures(source), "as a plan has it"
