@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class Attentive(nn.Module):
     """The paper's light layer (arXiv 2210.07225, section 3.3): U' = SA(U) + LN(U), then FFN(LN(U')) + LN(U').
 
-    Without attention the second half alone: each prompt by itself, which is its ablation by an MLP. One head, and a
-    feed-forward network as wide as the prompts, as the paper says neither and the released code has them so.
+    The formula is second-hand; one head, and a feed-forward network as wide as the prompts, are the released code's.
+    Without attention the second half is left, each prompt by itself: the ablation by an MLP.
     """
 
     def __init__(self, width: int, attends: bool) -> None:

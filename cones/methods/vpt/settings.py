@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class VPT(Searched):
     """What both kinds have: prompts among the tokens of a picture, beside texts that stay as they are.
 
-    The defaults are those of VPT in CoOp's protocol, as UPT's comparison has it.
+    The defaults are VPT's number of prompts in CoOp's protocol.
     """
 
     families: ClassVar[frozenset[str]] = frozenset({"dual_encoder"})
