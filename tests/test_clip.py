@@ -17,6 +17,7 @@ from cones.common.files import read_json, write_json
 from cones.interfaces.pictures import Features
 from cones.interfaces.protocols import Backbone
 from cones.interfaces.texts import TextEmbeds, TextTokens
+from cones.pretrain.clip_model import train_tokenizer
 
 NAMES = ["star", "a very grainy zorb", "heart"]
 
@@ -209,3 +210,11 @@ def test_built_in_clip_knows_its_base_classes() -> None:
     text = clip.embed_text(shapes, templates=["a photo of a {}."])
     right = clip.predict(features, text).scores.argmax(1) == torch.arange(240) % 12
     assert right.float().mean() >= 0.9
+
+
+def test_training_the_tokenizer_again_gives_the_same_numbers(tmp_path: Path) -> None:
+    captions = [f"a photo of a {word}." for word in ("wug", "dax", "blicket", "fep", "toma")]
+    for name in ("first", "second", "third"):
+        train_tokenizer(captions, tmp_path / name)
+    first, *others = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("first", "second", "third")]
+    assert others == [first, first]

@@ -249,6 +249,7 @@ def test_a_damaged_cache_entry_is_noticed_named_and_made_again(finished, tmp_pat
     entry.write_bytes(damaged)
     entry.chmod(0o444)
     concept.unlink()
+    (project.folder / "evaluated/few/metrics.json").unlink()
     restored = project.run("dvc", "repro")
     assert concept.read_bytes() == damaged, "DVC trusts its cache"
     assert restored.returncode != 0

@@ -133,6 +133,12 @@ def test_validation_encodes_few_pictures_at_once(encoded: Encoded, live: Callabl
     assert (max(sizes), sum(sizes)) == (7, 30)
 
 
+def test_pictures_to_validate_on_are_exact(encoded: Encoded, live: Callable) -> None:
+    _, val = live(encoded, encoded.backbone(), lambda: None)
+    live_batch, kept = next(val.batches(30)), next(encoded.val.batches(30))
+    assert torch.equal(live_batch.tensors["image"], kept.tensors["image"])
+
+
 def test_more_layers_than_there_are_and_no_side_of_a_patch_are_refused(
     search_few: Callable[..., FoundRow], vit_b16: Clip
 ) -> None:

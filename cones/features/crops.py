@@ -24,7 +24,8 @@ class LiveCrops:
     """The pictures of a store in the same views, encoded anew as they are asked for: with visual tokens that train.
 
     A picture is read once for all its views, and these are cut and normalised once, as far as `PIXELS` bytes hold them.
-    They are in half precision whether they are kept or not, so that this decides no result.
+    Plain views are exact, as those of the test are; the others are in half precision whether they are kept or not, so
+    that this decides no result.
     """
 
     store: FeatureStore
@@ -82,12 +83,11 @@ class LiveCrops:
         picture = self.split.picture(row)
 
         def pixels_of(views: list[int]) -> Float[Tensor, "b 3 h w"]:
-            seen = [view_of(picture, v, row, self.min_crop, self.seed) for v in views]
-            return self.backbone.pixels(seen).half()
+            return self.backbone.pixels([view_of(picture, v, row, self.min_crop, self.seed) for v in views])
 
         asked = pixels_of([view])[0]
         if (len(self._pixels) + self.views) * asked.nbytes <= PIXELS:
             others = [v for v in range(self.views) if v != view]
             made = [asked, *(pixels_of(others) if others else ())]
-            self._pixels.update({(index, v): p for v, p in zip([view, *others], made)})
-        return asked.float()
+            self._pixels.update({(index, v): p.half() if v else p for v, p in zip([view, *others], made)})
+        return asked.half().float() if view else asked

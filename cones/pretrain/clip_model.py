@@ -30,21 +30,20 @@ def train_tokenizer(captions: list[str], folder: Path) -> None:
         reference.pre_tokenizer,
         decoders.ByteLevel(),
     )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # A letter that ends a word must be known, or an unseen name would lose its last letter. The trainer numbers those
+    # that it meets in an order of chance, which decides between equally frequent pairs; given first, they have theirs.
+    endings = [letter + "</w>" for letter in alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
-        special_tokens=marks,
+        special_tokens=marks + endings,
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         show_progress=False,
     )
     bpe.train_from_iterator([*captions, *GENERAL_WORDS.split() * 3], trainer)
     model = json.loads(bpe.to_str())["model"]
-    vocabulary = model["vocab"]
-    # A letter that ends a word must be known too, or an unseen name would lose its last letter.
-    for letter in sorted(alphabet):
-        vocabulary.setdefault(letter + "</w>", len(vocabulary))
-    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[tuple(m) for m in model["merges"]], model_max_length=77)
+    tokenizer = CLIPTokenizer(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], model_max_length=77)
     tokenizer.save_pretrained(folder)
 
 
