@@ -54,7 +54,8 @@ def evaluate(planned: Planned, name: str) -> None:
         backbone = planned.part("backbone", BackboneConfig)
         judges = part_of(concept.task, "judge").Judges.of(concept, backbone, device)
     evaluations = evaluate_rows(concepts, split.folder, CACHE, device, judges)
-    metrics = {r: {"test": e.metrics, **validation_metrics(SEARCHED / name / r)} for r, e in evaluations.items()}
+    val = {row: validation_metrics(SEARCHED / name / row)["val"] for row in evaluations}
+    metrics = {row: {"test": of.metrics, "val": val[row]} for row, of in evaluations.items()}
     best = max(metrics, key=lambda r: rank(concept.task, metrics[r]["val"]))
     with fresh_folder(EVALUATED / name) as out:
         write_json(out / "metrics.json", metrics)

@@ -24,6 +24,7 @@ def main(row: str) -> None:
     from cones.features.encoded import Encoded
     from cones.search.checkpoint import row_checkpoint
     from cones.search.outcome import write_row
+    from cones.search.rates import RACE
     from cones.search.row import search_row
 
     encoded = Encoded.open(ENCODED / run.concept)
@@ -37,10 +38,12 @@ def main(row: str) -> None:
     epochs = run.method.epochs if isinstance(run.method, Searched) else 0
     with lock(lock_of(row), f"the row `{row}`"), progress_bar(f"searching {row}", epochs) as advance:
         show = row_progress(row, "epoch", head, advance)
-        found = search_row(row, run, encoded, Accelerator(), checkpoint, show, samples, live)
+        tell = partial(print, f"{row}:", flush=True)
+        found = search_row(row, run, encoded, Accelerator(), checkpoint, show, samples, live, tell)
         with fresh_folder(SEARCHED / run.concept / row) as out:
             write_row(out, encoded.about["task"], found, samples)
-        checkpoint.unlink(missing_ok=True)
+        for state in (checkpoint, checkpoint.with_name(RACE)):
+            state.unlink(missing_ok=True)
         shutil.rmtree(samples, ignore_errors=True)
         with suppress(OSError):  # what was put aside stays
             checkpoint.parent.rmdir()

@@ -81,8 +81,8 @@ def test_new_refuses_and_changes_nothing(here: Path, class_folders: Path) -> Non
 def test_rates_are_written_out_so_that_dvc_can_set_them(here: Path, class_folders: Path) -> None:
     write_rows("pets", look_at(Path("pictures")), "clip-tiny", 4, {}, False)
     rows = YAML(typ="safe").load(Path("params.yaml"))["runs"]
-    assert rows["pets-coop"]["method"] == {"name": "coop", "lr": 0.002}
-    assert rows["pets-cones"]["method"] == {"name": "cones", "init": "blend", "lr": 0.003}
+    assert rows["pets-coop"]["method"] == {"name": "coop", "lr": "auto"}
+    assert rows["pets-cones"]["method"] == {"name": "cones", "init": "blend", "lr": "auto"}
     apply_overrides("params.yaml", ["runs.pets-coop.method.lr=0.01"])  # what `dvc exp run -S` does
     assert load_params().runs["pets-coop"].method.lr == 0.01
 

@@ -97,9 +97,12 @@ DATA = "vocabulary: novel}\n  own: {kind: folder, source: x, "
 @pytest.mark.parametrize(
     ("old", "new", "mistake"),
     [
-        ("name: cones", "name: cones, lr: 1e400", "`lr`: must be a finite number, got inf (runs.a.method.lr)"),
-        ("name: cones", "name: cones, lr: .nan", "`lr`: must be a finite number, got nan (runs.a.method.lr)"),
-        ("name: cones", "name: cones, lr: 1e39", "`lr`: must be less than or equal to 1e+38, got 1e+39 (runs."),
+        ("name: cones", "name: cones, lr: 1e400",
+         "`lr`: must be auto, or a number above 0 and at most 1e38, got inf"),
+        ("name: cones", "name: cones, lr: .nan",
+         "`lr`: must be auto, or a number above 0 and at most 1e38, got nan"),
+        ("name: cones", "name: cones, lr: 1e39",
+         "`lr`: must be auto, or a number above 0 and at most 1e38, got 1e+39"),
         ("name: cones", "name: cones, weight_decay: .inf", "`weight_decay`: must be a finite number, got inf"),
         ("name: cones", "name: cones, checkpoint_seconds: .inf", "`checkpoint_seconds`: must be a finite number"),
         ("name: cones", "name: cones, epochs: 1_000_000_000_000", "`epochs`: must be less than or equal to 100000000"),

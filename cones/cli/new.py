@@ -22,8 +22,6 @@ from cones.common.process import lock
 from cones.common.settings import Name
 from cones.config.params import Params, load_params
 from cones.interfaces.protocols import DrawsMasks
-from cones.methods.cones.settings import Cones
-from cones.methods.coop import CoOp
 
 MOST_SHOTS = 16
 SCHEDULE = {"epochs": 60, "batch_size": 16, "validate_every": 5, "patience": 30}
@@ -152,11 +150,15 @@ def _refuse(backbone: str, task: str, params: Params, path: Path) -> None:
 
 
 def _methods(name: str, task: str, backbone: str) -> dict[str, dict[str, Any]]:
-    """The methods of the rows, by the rows' names. `dvc exp run -S` sets what is there, so the rates are."""
+    """The methods of the rows, by the rows' names. `dvc exp run -S` sets what is there, so the rates are.
+
+    Validation chooses them, as nobody knows those of another base model; but in generation the loss that rows are
+    ranked by says little of the pictures, so that there they are as measured or published.
+    """
     if task == "classification":
         rivals: dict[str, dict[str, Any]] = {
-            "coop": {"name": "coop", "lr": CoOp.model_fields["lr"].default},
-            "cones": {"name": "cones", "init": "blend", "lr": Cones.model_fields["lr"].default},
+            "coop": {"name": "coop", "lr": "auto"},
+            "cones": {"name": "cones", "init": "blend", "lr": "auto"},
         }
     elif task == "generation":
         rates = TINY_RATES if backbone == "sd-tiny" else RATES
@@ -166,8 +168,8 @@ def _methods(name: str, task: str, backbone: str) -> dict[str, dict[str, Any]]:
         }
     else:
         rivals = {
-            "prompt-tuning": {"name": "prompt_tuning", "class_specific": True, "lr": 0.05, **SCHEDULE},
-            "cones": {"name": "cones", "lr": 0.1, **SCHEDULE},
+            "prompt-tuning": {"name": "prompt_tuning", "class_specific": True, "lr": "auto", **SCHEDULE},
+            "cones": {"name": "cones", "lr": "auto", **SCHEDULE},
         }
     return {f"{name}-{row}": method for row, method in {"zero-shot": {"name": "zero_shot"}, **rivals}.items()}
 

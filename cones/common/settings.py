@@ -1,10 +1,11 @@
 """What the settings of all rooms are made of: the strict base class and the bounded types."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from cones.common.escaping import is_plain
@@ -106,6 +107,18 @@ Name = Annotated[str, AfterValidator(_name)]
 
 Rate = Annotated[float, Field(gt=0, le=1e38)]
 """The largest numbers of float32 are 3.4e38."""
+
+
+def _rate_or_auto(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Checked here, as a union would report each of its members at a path that the file does not have."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e38
+    if value != "auto" and not number:
+        raise PydanticCustomError("rate", "must be auto, or a number above 0 and at most 1e38")
+    return check(value)
+
+
+RateOrAuto = Annotated[float | Literal["auto"], WrapValidator(_rate_or_auto)]
+"""A learning rate, or `auto`: the validation pictures choose it."""
 
 
 Weight = Annotated[float, Field(ge=0, le=1e38)]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Count, Rate, Weight, Words
+from cones.common.settings import Count, RateOrAuto, Weight, Words
 from cones.methods.searched import Searched
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class CoOp(Searched):
     class_specific: bool = False
     """A context of its own for each class (CoOp's CSC)."""
     optimiser: Literal["adamw", "sgd"] = "sgd"
-    lr: Rate = 0.002
+    lr: RateOrAuto = 0.002
     weight_decay: Weight = 5e-4
     epochs: Count = 200
     """Published: 50 at 1 shot, 100 at 2 and 4, 200 at 8 and 16."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Rate, Words
+from cones.common.settings import RateOrAuto, Words
 from cones.methods.searched import Searched
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class PromptTuning(Searched):
     """Words the context starts from; None: N(0, 0.02)."""
     class_specific: bool = False
     """A context of its own for each class."""
-    lr: Rate = 0.002
+    lr: RateOrAuto = 0.002
 
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.context import ContextTokens, start_context

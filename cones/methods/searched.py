@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from cones.common.settings import Count, Name, OnlyFor, Rate, Strict, Weight
+from cones.common.settings import Count, Name, OnlyFor, Rate, RateOrAuto, Strict, Weight
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +88,8 @@ class Searched(Method):
     """How a method's parameters are searched. One epoch sees each training picture once."""
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    lr: Rate = 1e-3
+    lr: RateOrAuto = 1e-3
+    """`auto`: one of seven around the default, by successive halving on validation; see cones/search/rates.py."""
     weight_decay: Weight = 0.0
     momentum: float = Field(0.9, ge=0, lt=1)
     """Of SGD."""
@@ -106,6 +107,11 @@ class Searched(Method):
     """Parts that a batch is cut into, one after the other, to save memory; the gradient is that of the whole."""
     checkpoint_seconds: float = Field(10.0, ge=0)
     """A checkpoint is written at most this often."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of a search; of `auto` the one in the middle of those that are tried."""
+        return float(type(self).model_fields["lr"].default if self.lr == "auto" else self.lr)
 
 
 class Denoised(Searched):

@@ -1,7 +1,7 @@
 """The report: one page that stands alone, made from the files of the other stages."""
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from cones.common.files import reading
 from cones.common.layout import EVALUATED, SEARCHED
 from cones.common.tensors import read_metadata
 from cones.concept.card import CARD_KEY, ConceptCard
+from cones.results.summary import validation_metrics
 from cones.tasks.parts import report_of
 from cones.tasks.ranking import rank
 from cones.visuals.charts import line_chart
@@ -94,10 +95,26 @@ def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
         what = task.curve.removeprefix("val_").replace("_", " ")
         note = f"Validation {what} while searching, over the optimiser steps so far; the best is the one kept."
         parts.append(Chart("How the searches went", line_chart(drawn, "optimiser step", f"validation {what}"), note))
+    parts += _rates(name, [row.name for row in rows], task.curve.removeprefix("val_"))
     with reading(EVALUATED / name):
         parts += task.parts(EVALUATED / name, [r.name for r in rows], first["row"])
         parts += patient_parts(EVALUATED / name, [r.name for r in rows])
     return ConceptReport(name, rows, task, parts)
+
+
+def _rates(concept: str, rows: Sequence[str], metric: str) -> list[Part]:
+    """A drawing of the learning rates that rows of `lr: auto` tried, if there are such rows."""
+    tried = {row: validation_metrics(SEARCHED / concept / row).get("rates", []) for row in rows}
+    points = {row: sorted((of["lr"], of[metric]) for of in rates if metric in of) for row, rates in tried.items()}
+    lines = {row: ([x for x, _ in of], [y for _, y in of]) for row, of in points.items() if of}
+    if not lines:
+        return []
+    what = f"validation {metric.replace('_', ' ')}"
+    note = (
+        f"Best {what} of each learning rate while `lr: auto` chose among them; the worse ones had fewer epochs, and "
+        "each row was then searched anew at the best."
+    )
+    return [Chart("Learning rates that were tried", line_chart(lines, "learning rate", what, "log"), note)]
 
 
 def _card(concept: str, row: str) -> dict[str, Any]:

@@ -25,12 +25,15 @@ class ValidationMetrics(BaseModel):
     """`metrics.json` of a searched row."""
 
     val: Scores
+    rates: list[Scores] = []
+    """The learning rates that `lr: auto` tried, best first, each with its epochs and validation metrics."""
 
 
-class RowMetrics(ValidationMetrics):
+class RowMetrics(BaseModel):
     """A row's entry in `metrics.json` of an evaluated concept."""
 
     test: Scores
+    val: Scores
 
 
 def finished_metrics(concept: str, row: str) -> dict[str, Any] | None:
@@ -50,8 +53,8 @@ def finished_metrics(concept: str, row: str) -> dict[str, Any] | None:
     return metrics if hashes.get(row) == file_hash(searched / "concept.safetensors") else None
 
 
-def validation_metrics(searched: Path) -> dict[str, Scores]:
-    """What the search of a row wrote of its validation: its scores under `val`."""
+def validation_metrics(searched: Path) -> dict[str, Any]:
+    """What the search of a row wrote of its validation, as `ValidationMetrics` has it."""
     return read_json(searched / "metrics.json", ValidationMetrics)
 
 

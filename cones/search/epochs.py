@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
 
 from cones.common.errors import SearchError
 from cones.interfaces.pictures import Pictures
@@ -49,6 +51,24 @@ def search(
     return optimise(work, task, checkpoint, on_epoch)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of one step by their index (B,), each in a view (B,), and the seed of what is drawn in it."""
+
+    indices: Tensor
+    views: Tensor
+    stream: int
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.stream)
+
+    def parts(self, count: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Cut into so many, one after the other: indices, views, and the share of the whole."""
+        size = math.ceil(len(self.indices) / count)
+        for indices, views in zip(self.indices.split(size), self.views.split(size)):
+            yield indices, views, len(indices) / len(self.indices)
+
+
 class Epochs:
     """A search as `Work`: see there."""
 
@@ -63,7 +83,7 @@ class Epochs:
         seed: int,
         accelerator: "Accelerator",
         task: str,
-        watch: Callable[[int], None],
+        watch: Callable[[int], None] = lambda epoch: None,
     ) -> None:
         self.backbone, self.names, self.train, self.val = backbone, names, train, val
         self.settings, self.seed, self.accelerator = settings, seed, accelerator
@@ -71,7 +91,7 @@ class Epochs:
         self.objective = backbone.objective(settings)
         method.to(accelerator.device)
         self.module, self.method = method, method
-        self.optimiser = optimiser_for(method, settings)
+        self.optimiser = optimiser_for(method.parameters(), settings)
         self.units, self.steps_a_unit = settings.epochs, math.ceil(len(train) / settings.batch_size)
         self.validate_every, self.patience = settings.validate_every, settings.patience
         self.checkpoint_seconds = settings.checkpoint_seconds
@@ -90,30 +110,38 @@ class Epochs:
 
     def steps(self, unit: int) -> Iterator[int]:
         """The steps of an epoch that are not done yet."""
-        settings, generator = self.settings, generator_for(self.seed, unit)
-        order = torch.randperm(len(self.train), generator=generator)
-        views = torch.randint(self.train.views, (len(self.train),), generator=generator)
-        batches = list(zip(order.split(settings.batch_size), views.split(settings.batch_size)))
-        streams = torch.randint(2**32, (len(batches),), generator=generator).tolist()
+        batches = self.batches(unit)
         for i in range(len(self.losses), len(batches)):
-            rate = learning_rate(settings, unit * len(batches) + i, len(batches))
+            rate = learning_rate(self.settings, unit * len(batches) + i, len(batches))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            self.losses.append(self._step(*batches[i], torch.Generator().manual_seed(streams[i])))
+            self.losses.append(self._step(batches[i]))
             if i + 1 < len(batches):
                 yield unit * len(batches) + i + 2
-        self.values = finite(self.losses, settings, unit)
+        self.values = finite(self.losses, self.settings, unit)
         self.losses = []
 
-    def _step(self, indices: Tensor, views: Tensor, generator: torch.Generator) -> Tensor:
+    def batches(self, unit: int) -> list["Batch"]:
+        """Those of an epoch: each picture once, in a random view."""
+        generator, size = generator_for(self.seed, unit), self.settings.batch_size
+        order = torch.randperm(len(self.train), generator=generator)
+        views = torch.randint(self.train.views, (len(self.train),), generator=generator)
+        parts = list(zip(order.split(size), views.split(size)))
+        streams = torch.randint(2**32, (len(parts),), generator=generator).tolist()
+        return [Batch(*part, stream) for part, stream in zip(parts, streams)]
+
+    def loss(self, indices: Tensor, views: Tensor, generator: torch.Generator) -> Tensor:
+        """That of some pictures by their index (B,), each in a view (B,)."""
+        features = self.train.batch(indices, views).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            text = text_of(self.method, self.backbone, self.names, features, generator)
+            return self.objective(features, text, generator)
+
+    def _step(self, batch: "Batch") -> Tensor:
         """One step on some pictures; the loss before it."""
-        size = math.ceil(len(indices) / self.settings.accumulate)
-        losses = []
-        for part, views_of in zip(indices.split(size), views.split(size)):
-            features = self.train.batch(part, views_of).to(self.accelerator.device)
-            with self.accelerator.autocast():
-                text = text_of(self.method, self.backbone, self.names, features, generator)
-                loss = self.objective(features, text, generator) * (len(part) / len(indices))
+        losses, generator = [], batch.generator()
+        for indices, views, share in batch.parts(self.settings.accumulate):
+            loss = self.loss(indices, views, generator) * share
             self.accelerator.backward(loss)
             losses.append(loss.detach())
         self.optimiser.step()
@@ -161,10 +189,8 @@ def finite(losses: Sequence[Tensor], settings: Searched, epoch: int) -> list[flo
     return values
 
 
-def optimiser_for(method: nn.Module, settings: Searched) -> torch.optim.Optimizer:
+def optimiser_for(trained: ParamsT, settings: Searched) -> torch.optim.Optimizer:
     """The optimiser of a method's parameters, and of nothing else."""
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(
-            method.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    return torch.optim.AdamW(method.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True)
+        return torch.optim.SGD(trained, settings.rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(trained, settings.rate, weight_decay=settings.weight_decay, fused=True)

@@ -38,6 +38,8 @@ class FoundRow:
     result: SearchResult
     metrics: dict[str, float]
     cost: dict[str, float]
+    rates: list[dict[str, float]] = field(default_factory=list, kw_only=True)
+    """Where validation chose the learning rate: what was tried, best first; see `cones.search.rates.choose_rate`."""
 
 
 def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_calls: int) -> dict[str, float]:
@@ -76,7 +78,7 @@ def write_row(folder: Path, task: str, found: FoundRow, samples: Path | None = N
     A list of the pictures stands beside them, as DVC warns of an output that is an empty folder.
     """
     found.concept.save(folder / "concept.safetensors")
-    write_json(folder / "metrics.json", {"val": found.metrics})
+    write_json(folder / "metrics.json", {"val": found.metrics} | ({"rates": found.rates} if found.rates else {}))
     write_json(folder / "cost.json", found.cost)
     write_curves(folder / "curves.csv", task, found.result.curves)
     (folder / "samples").mkdir(exist_ok=True)

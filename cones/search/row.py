@@ -26,8 +26,9 @@ from cones.methods.restored import can_restore
 from cones.methods.searched import Row, Searched
 from cones.methods.start import ImageStart, Start, class_means
 from cones.methods.warmstart import pictured_rows
-from cones.search.epochs import search
+from cones.search.epochs import Epochs, search
 from cones.search.outcome import FoundRow, SearchResult, cost_of, versions
+from cones.search.rates import choose_rate
 from cones.tasks.parts import part_of, task_of
 from cones.tasks.ranking import headline
 from cones.tasks.task import predict_all
@@ -49,14 +50,15 @@ def search_row(
     on_epoch: Callable[[dict[str, float]], None] = lambda line: None,
     samples: Path | None = None,
     live: Live | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> FoundRow:
     """Search one row on an encoded concept; validation chooses, and the test split is not even known here.
 
     In generation, pictures that the row asks for on the way go to the folder `samples`, named by their step. `live`
-    gives the pictures of a method that enters the image encoder. Raises `BackboneError` for a method whose prompts the
-    base model has no site for, and `SearchError` for one that no Concept can hold, before any weights are loaded. The
-    Concept of a method that reads pictures holds the text of its context alone as `text_embeds`, which no prediction
-    uses.
+    gives the pictures of a method that enters the image encoder. With `lr: auto` the card's method has the `chosen_lr`,
+    and `note` is told how that goes. Raises `BackboneError` for a method whose prompts the base model has no site for,
+    and `SearchError` for one that no Concept can hold, before any weights are loaded. The Concept of a method that
+    reads pictures holds the text of its context alone as `text_embeds`, which no prediction uses.
     """
     about, device = encoded.about, accelerator.device
     names, seed, task = spoken_names(run, about), about["seed"], task_of(about["task"])
@@ -73,12 +75,21 @@ def search_row(
     trained = sum(p.numel() for p in method.parameters())
     card = make_card(name, run, encoded, names, run.method.site, trained)
     result, (train, val) = SearchResult(), _pictures(run, encoded, method, backbone, names, live)
+    rates: list[dict[str, float]] = []
     if isinstance(run.method, Searched):
-        watch = None if samples is None else parts.watch_of(run.method, method, backbone, encoded, samples)
+        settings, began = run.method, time.perf_counter()
+        if settings.lr == "auto":
+            work = Epochs(method, backbone, names, train, val, settings, seed, accelerator, about["task"])
+            rates = choose_rate(work, about["task"], checkpoint, note)
+            settings = settings.model_copy(update={"lr": rates[0]["lr"]})
+            card = card.model_copy(update={"method": {**card.method, "chosen_lr": settings.lr}})
+        seconds = time.perf_counter() - began
+        watch = None if samples is None else parts.watch_of(settings, method, backbone, encoded, samples)
         result = search(
-            method, backbone, names, train, val, run.method, seed, accelerator, checkpoint,
+            method, backbone, names, train, val, settings, seed, accelerator, checkpoint,
             on_epoch, about["task"], watch or (lambda epoch: None),
         )  # fmt: skip
+        result = replace(result, seconds=result.seconds + seconds)
     if isinstance(method, Fits):
         began = time.perf_counter()
         steps = method.fit(train, val)
@@ -103,7 +114,7 @@ def search_row(
     if headline(about["task"]) not in finite:
         raise SearchError(f"`{name}` has no finite {headline(about['task'])} on validation: {metrics}")
     card = card.model_copy(update={"val": finite})
-    return FoundRow(Concept(card, tensors), result, metrics, cost)
+    return FoundRow(Concept(card, tensors), result, metrics, cost, rates=rates)
 
 
 def _pictures(

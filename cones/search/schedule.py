@@ -10,8 +10,8 @@ def learning_rate(settings: Searched, step: int, steps_an_epoch: int) -> float:
     warm = settings.warmup_epochs * steps_an_epoch
     total = settings.epochs * steps_an_epoch
     if step < warm and total > warm:
-        return min(settings.warmup_lr, settings.lr)
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * step / total))
+        return min(settings.warmup_lr, settings.rate)
+    return settings.rate * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 LARGEST_GRADIENT = 1.0

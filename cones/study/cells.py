@@ -75,8 +75,9 @@ def _line(cell: Cell, pictures: StudyPictures, accelerator: "Accelerator") -> Li
         live = partial(part_of("classification", "live").live_pictures, draws.concept(cell.shots, 0), pictures.data)
     found = search_row(cell.label, Row(concept="study", method=cell.method), encoded, accelerator, live=live)
     tested = _tested(found.concept, pictures, accelerator.device)
+    of = found.concept.card.method
     facts: dict[str, Any] = {"method": cell.label, "shots": cell.shots, "seed": cell.seed, **tested, **found.cost}
-    facts |= {"val_accuracy": found.metrics["accuracy"], "lr": getattr(cell.method, "lr", "")}
+    facts |= {"val_accuracy": found.metrics["accuracy"], "lr": of.get("chosen_lr", of.get("lr", ""))}
     facts["split_hash"] = encoded.about["split_hash"][:12]
     return {name: str(facts.get(name, "")) for name in COLUMNS}
 

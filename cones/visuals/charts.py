@@ -8,8 +8,11 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4
 DASHES = ("-", "--", "-.", ":")
 
 
-def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str) -> str:
-    """Lines (xs, ys) by name, with a legend, as SVG; the same input gives the same text."""
+def line_chart(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, scale: str = "linear"
+) -> str:
+    """Lines (xs, ys) by name, with a legend, as SVG; the same input gives the same text. `scale` is that of x, as
+    matplotlib names it."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -20,6 +23,7 @@ def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: 
             style = DASHES[i // len(COLOURS) % len(DASHES)]
             marker = "o" if len(xs) == 1 else None
             axes.plot(xs, ys, style, marker=marker, color=COLOURS[i % len(COLOURS)], label=name, linewidth=1.6)
+        axes.set_xscale(scale)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(alpha=0.25)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Count, Rate, Weight, Words
+from cones.common.settings import Count, RateOrAuto, Weight, Words
 from cones.methods.searched import Searched
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class CoCoOp(Searched):
     ctx_init: Words | None = "a photo of a"
     """Words the context starts from; None: N(0, 0.02)."""
     optimiser: Literal["adamw", "sgd"] = "sgd"
-    lr: Rate = 0.002
+    lr: RateOrAuto = 0.002
     weight_decay: Weight = 5e-4
     epochs: Count = 10
     batch_size: Count = 1

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from cones.common.escaping import shortened
-from cones.common.settings import OnlyFor, Rate
+from cones.common.settings import OnlyFor, RateOrAuto
 from cones.methods.searched import Denoised
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Cones(Denoised):
     """Start from the text encoder's output for the names (`word` says the same of the class word of `sd`), for CLIP
     also from the classes' mean image features or a blend of both chosen on validation, for `sd` from what the pictures'
     mean CLIP feature predicts of the encoder's output, or from noise."""
-    lr: Rate = 3e-3
+    lr: RateOrAuto = 3e-3
     n_tokens: int | None = Field(None, ge=1, le=64)
     """Tokens a class; None: as many as its name has. CLIP's text encoder hands over one."""
     rows: Annotated[Rows, OnlyFor("diffusion")] = "own"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from cones.common.settings import Rate, Weight
+from cones.common.settings import RateOrAuto, Weight
 from cones.methods.searched import Searched
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ class LanguagePrompt(Searched):
 
     families: ClassVar[frozenset[str]] = frozenset({"grounding"})
     name: Literal["language_prompt"]
-    lr: Rate = 0.05
+    lr: RateOrAuto = 0.05
     weight_decay: Weight = 0.25
 
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":

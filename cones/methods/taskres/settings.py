@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Count, Rate, Weight
+from cones.common.settings import Count, RateOrAuto, Weight
 from cones.methods.searched import Searched
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class TaskRes(Searched):
     name: Literal["taskres"]
     alpha: float = Field(0.5, gt=0, le=100)
     """What the residual is multiplied by."""
-    lr: Rate = 0.002
+    lr: RateOrAuto = 0.002
     weight_decay: Weight = 5e-4
     epochs: Count = 200
     """Published: 100 at 1, 2 and 4 shots, 200 at 8 and 16."""

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 
-from cones.common.settings import Count, Rate, Weight
+from cones.common.settings import Count, RateOrAuto, Weight
 from cones.methods.searched import Method, Searched
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class TipAdapterF(Searched):
     most_alpha: float = Field(3.0, gt=0.1, le=1000)
     most_beta: float = Field(7.0, gt=0.1, le=1000)
     weight_decay: Weight = 0.01
-    lr: Rate = 1e-3
+    lr: RateOrAuto = 1e-3
     epochs: Count = 20
     batch_size: Count = 256
     warmup_epochs: int = Field(0, ge=0, le=100_000_000)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from cones.common.escaping import shortened
-from cones.common.settings import Count, Rate, Weight
+from cones.common.settings import Count, RateOrAuto, Weight
 from cones.methods.searched import Searched
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class UPT(Searched):
     class_token_position: Literal["end", "middle", "front"] | None = None
     """Where the class name stands; None: the variant's own, which is the middle, in the released code the end."""
     optimiser: Literal["adamw", "sgd"] = "sgd"
-    lr: Rate = 0.002
+    lr: RateOrAuto = 0.002
     weight_decay: Weight = 5e-4
     epochs: Count = 200
     patience: Count | None = None

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Count, Rate, Weight
+from cones.common.settings import Count, RateOrAuto, Weight
 from cones.methods.searched import Searched
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class VPT(Searched):
     n_tokens: int = Field(16, ge=1, le=256)
     """Prompts beside a picture's own tokens, in each layer that takes some."""
     optimiser: Literal["adamw", "sgd"] = "sgd"
-    lr: Rate = 0.002
+    lr: RateOrAuto = 0.002
     weight_decay: Weight = 5e-4
     epochs: Count = 200
     patience: Count | None = None

@@ -1,0 +1,174 @@
+"""The learning rate that `lr: auto` stands for: several are searched side by side, and validation chooses."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from cones.common.errors import SearchError
+from cones.search.checkpoint import Progress
+from cones.search.epochs import Batch, Epochs, optimiser_for
+from cones.search.loop import optimise
+from cones.search.schedule import learning_rate
+from cones.tasks.ranking import rank
+
+RACE = "rates.safetensors"
+"""The file of its state, beside that of the row's search."""
+STEPS = range(-3, 4)
+"""Half powers of ten around the published rate that are tried."""
+FIRST_REST = 16
+"""After this part of a row's epochs the worse half ends, again after twice as many; after four times the best wins."""
+
+
+def choose_rate(
+    work: Epochs, task: str, checkpoint: Path | None = None, note: Callable[[str], None] = lambda line: None
+) -> list[dict[str, float]]:
+    """Search at each rate of the grid by successive halving (Jamieson and Talwalkar 2016); `work` stays as it is.
+
+    All see the batches, views and schedule that the row itself would have, for a quarter of its epochs at most. Returns
+    a line a rate, best first: `lr`, the `epochs` it had, and its best validation metrics. Raises `SearchError` where
+    the loss was finite at none.
+    """
+    race = Race(work, task, note)
+    optimise(race, task, None if checkpoint is None else checkpoint.with_name(RACE))
+    return race.table()
+
+
+class Race:
+    """Searches at several rates as `Work`. Where only embeddings on the text side train, on features that are kept, the
+    rates are one batched problem; else one is searched after the other, which holds no more memory than one."""
+
+    patience = None
+
+    def __init__(self, work: Epochs, task: str, note: Callable[[str], None]) -> None:
+        settings, self.work, self.task, self._note = work.settings, work, task, note
+        self.rates = [float(f"{settings.rate * 10 ** (step / 2):.3g}") for step in STEPS]
+        self.names = [f"method.{name}" for name, _ in work.method.named_parameters()]
+        start = [p.detach() for p in work.method.parameters()]
+        self.module = nn.ModuleList(nn.ParameterList(p.clone() for p in start) for _ in self.rates)
+        groups = [{"params": list(of), "lr": rate} for of, rate in zip(self.module, self.rates)]
+        self.optimiser = optimiser_for(groups, settings)
+        self.rest = math.ceil(settings.epochs / FIRST_REST)
+        self.units, self.validate_every = min(4 * self.rest, settings.epochs), self.rest
+        self.steps_a_unit, self.checkpoint_seconds = work.steps_a_unit, settings.checkpoint_seconds
+        kept = not settings.enters_image_encoder and not settings.reads_pictures
+        self.batched = kept and settings.site == "text_embeds" and work.backbone.family == "dual_encoder"
+        self._holder, self._done, self._progress = Holder(work.method), 0, Progress()
+
+    def begin(self, progress: Progress) -> None:
+        self._progress, self._done = progress, len(progress.losses)
+        if progress.curves:
+            self.work.backbone.text_encoder_calls = progress.text_encoder_calls
+        if self.work.accelerator.scaler is not None:
+            self.optimiser = self.work.accelerator.prepare(self.optimiser)
+
+    def steps(self, unit: int) -> Iterator[int]:
+        batches, still = self.work.batches(unit), self.still()
+        if not unit % self.rest:
+            self._note(f"lr auto, epoch {unit} of {self.units}: {', '.join(f'{self.rates[r]:g}' for r in still)}")
+        for i in range(self._done, len(batches)):
+            for group, rate in zip(self.optimiser.param_groups, self.rates):
+                at = self.work.settings.model_copy(update={"lr": rate})
+                group["lr"] = learning_rate(at, unit * len(batches) + i, len(batches))
+            self._step(batches[i], still)
+            self._done = i + 1
+            if i + 1 < len(batches):
+                yield unit * len(batches) + i + 2
+        self._done = 0
+
+    def _step(self, batch: Batch, still: Sequence[int]) -> None:
+        groups = [still] if self.batched else [[rate] for rate in still]
+        for together in groups:
+            generator = batch.generator()
+            for indices, views, share in batch.parts(self.work.settings.accumulate):
+                losses = self._losses(together, lambda: self.work.loss(indices, views, generator))  # noqa: B023
+                self.work.accelerator.backward(losses.sum() * share)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+    def _losses(self, rates: Sequence[int], loss: Callable[[], Tensor]) -> Tensor:
+        """What `loss` is with the parameters of each rate (R,)."""
+        if len(rates) == 1:
+            return self._holder.under(self._parameters(rates[0]), loss)[None]
+        stacked = {n: torch.stack(of) for n, *of in zip(self.names, *(self.module[rate] for rate in rates))}
+        return vmap(lambda of: self._holder.under(of, loss))(stacked)
+
+    def _parameters(self, rate: int) -> dict[str, Tensor]:
+        return dict(zip(self.names, self.module[rate]))
+
+    def metrics(self) -> dict[str, float]:
+        """The best rate's, and beside them each one's, named by its number."""
+        still = self.still() if self._progress.curves else [0]  # all start at one place
+        whole = [rate for rate in still if all(p.isfinite().all() for p in self.module[rate])]
+        with torch.no_grad():
+            of_each = {rate: self._holder.under(self._parameters(rate), self.work.metrics) for rate in whole}
+        best = max(of_each.values(), key=lambda metrics: rank(self.task, metrics), default={})
+        return best | {f"{rate} {name}": value for rate, of in of_each.items() for name, value in of.items()}
+
+    def still(self) -> list[int]:
+        """The rates that are left after the validations so far."""
+        left, curves = list(range(len(self.rates))), self._progress.curves
+        for epochs in (self.rest, 2 * self.rest):
+            if curves and curves[-1]["epoch"] >= epochs:
+                left = sorted(self._ranked(left, epochs)[: math.ceil(len(left) / 2)])
+        return left
+
+    def _ranked(self, rates: Sequence[int], epochs: int) -> list[int]:
+        """Rates by the best of their validations up to an epoch; of equals the one nearer to the middle comes first."""
+        middle = len(self.rates) // 2
+        return sorted(rates, key=lambda r: (rank(self.task, self._best(r, epochs)), -abs(r - middle)), reverse=True)
+
+    def _best(self, rate: int, epochs: float = math.inf) -> dict[str, float]:
+        """A rate's best validation metrics after the start."""
+        return max(self._validations(rate, epochs), key=lambda metrics: rank(self.task, metrics), default={})
+
+    def _validations(self, rate: int, epochs: float) -> list[dict[str, float]]:
+        head = f"val_{rate} "
+        lines = [line for line in self._progress.curves if 0 < line["epoch"] <= epochs]
+        of = [{k.removeprefix(head): v for k, v in line.items() if k.startswith(head)} for line in lines]
+        return [metrics for metrics in of if metrics]
+
+    def table(self) -> list[dict[str, float]]:
+        """A line a rate, best first; see `choose_rate`."""
+        left = self._ranked(self.still(), self.units)
+        order = left + self._ranked([r for r in range(len(self.rates)) if r not in left], self.units)
+        if not self._best(order[0]):
+            tried = ", ".join(f"{rate:g}" for rate in self.rates)
+            raise SearchError(f"the loss was not finite at any of the learning rates {tried}; set a lower `lr`")
+        epochs = {rate: len(self._validations(rate, math.inf)) * self.rest for rate in order}
+        return [{"lr": self.rates[r], "epochs": min(epochs[r], self.units), **self._best(r)} for r in order]
+
+    def line(self, unit: int, validated: bool) -> dict[str, float]:
+        return {"epoch": unit, "step": unit * self.steps_a_unit}
+
+    def watch(self, unit: int) -> None:
+        """Nothing."""
+
+    def note(self, progress: Progress) -> None:
+        progress.losses = [0.0] * self._done
+        progress.text_encoder_calls = self.work.backbone.text_encoder_calls
+
+    def copy(self) -> dict[str, Tensor]:
+        return {}
+
+    def restore(self, best: Mapping[str, Tensor]) -> None:
+        """Nothing: the row is searched from its start, at the rate that won."""
+
+
+class Holder(nn.Module):
+    """Holds a method, so that anything can be called while other parameters stand in it."""
+
+    def __init__(self, method: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+    def under(self, parameters: Mapping[str, Tensor], call: Callable[[], Any]) -> Any:
+        """What `call` gives with these parameters in the method's place."""
+        return functional_call(self, dict(parameters), (call,))
