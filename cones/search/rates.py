@@ -42,7 +42,7 @@ class Race:
     """Searches at several rates as `Work`. Where only embeddings on the text side train, on features that are kept, the
     rates are one batched problem; else one is searched after the other, which holds no more memory than one."""
 
-    patience = None
+    patience: int | None = None
 
     def __init__(self, work: Epochs, task: str, note: Callable[[str], None]) -> None:
         settings, self.work, self.task, self._note = work.settings, work, task, note
@@ -106,7 +106,7 @@ class Race:
         whole = [rate for rate in still if all(p.isfinite().all() for p in self.module[rate])]
         with torch.no_grad():
             of_each = {rate: self._holder.under(self._parameters(rate), self.work.metrics) for rate in whole}
-        best = max(of_each.values(), key=lambda metrics: rank(self.task, metrics), default={})
+        best = max(of_each.values(), key=lambda metrics: rank(self.task, metrics)) if of_each else {}
         return best | {f"{rate} {name}": value for rate, of in of_each.items() for name, value in of.items()}
 
     def still(self) -> list[int]:
