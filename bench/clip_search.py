@@ -26,7 +26,7 @@ from cones.methods.cones.module import Cones
 from cones.methods.context import ContextTokens
 from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
-from cones.search.epochs import optimiser_for, train_steps
+from cones.search.epochs import Epochs
 from cones.search.outcome import peak_memory_mb
 from cones.search.row import search_row
 from cones.tasks.classification.settings import ClassificationConcept
@@ -105,12 +105,12 @@ def _random_features(classes: int) -> FeatureStore:
 def _step_seconds(folder: Path, method: torch.nn.Module, classes: int, store: FeatureStore, steps: int) -> float:
     """The median seconds of a step of the search loop on one batch, after one that warms up."""
     backbone, names = Clip(folder, logit_scale=100.0), [f"thing {i}" for i in range(classes)]
-    settings = parse_method({"name": "cones", "epochs": 1})
-    optimiser, accelerator = optimiser_for(method, settings), Accelerator()
+    settings = parse_method({"name": "cones", "epochs": steps + 1})
+    work = Epochs(method, backbone, names, store, store, settings, 0, Accelerator(), "classification")
     seconds = []
     for epoch in range(steps + 1):
         began = time.perf_counter()
-        list(train_steps(method, backbone, names, store, settings, optimiser, accelerator, 0, epoch, []))
+        list(work.steps(epoch))
         seconds.append(time.perf_counter() - began)
     return median(seconds[1:])
 

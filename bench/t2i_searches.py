@@ -29,7 +29,6 @@ from cones.search.epochs import search
 from cones.search.row import _start
 from cones.tasks.encode import draw, encode_concept
 from cones.tasks.generation.measure import likeness
-from cones.tasks.generation.row import set_up
 from cones.tasks.generation.settings import GenerationConcept
 
 TINY = Path("models/backbones")
@@ -142,7 +141,6 @@ class Bench:
         assert isinstance(settings, Denoised), "textual inversion and ConES have these settings"
         watch = Stopwatch()
         method = settings.build(self.sd, _start(self.encoded, self.sd, [WORD]))
-        set_up(settings, self.sd)
 
         def look(line: dict[str, float]) -> None:
             if "val_denoising_loss" not in line:

@@ -1,6 +1,7 @@
 """The benches: the README shows what they found, a rung of the ladder changes one thing, a grid of rates is widened,
 what was measured is kept, and the cells of the README's recipe can be cut and prepared."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -26,6 +27,11 @@ def test_the_readme_shows_the_measured_tables() -> None:
         [sys.executable, "bench/readme_tables.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("bench", sorted(path.stem for path in (ROOT / "bench").glob("*.py")))
+def test_a_bench_finds_what_it_imports(bench: str) -> None:
+    importlib.import_module(bench)
 
 
 @pytest.mark.parametrize("name", ["clip_search", "fewshot_glyphs", "fewshot_cells"])
