@@ -23,6 +23,7 @@ check: .venv/ready
 
 bench: .venv/ready
 	python bench/fewshot.py glyphs
+	python bench/few_shot_cost.py
 	python bench/medical_rows.py
 	python bench/clip_search.py
 	python bench/glip_fewshot.py scenes
