@@ -3,9 +3,9 @@
     python bench/few_shot_cost.py        writes bench/results/few_shot_cost.json
 
 At `clip-tiny` and at ViT-B/16 width with random weights, for 10, 100 and 1,000 classes of 16 random pictures: time and
-memory do not depend on what they show. Each is a process of its own, with `LIMIT` seconds and `MEMORY` bytes; what needs
-more is said to. Then each method's whole search on the glyphs, the encoder-free ones together over five numbers of shots
-and three seeds, and `lr: auto` of ConES over one rate, turn about.
+memory do not depend on what they show. Each is a process of its own, with `LIMIT` seconds and `MEMORY` bytes; of what
+needs more that is said. Then each method's whole search on the glyphs, the encoder-free ones together over five numbers
+of shots and three seeds, and `lr: auto` of ConES over one rate, turn about.
 """
 
 import json
@@ -91,7 +91,7 @@ def random_store(classes: int, width: int) -> FeatureStore:
 
 
 def measure(source: str, classes: int, name: str) -> dict[str, Any]:
-    """Seconds of a step, of an epoch of 16 shots (steps times their number) and of a fit, trained numbers and memory."""
+    """Seconds of a step, of an epoch (times their number) and of a fit at 16 shots, trained numbers and memory."""
     backbone, settings = Clip(Path(source), logit_scale=100.0), parse_method({"name": name})
     width, names = backbone.sites["text_embeds"].width, [f"thing {i}" for i in range(classes)]
     store, text = (
