@@ -50,7 +50,7 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path) -> None:
     edited = project.run("dvc", "repro").stdout
     ran = [line.split("'")[1] for line in edited.splitlines() if line.startswith("Running stage")]
     assert ran == ["plan", "search@few-cones", "evaluate@few", "report"]
-    assert "few-cones: lr auto, epoch 0 of 4: 9.49e-05, 0.0003," in edited
+    assert "few-cones: lr auto, epochs 1 to 2: 9.49e-05, 0.0003," in edited
     assert "Learning rates that were tried" in (project.folder / "results/report.html").read_text()
     assert [p.name for p in project.folder.glob("checkpoints/*/")] == ["locks"]
     assert "searched/few/few-cones/metrics.json" in project.run("dvc", "metrics", "show").stdout

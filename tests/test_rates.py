@@ -74,9 +74,9 @@ def test_the_row_is_that_of_the_rate_that_won(search_few: Search, settings: dict
 
 def test_halves_end_and_the_best_comes_first(search_few: Search) -> None:
     lines = search_few(CONES | {"epochs": 40}).rates
-    assert sorted((line["epochs"] for line in lines), reverse=True) == [12, 12, 6, 6, 3, 3, 3]
+    assert sorted((line["epochs"] for line in lines), reverse=True) == [11, 11, 6, 6, 4, 4, 4]
     finalists = [rank("classification", line) for line in lines[:2]]
-    assert {line["epochs"] for line in lines[:2]} == {12}
+    assert {line["epochs"] for line in lines[:2]} == {11}
     assert finalists == sorted(finalists, reverse=True)
 
 
@@ -86,8 +86,7 @@ def test_all_rates_at_once_are_each_of_them_alone(race_on: Callable[..., Race]) 
     alone.batched = False
     for race in (together, alone):
         race.begin(Progress())
-        for unit in range(3):
-            list(race.steps(unit))
+        list(race.steps(0))
     for ours, theirs in zip(together.module.parameters(), alone.module.parameters()):
         torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
     moved = [(of[0] - next(together.work.method.parameters())).abs().mean().item() for of in together.module]
@@ -112,7 +111,7 @@ def test_a_killed_one_goes_on_to_the_same_bits(
     assert (tmp_path / rates.RACE).exists()
     told: list[str] = []
     resumed = search_few(settings | {"epochs": 18}, checkpoint=checkpoint, note=told.append)
-    assert not any("epoch 0 " in line for line in told)
+    assert len(told) == {11: 3, 17: 1, 30: 3}[step]
     assert resumed.rates == whole.rates
     assert resumed.result.curves == whole.result.curves
 
@@ -134,8 +133,9 @@ def test_it_says_what_it_searches_at(race_on: Callable[..., Race]) -> None:
     told: list[str] = []
     work = race_on(CONES | {"epochs": 16}).work
     choose_rate(work, "classification", note=told.append)
-    assert told[0] == "lr auto, epoch 0 of 4: 9.49e-05, 0.0003, 0.000949, 0.003, 0.00949, 0.03, 0.0949"
-    assert [line.count(",") for line in told] == [7, 4, 2, 2]
+    assert told[0] == "lr auto, epochs 1 to 2: 9.49e-05, 0.0003, 0.000949, 0.003, 0.00949, 0.03, 0.0949"
+    assert [line.split(":")[0] for line in told[1:]] == ["lr auto, epochs 3 to 3", "lr auto, epochs 4 to 5"]
+    assert [line.count(",") for line in told] == [7, 4, 2]
 
 
 @pytest.mark.parametrize("lr", ["fast", 0, -1.0, True, [0.1]])

@@ -20,8 +20,8 @@ RACE = "rates.safetensors"
 """The file of its state, beside that of the row's search."""
 STEPS = range(-3, 4)
 """Half powers of ten around the published rate that are tried."""
-FIRST_REST = 16
-"""After this part of a row's epochs the worse half ends, again after twice as many; after four times the best wins."""
+SIXTEENTHS = (1, 2, 4)
+"""Of a row's epochs after its warm-up: after the first two the worse half ends, after the last the best wins."""
 
 
 def choose_rate(
@@ -29,9 +29,9 @@ def choose_rate(
 ) -> list[dict[str, float]]:
     """Search at each rate of the grid by successive halving (Jamieson and Talwalkar 2016); `work` stays as it is.
 
-    All see the batches, views and schedule that the row itself would have, for a quarter of its epochs at most. Returns
-    a line a rate, best first: `lr`, the `epochs` it had, and its best validation metrics. Raises `SearchError` where
-    the loss was finite at none.
+    All see the batches, views and schedule that the row itself would have, for its warm-up and a quarter of its other
+    epochs at most. Returns a line a rate, best first: `lr`, the `epochs` it had, and its best validation metrics.
+    Raises `SearchError` where the loss was finite at none.
     """
     race = Race(work, task, note)
     optimise(race, task, None if checkpoint is None else checkpoint.with_name(RACE))
@@ -39,8 +39,11 @@ def choose_rate(
 
 
 class Race:
-    """Searches at several rates as `Work`. Where only embeddings on the text side train, on features that are kept, the
-    rates are one batched problem; else one is searched after the other, which holds no more memory than one."""
+    """Searches at several rates as `Work`, whose units end where validation decides.
+
+    Where only embeddings on the text side train, on features that are kept, the rates are one batched problem; else one
+    is searched after the other, which holds no more memory than one.
+    """
 
     patience: int | None = None
 
@@ -52,9 +55,11 @@ class Race:
         self.module = nn.ModuleList(nn.ParameterList(p.clone() for p in start) for _ in self.rates)
         groups = [{"params": list(of), "lr": rate} for of, rate in zip(self.module, self.rates)]
         self.optimiser = optimiser_for(groups, settings)
-        self.rest = math.ceil(settings.epochs / FIRST_REST)
-        self.units, self.validate_every = min(4 * self.rest, settings.epochs), self.rest
-        self.steps_a_unit, self.checkpoint_seconds = work.steps_a_unit, settings.checkpoint_seconds
+        warm = min(settings.warmup_epochs, settings.epochs - 1)
+        ends = {warm + math.ceil(part * (settings.epochs - warm) / 16) for part in SIXTEENTHS}
+        self.ends = sorted(ends)  # epochs
+        self.units, self.validate_every, self.steps_a_unit = len(self.ends), 1, 0
+        self.checkpoint_seconds = settings.checkpoint_seconds
         kept = not settings.enters_image_encoder and not settings.reads_pictures
         self.batched = kept and settings.site == "text_embeds" and work.backbone.family == "dual_encoder"
         self._holder, self._done, self._progress = Holder(work.method), 0, Progress()
@@ -67,17 +72,20 @@ class Race:
             self.optimiser = self.work.accelerator.prepare(self.optimiser)
 
     def steps(self, unit: int) -> Iterator[int]:
-        batches, still = self.work.batches(unit), self.still()
-        if not unit % self.rest:
-            self._note(f"lr auto, epoch {unit} of {self.units}: {', '.join(f'{self.rates[r]:g}' for r in still)}")
-        for i in range(self._done, len(batches)):
-            for group, rate in zip(self.optimiser.param_groups, self.rates):
-                at = self.work.settings.model_copy(update={"lr": rate})
-                group["lr"] = learning_rate(at, unit * len(batches) + i, len(batches))
-            self._step(batches[i], still)
-            self._done = i + 1
-            if i + 1 < len(batches):
-                yield unit * len(batches) + i + 2
+        epochs, still = range(self.ends[unit - 1] if unit else 0, self.ends[unit]), self.still()
+        rates = ", ".join(f"{self.rates[rate]:g}" for rate in still)
+        self._note(f"lr auto, epochs {epochs.start + 1} to {epochs.stop}: {rates}")
+        number, settings = self.work.steps_a_unit, self.work.settings
+        for epoch in epochs:
+            for step, batch in enumerate(self.work.batches(epoch), epoch * number):
+                if step < epochs.start * number + self._done:
+                    continue
+                for group, rate in zip(self.optimiser.param_groups, self.rates):
+                    group["lr"] = learning_rate(settings.model_copy(update={"lr": rate}), step, number)
+                self._step(batch, still)
+                self._done += 1
+                if step + 1 < epochs.stop * number:
+                    yield step + 2
         self._done = 0
 
     def _step(self, batch: Batch, still: Sequence[int]) -> None:
@@ -111,39 +119,39 @@ class Race:
 
     def still(self) -> list[int]:
         """The rates that are left after the validations so far."""
-        left, curves = list(range(len(self.rates))), self._progress.curves
-        for epochs in (self.rest, 2 * self.rest):
-            if curves and curves[-1]["epoch"] >= epochs:
-                left = sorted(self._ranked(left, epochs)[: math.ceil(len(left) / 2)])
+        left = list(range(len(self.rates)))
+        for unit in range(1, min(len(self._progress.curves), self.units)):
+            left = sorted(self._ranked(left, unit)[: math.ceil(len(left) / 2)])
         return left
 
-    def _ranked(self, rates: Sequence[int], epochs: int) -> list[int]:
-        """Rates by the best of their validations up to an epoch; of equals the one nearer to the middle comes first."""
+    def _ranked(self, rates: Sequence[int], unit: int) -> list[int]:
+        """Rates by the best of their validations up to a unit; of equals the one nearer to the middle comes first."""
         middle = len(self.rates) // 2
-        return sorted(rates, key=lambda r: (rank(self.task, self._best(r, epochs)), -abs(r - middle)), reverse=True)
+        return sorted(rates, key=lambda r: (rank(self.task, self._best(r, unit)), -abs(r - middle)), reverse=True)
 
-    def _best(self, rate: int, epochs: float = math.inf) -> dict[str, float]:
-        """A rate's best validation metrics after the start."""
-        return max(self._validations(rate, epochs), key=lambda metrics: rank(self.task, metrics), default={})
+    def _best(self, rate: int, unit: int) -> dict[str, float]:
+        return max(self._validations(rate, unit), key=lambda metrics: rank(self.task, metrics), default={})
 
-    def _validations(self, rate: int, epochs: float) -> list[dict[str, float]]:
+    def _validations(self, rate: int, unit: int) -> list[dict[str, float]]:
+        """A rate's metrics at the ends of the units that it was searched in, up to one."""
         head = f"val_{rate} "
-        lines = [line for line in self._progress.curves if 0 < line["epoch"] <= epochs]
-        of = [{k.removeprefix(head): v for k, v in line.items() if k.startswith(head)} for line in lines]
+        of = [{k.removeprefix(head): v for k, v in line.items() if k.startswith(head)}
+              for line in self._progress.curves[1 : unit + 1]]  # fmt: skip
         return [metrics for metrics in of if metrics]
 
     def table(self) -> list[dict[str, float]]:
         """A line a rate, best first; see `choose_rate`."""
-        left = self._ranked(self.still(), self.units)
-        order = left + self._ranked([r for r in range(len(self.rates)) if r not in left], self.units)
-        if not self._best(order[0]):
+        left, last = self.still(), self.units
+        order = self._ranked(left, last) + self._ranked([r for r in range(len(self.rates)) if r not in left], last)
+        if not self._best(order[0], last):
             tried = ", ".join(f"{rate:g}" for rate in self.rates)
             raise SearchError(f"the loss was not finite at any of the learning rates {tried}; set a lower `lr`")
-        epochs = {rate: len(self._validations(rate, math.inf)) * self.rest for rate in order}
-        return [{"lr": self.rates[r], "epochs": min(epochs[r], self.units), **self._best(r)} for r in order]
+        ends = [0, *self.ends]
+        return [{"lr": self.rates[r], "epochs": ends[len(self._validations(r, last))], **self._best(r, last)}
+                for r in order]  # fmt: skip
 
     def line(self, unit: int, validated: bool) -> dict[str, float]:
-        return {"epoch": unit, "step": unit * self.steps_a_unit}
+        return {"epoch": self.ends[unit - 1] if unit else 0}
 
     def watch(self, unit: int) -> None:
         """Nothing."""
