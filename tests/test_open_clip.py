@@ -186,9 +186,14 @@ def test_code_in_weights_is_not_run(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(BackboneError, match="may be damaged"):
             convert_open_clip(folder, tmp_path / "out")
-    for thing in ([1, 2], {}, {"weight": 3}):
+    for thing in ([1, 2], {}, {"state_dict": 3}):
         torch.save(thing, path)
         with pytest.raises(BackboneError, match="holds no weights by name"):
+            convert_open_clip(folder, tmp_path / "out")
+    weight = state["ln_final.bias"]
+    for one in (3, weight.int(), weight.to_sparse(), weight.to("meta"), weight.to(torch.complex64)):
+        torch.save(state | {"ln_final.bias": one}, path)
+        with pytest.raises(BackboneError, match=r"has `ln_final\.bias`, which is no tensor of weights"):
             convert_open_clip(folder, tmp_path / "out")
     (folder / "open_clip_model.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(BackboneError, match="cannot be opened"):
@@ -228,6 +233,7 @@ def test_settings_of_other_models_are_refused(part: str, change: dict, message: 
         ({"preprocess_cfg": {"resize_mode": "squash"}}, "`resize_mode` must be one of shortest, got"),
         ({"preprocess_cfg": {"interpolation": "bilinear"}}, "`interpolation` must be one of bicubic"),
         ({"preprocess_cfg": {"std": [1.0, 1.0]}}, "`std`: must have at least 3 items"),
+        ({"preprocess_cfg": {"std": [1.0, 1.0, 0.0]}}, "must be greater than 0"),
         ({"model_cfg": None}, "`model_cfg` is missing"),
         ({"model_cfg": 5}, "`model_cfg` must hold keys"),
         ({"model_cfg": {"embed_dim": 16, "text_cfg": [], "vision_cfg": {}}}, "`text_cfg` must hold keys"),

@@ -6,12 +6,13 @@
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cones.backbones.hub import OPEN_CLIP
@@ -38,7 +39,7 @@ def convert_open_clip(source: Path, out: Path) -> None:
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise BackboneError(f"{out} exists already; remove it, or name another folder")
     layout, settings = _described(source / OPEN_CLIP)
-    state = {name: tensor for name, tensor in _weights(source).items() if name not in layout.unused}
+    state = _weights(source, layout.unused)
     with opening(source):
         config = layout.config(settings, state)
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -76,22 +77,32 @@ def _without_off(value: Any) -> Any:
     return {k: _without_off(v) for k, v in value.items() if v is not None and v is not False}
 
 
-def _weights(source: Path) -> dict[str, Tensor]:
+def _weights(source: Path, unused: Collection[str]) -> dict[str, Tensor]:
     """Published weights, or those of a training by open_clip, which begin with `module.` where it had several
     processes."""
     path = next((source / name for name in WEIGHTS if (source / name).is_file()), None)
     if path is None:
         raise BackboneError(f"{source} has no weights; put {' or '.join(WEIGHTS)} there, from {PUBLISHER}")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        with opening(source):
-            return load_file(path)
-    content = unpickled(path, PUBLISHER)
+    with opening(source):
+        content = load_file(path) if path.suffix == ".safetensors" else unpickled(path, PUBLISHER)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+    if not state or not isinstance(state, Mapping):
         raise BackboneError(f"{path} holds no weights by name; take it from {PUBLISHER}")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    found = {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    found = {name: tensor for name, tensor in found.items() if name not in unused}
+    if strange := [name for name, tensor in found.items() if not _is_plain(tensor)]:
+        raise BackboneError(f"{path} has `{strange[0]:.100}`, which is no tensor of weights; take it from {PUBLISHER}")
+    return found
+
+
+def _is_plain(tensor: Any) -> bool:
+    """Whether it is floating-point numbers that are all there."""
+    return (
+        isinstance(tensor, Tensor)
+        and tensor.is_floating_point()
+        and tensor.layout == torch.strided
+        and not tensor.is_meta
+    )
 
 
 def _processor(settings: Any) -> dict[str, Any]:
@@ -129,8 +140,6 @@ def _tokenizer(source: Path, layout: Layout, text: Mapping[str, Any]) -> list[st
 
 
 def _save(weights: Mapping[str, Tensor], path: Path) -> None:
-    from safetensors.torch import save
-
     # A view of a larger tensor would be refused, or take its whole storage along.
     whole = {k: v.clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
     path.write_bytes(save(whole, {"format": "pt"}))  # as bytes, so that a full disk is Python's own error

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cones.common.settings import Strict
 
 Size = Annotated[int, Field(ge=1)]
-Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
+Three = Field(min_length=3, max_length=3)
+"""Red, green and blue."""
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 """Of the pictures that OpenAI's CLIP was trained on, from 0 to 1; open_clip takes them where nothing else is said."""
 FUSED = re.compile(r"\.([qkv])_proj\.(weight|bias)$")
@@ -22,8 +23,8 @@ FUSED = re.compile(r"\.([qkv])_proj\.(weight|bias)$")
 class Preprocess(Strict):
     """What is done to a picture, `preprocess_cfg`: as CLIP's processor does it."""
 
-    mean: Channels = MEAN
-    std: Channels = STD
+    mean: Annotated[list[float], Three] = MEAN
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Three] = STD
     interpolation: Literal["bicubic"] = "bicubic"
     resize_mode: Literal["shortest"] = "shortest"
 
