@@ -26,6 +26,9 @@ from cones.interfaces.pictures import Features, Predictions
 from cones.interfaces.protocols import Loss, Site
 from cones.interfaces.texts import TextEmbeds, TextTokens
 
+ATTENDING = (".q_proj", ".k_proj", ".v_proj", ".query", ".key", ".value")
+"""What transformers calls queries, keys and values; the last three in a BERT."""
+
 
 class TwoEncoders(ABC):
     """A frozen model whose image features are (B, d) in the joint space, and whose text is one vector a class there."""
@@ -108,14 +111,24 @@ class TwoEncoders(ABC):
     def encode(
         self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"] | None = None
     ) -> Mapping[str, Float[Tensor, "b d"]]:
-        """The joint-space feature of each picture, of unit length; gradients reach the image encoder where it is
-        trained."""
+        """The joint-space feature of each picture, of unit length.
+
+        Visual tokens stand between CLS and the patches, at the input or anew at each of the first layers; gradients
+        reach them, and the image encoder where it is trained.
+        """
         if visual_tokens is not None:
-            raise BackboneError(f"{self.folder} has no site for visual tokens")
+            found = self._encode_prompted(pixels.to(self.device), visual_tokens.to(self.device))
+            return {"image": F.normalize(found, dim=-1)}
         trained = any(p.requires_grad for p in self.model.vision_model.parameters())
         with torch.inference_mode(not trained):
             found = self.model.get_image_features(pixels.to(self.device)).pooler_output
             return {"image": F.normalize(found, dim=-1)}
+
+    def _encode_prompted(
+        self, pixels: Float[Tensor, "b 3 h w"], prompts: Float[Tensor, "l m v"]
+    ) -> Float[Tensor, "b joint"]:
+        """Pictures with visual tokens in the joint space, not of unit length; for those with a site for them."""
+        raise BackboneError(f"{self.folder} has no site for visual tokens")
 
     def embed_text(
         self, names: Sequence[str], tokens: TextTokens | None = None, templates: Sequence[str] = ("{}.",)
@@ -144,7 +157,7 @@ class TwoEncoders(ABC):
     def lora_layers(self) -> tuple[str, list[str]]:
         """The queries, keys and values of all layers of both encoders, by their names in the whole model."""
         names = [name for name, _ in self.model.named_modules()]
-        return "", [name for name in names if name.endswith((".q_proj", ".k_proj", ".v_proj"))]
+        return "", [name for name in names if name.endswith(ATTENDING)]
 
     def use_weights(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Put fine-tuned weights, named as in the state dict, over the model's own.
@@ -162,7 +175,7 @@ class TwoEncoders(ABC):
     def word_vectors(self, words: str) -> Float[Tensor, "n d"]:
         """The token-table rows of some words, to start context tokens from."""
         ids = self.tokenizer(words, add_special_tokens=False, return_tensors="pt").input_ids[0]
-        return self.model.text_model.embeddings.token_embedding(ids.to(self.device)).clone()
+        return self.model.text_model.get_input_embeddings()(ids.to(self.device)).clone()
 
     def logits(self, features: Features, text: TextEmbeds) -> Float[Tensor, "b c"]:
         """Scaled cosine similarities; that of class k is with the token whose owner is k. See `TextEmbeds` for what

@@ -30,6 +30,9 @@ PARTS = (TEXT_ENCODER, "unet", "vae", "tokenizer", "scheduler")
 INDEXES = ("config.json", "model_index.json")
 """A base model's folder has one of them."""
 
+OPEN_CLIP = "open_clip_config.json"
+"""One in open_clip's layout alone has this instead."""
+
 
 BUILT_IN = PurePath("models/backbones")
 """Where `params.yaml` and the cards of Concepts say that the built-in base models are; a wheel has them inside."""
@@ -50,6 +53,7 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
     for folder in folders:
         if _is_base(folder):
             return folder
+        _refuse_open_clip(folder)
     if not _is_hub_name(source):
         raise BackboneError(
             f"there is no base model in {source} (a folder with {' or '.join(INDEXES)}){_nearest(path)}; give a "
@@ -61,7 +65,9 @@ def locate(source: str, revision: str | None = None, fetch: bool = True) -> Path
         )
     if not re.fullmatch(REVISION, revision):
         raise BackboneError(f"the `revision` of {source} must be the 40 hex digits of a commit, got {revision[:60]!r}")
-    return _fetch(source, revision) if fetch else _fetched(source, revision)
+    found = _fetch(source, revision) if fetch else _fetched(source, revision)
+    _refuse_open_clip(found)
+    return found
 
 
 def _is_hub_name(source: str) -> bool:
@@ -77,6 +83,14 @@ def _is_hub_name(source: str) -> bool:
 
 def _is_base(folder: Path) -> bool:
     return any(os.path.isfile(folder / index) for index in INDEXES)
+
+
+def _refuse_open_clip(folder: Path) -> None:
+    if not _is_base(folder) and os.path.isfile(folder / OPEN_CLIP):
+        raise BackboneError(
+            f"the base model in {folder} is in open_clip's layout; convert it once, by `python -m "
+            "cones.backbones.open_clip.convert FOLDER OUT`, where FOLDER has all files of its repository"
+        )
 
 
 def _nearest(path: Path, alike: float = 0.6) -> str:

@@ -54,7 +54,7 @@ def opening(folder: Path) -> Iterator[None]:
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object of settings; `BackboneError` for what is none, or asks for more than a plain model does."""
     config = _read_object(path)
-    for name, value in _leaves(config):
+    for name, value in leaves(config):
         if why := _strange(name, value):
             raise BackboneError(f"{path} has `{name}` {value!r:.60}: {why}; take it from where it was published")
     return config
@@ -76,16 +76,16 @@ def _read_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting with its dotted name; what is in a list has the list's, and what reaches outside is one setting."""
     if name.rpartition(".")[2] in OUTSIDE and value is not None:
         yield name, value
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            yield from _leaves(one, f"{name}.{str(key)[:60]}".lstrip("."))
+            yield from leaves(one, f"{name}.{str(key)[:60]}".lstrip("."))
     elif isinstance(value, list):
         for one in value:
-            yield from _leaves(one, name)
+            yield from leaves(one, name)
     else:
         yield name, value
 

@@ -53,6 +53,7 @@ BACKBONES = _classes(
     "cones.backbones.clip.settings:ClipModel",
     "cones.backbones.siglip.settings:SiglipModel",
     "cones.backbones.metaclip_2.settings:MetaClip2Model",
+    "cones.backbones.biomedclip.settings:BiomedClipModel",
     "cones.backbones.glip.settings:GlipModel",
     "cones.backbones.sd.settings:DiffusionModel",
 )

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from cones.backbones.clip.text import encode_vectors, lay_out
 from cones.backbones.clip.vision import encode_prompted
@@ -69,18 +68,10 @@ class Clip(TwoEncoders):
             "resample": "bicubic",
         }
 
-    def encode(
-        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"] | None = None
-    ) -> Mapping[str, Float[Tensor, "b d"]]:
-        """The joint-space feature of each picture, of unit length.
-
-        Visual tokens stand between CLS and the patches, at the input or anew at each of the first layers; gradients
-        reach them, and the image encoder where it is trained.
-        """
-        if visual_tokens is None:
-            return super().encode(pixels)
-        tokens, site = visual_tokens.to(self.device), self.sites["visual_tokens"]
-        return {"image": F.normalize(encode_prompted(self.model, pixels.to(self.device), tokens, site), dim=-1)}
+    def _encode_prompted(
+        self, pixels: Float[Tensor, "b 3 h w"], prompts: Float[Tensor, "l m v"]
+    ) -> Float[Tensor, "b joint"]:
+        return encode_prompted(self.model, pixels, prompts, self.sites["visual_tokens"])
 
     def _tokenise(self, sentences: Sequence[str]) -> Mapping[str, Tensor]:
         ids = self.tokenizer(list(sentences), padding=True, return_tensors="pt")
@@ -90,8 +81,19 @@ class Clip(TwoEncoders):
             raise BackboneError(f"`{longest}` is longer than the {room} tokens this text encoder takes; shorten it")
         return {"input_ids": ids.input_ids, "attention_mask": ids.attention_mask}
 
-    def _embed_vectors(self, names: Sequence[str], tokens: TextTokens) -> Float[Tensor, "*b c joint"]:
+    def _layout(self, names: Sequence[str], tokens: TextTokens) -> SentenceLayout:
+        """Names laid out for a method's vectors, once."""
         key = (tuple(names), tokens.slot, tokens.vectors.shape[-2])
         if key not in self._layouts:
-            self._layouts[key] = lay_out(self.model, self.tokenizer, *key)
-        return encode_vectors(self.model, self._layouts[key], tokens.vectors)
+            room = (self.sites["text_tokens"].max_tokens or 0) + 2
+            table = self.model.text_model.get_input_embeddings()
+            self._layouts[key] = lay_out(self.tokenizer, self._ends, room, table, *key)
+        return self._layouts[key]
+
+    @property
+    def _ends(self) -> tuple[int, int]:
+        """The ids of what begins and ends a sentence."""
+        return self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+
+    def _embed_vectors(self, names: Sequence[str], tokens: TextTokens) -> Float[Tensor, "*b c joint"]:
+        return encode_vectors(self.model, self._layout(names, tokens), tokens.vectors)

@@ -5,35 +5,39 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cones.backbones.layout import SentenceLayout, arranged
 from cones.common.errors import BackboneError
 from cones.interfaces.texts import Slot
 
 
-def lay_out(model: Any, tokenizer: Any, names: Sequence[str], slot: Slot, n: int) -> SentenceLayout:
+def lay_out(
+    tokenizer: Any, ends: tuple[int, int], room: int, table: nn.Embedding, names: Sequence[str], slot: Slot, n: int
+) -> SentenceLayout:
     """Lay out `start, vectors and name, full stop, end` for each name, with `n` vectors at `slot`.
 
-    Sentences are cut to the longest; what follows an end token cannot reach it, since attention is causal.
+    `ends` are the ids of start and end. Sentences are cut to the longest, and filled up to it with what ends them.
+    `BackboneError` for one of more than `room` tokens.
     """
-    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     words = [tokenizer(name, add_special_tokens=False).input_ids for name in names]
     alone, ended = (tokenizer(text, add_special_tokens=False).input_ids for text in ("a", "a."))
     stop = ended[len(alone) :]  # as it follows a word
-    sentences = [[start, *arranged(word, n, slot), *stop, end] for word in words]
+    sentences = [[ends[0], *arranged(word, n, slot), *stop, ends[1]] for word in words]
     longest = max(map(len, sentences))
-    room = model.config.text_config.max_position_embeddings
     if longest > room:
         name = names[max(range(len(names)), key=lambda i: len(sentences[i]))]
         raise BackboneError(f"{n} context tokens and `{name}` make {longest} tokens; this text encoder takes {room}")
-    return SentenceLayout.build(sentences, end, longest, model.text_model.embeddings.token_embedding)
+    return SentenceLayout.build(sentences, ends[1], longest, table)
 
 
 def encode_vectors(
     model: Any, layout: SentenceLayout, vectors: Float[Tensor, "*lead n d"]
 ) -> Float[Tensor, "*b c joint"]:
-    """Fill the gaps of a layout and run the text encoder: (C, joint), or (B, C, joint) for vectors (B, 1, n, d)."""
+    """Fill the gaps of a layout and run the text encoder: (C, joint), or (B, C, joint) for vectors (B, 1, n, d).
+
+    What follows an end token cannot reach it, since attention is causal.
+    """
     from transformers.masking_utils import create_causal_mask
 
     text = model.text_model

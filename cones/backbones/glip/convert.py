@@ -5,8 +5,6 @@
 A checkpoint is a pickle: it is read here, once, with a list of all that may be in it, of which only tensors are used.
 """
 
-import pickle
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cones.backbones.glip.parts import PARTS, empty_parts, listed, misfits
+from cones.backbones.glip.parts import PARTS, empty_parts
 from cones.backbones.hub import TEXT_ENCODER
+from cones.backbones.weights import listed, misfits, unpickled
 from cones.common.errors import WHOLE, BackboneError
 from cones.common.files import fresh_folder, read_json, write_json
 from cones.common.messages import nearest
@@ -47,7 +46,6 @@ MAX_TOKENS = 256
 IOU = {"type": "BboxOverlaps2D_GLIP"}
 """Overlap of boxes that end on their last pixel. mmdet names it in the configs it trains GLIP with; its configs for the
 pretrained weights only test, and there the default would count otherwise than the head, which takes one pixel off."""
-DAMAGED = (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def convert_glip(checkpoint: Path, variant: str, bert: Path, out: Path) -> None:
@@ -66,7 +64,7 @@ def convert_glip(checkpoint: Path, variant: str, bert: Path, out: Path) -> None:
         _copy_text_encoder(bert, folder / TEXT_ENCODER)
         write_json(folder / "config.json", settings)
         parts = empty_parts([name for name in PARTS if name in (*settings, "language_model")], settings, folder)
-        if wrong := misfits(parts, state):
+        if wrong := misfits(parts.state_dict(), state):
             raise BackboneError(
                 f"{checkpoint} does not fill the variant {variant}: {listed(wrong)}; give the variant that it was "
                 f"published for, and in {bert} the text encoder of bert-base-uncased"
@@ -129,19 +127,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _unpickle(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals([(_Leftover, name) for name in LEFTOVERS]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
-        if found := sorted(set(re.findall(r"GLOBAL (\S+)", str(error)))):
-            raise BackboneError(
-                f"{path} asks for `{'`, `'.join(found)}`, which is no part of a checkpoint, so it was not read and "
-                "nothing in it was run; take the file from mmdet's GLIP page"
-            ) from None
-        said = str(error).partition("\n")[0] or type(error).__name__
-        raise BackboneError(
-            f"{path} cannot be read as a checkpoint and may be damaged ({said}); download it again"
-        ) from None
+    with torch.serialization.safe_globals([(_Leftover, name) for name in LEFTOVERS]):
+        return unpickled(path, "mmdet's GLIP page")
 
 
 class _Leftover:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cones.backbones.glip.mmcv_ops import install
 from cones.backbones.hub import TEXT_ENCODER
+from cones.backbones.weights import listed, misfits
 from cones.common.errors import BackboneError
 from cones.interfaces.pictures import Geometry, Instances
 
@@ -89,27 +90,9 @@ def empty_parts(names: Iterable[str], config: Mapping[str, Any], folder: Path) -
         return nn.ModuleDict({name: build_part(name, config, folder) for name in names})
 
 
-def misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """What keeps weights from filling a module, in words: each name that is missing, left over or of another shape."""
-    own = module.state_dict()
-    wrong = [f"{k} is missing" for k in own if k not in state]
-    wrong += [f"{k} is not of this model" for k in state if k not in own]
-    return wrong + [
-        f"{k} has shape {tuple(v.shape)}, not {tuple(own[k].shape)}"
-        for k, v in state.items()
-        if k in own and own[k].shape != v.shape
-    ]
-
-
-def listed(wrong: list[str], most: int = 5) -> str:
-    """The first few of many mistakes, and how many more there are."""
-    more = f"; and {len(wrong) - most} more" if len(wrong) > most else ""
-    return "; ".join(wrong[:most]) + more
-
-
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: Path) -> None:
     """Fill a module; `BackboneError` with the names of what is missing, left over or of another shape."""
-    if wrong := misfits(module, state):
+    if wrong := misfits(module.state_dict(), state):
         raise BackboneError(f"the weights in {where} do not fill the model: {listed(wrong)}")
     module.load_state_dict(state, strict=True, assign=True)
 

@@ -1,0 +1,1 @@
+"""BiomedCLIP, of a BERT and a ViT of transformers."""
