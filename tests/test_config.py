@@ -34,7 +34,7 @@ def mistakes(tmp_path: Path, text: str) -> list[str]:
 
 def test_shipped_params_are_valid() -> None:
     params = load_params(ROOT / "params.yaml")
-    methods = {"zero_shot", "coop", "taskres", "prompt_tuning", "textual_inversion", "cones"}
+    methods = {"zero_shot", "coop", "taskres", "vpt_deep", "upt", "prompt_tuning", "textual_inversion", "cones"}
     assert {run.method.name for run in params.runs.values()} == methods
 
 
