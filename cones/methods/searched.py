@@ -49,6 +49,17 @@ class Method(Strict):
         return self
 
     @property
+    def names_any_class(self) -> bool:
+        """Whether what it searches goes with any class name: its prompts stand before the text encoder and are shared
+        by all classes, or the text stays what the encoder says of the names."""
+        return False
+
+    @property
+    def needs_validation(self) -> str | None:
+        """Why it cannot do without validation pictures, and what to do instead; None: it can, its last step kept."""
+        return None
+
+    @property
     def own_names(self) -> Mapping[str, str]:
         """What classes are called in this row alone."""
         return {}

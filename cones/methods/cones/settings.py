@@ -51,6 +51,10 @@ class Cones(Denoised):
     """On `sd`, which rows of the encoder's output are searched: the concept's own in every template, all of a sentence,
     or the last so many, as HiPer does (Han et al. 2023)."""
 
+    @property
+    def needs_validation(self) -> str | None:
+        return "its start is blended by them; take another `init` than blend" if self.init == "blend" else None
+
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.cones.start import build
 
