@@ -44,6 +44,13 @@ class FoundRow:
     """Where validation chose the learning rate: what was tried, best first; see `cones.search.rates.choose_rate`."""
 
 
+@dataclass(frozen=True)
+class SearchedRow(FoundRow):
+    """One that a search gives: with the method as it stood at its end, whose prompts may go with other classes."""
+
+    module: nn.Module
+
+
 def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_calls: int) -> dict[str, float]:
     """What a row cost: seconds, steps, numbers trained, memory; the pictures are encoded once for all rows."""
     features = read_json(encoded.folder / "cost.json", float, at="feature_seconds")

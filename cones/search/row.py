@@ -27,7 +27,7 @@ from cones.methods.searched import Row, Searched
 from cones.methods.start import ImageStart, Start, class_means
 from cones.methods.warmstart import pictured_rows
 from cones.search.epochs import Epochs, search
-from cones.search.outcome import FoundRow, SearchResult, cost_of, versions
+from cones.search.outcome import SearchedRow, SearchResult, cost_of, versions
 from cones.search.rates import choose_rate
 from cones.tasks.parts import part_of, task_of
 from cones.tasks.ranking import headline
@@ -51,7 +51,7 @@ def search_row(
     samples: Path | None = None,
     live: Live | None = None,
     note: Callable[[str], None] = lambda line: None,
-) -> FoundRow:
+) -> SearchedRow:
     """Search one row on an encoded concept; validation chooses, and the test split is not even known here. Without
     validation pictures the last step is kept, and there are no metrics.
 
@@ -117,7 +117,7 @@ def search_row(
     if len(val) and headline(about["task"]) not in finite:
         raise SearchError(f"`{name}` has no finite {headline(about['task'])} on validation: {metrics}")
     card = card.model_copy(update={"val": finite})
-    return FoundRow(Concept(card, tensors), result, metrics, cost, method, rates=rates)
+    return SearchedRow(Concept(card, tensors), result, metrics, cost, method, rates=rates)
 
 
 def _pictures(

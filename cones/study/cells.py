@@ -14,7 +14,7 @@ from cones.common.errors import DataError
 from cones.common.files import content_hash, fresh_file, reading
 from cones.features.store import FeatureStore
 from cones.methods.searched import Method, Row
-from cones.search.outcome import FoundRow
+from cones.search.outcome import SearchedRow
 from cones.search.row import search_row
 from cones.study.averages import drawn_together
 from cones.study.pictures import StudyPictures
@@ -88,7 +88,7 @@ def _line(cell: Cell, pictures: StudyPictures, accelerator: "Accelerator") -> Li
     return {name: str(facts.get(name, "")) for name in (*COLUMNS, *draws.measured)}
 
 
-def _tested(found: FoundRow, method: Method, pictures: StudyPictures, device: Any) -> dict[str, float]:
+def _tested(found: SearchedRow, method: Method, pictures: StudyPictures, device: Any) -> dict[str, float]:
     """What a cell is worth on each target, and what its protocol makes of that."""
     metrics: dict[str, dict[str, float]] = {}
     with TemporaryDirectory() as folder:
@@ -110,7 +110,7 @@ def _features(visual: Tensor | None, pictures: StudyPictures, folder: Path, targ
 
 
 def _metrics(
-    target: Target, features: FeatureStore, found: FoundRow, method: Method, pictures: StudyPictures, device: Any
+    target: Target, features: FeatureStore, found: SearchedRow, method: Method, pictures: StudyPictures, device: Any
 ) -> dict[str, float]:
     task, store = task_of("classification"), target.of(features)
     text, own_texts = told_of(target, found, method, pictures.opened), method.reads_pictures

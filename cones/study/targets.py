@@ -12,7 +12,7 @@ from cones.interfaces.pictures import Features
 from cones.interfaces.protocols import Backbone, prompts_of, text_of, told_by
 from cones.interfaces.texts import KeyedPictures, TextEmbeds
 from cones.methods.searched import Method
-from cones.search.outcome import FoundRow
+from cones.search.outcome import SearchedRow
 from cones.tasks.texts import texts_of
 
 Told = TextEmbeds | Callable[[Features], TextEmbeds]
@@ -38,6 +38,8 @@ class Target:
 
     def of(self, features: FeatureStore) -> FeatureStore:
         """The pictures of these classes, among features of all the split's; their labels count from 0."""
+        if len(self.labels) == len(self.split.classes):
+            return features
         chosen = features.at([i for i, label in enumerate(features.labels.tolist()) if label in self.labels])
         chosen.labels = chosen.labels - self.labels.start
         return chosen
@@ -49,7 +51,7 @@ class Target:
         return [hashed, self.labels.start, self.labels.stop, self.classes, self.names, self.templates]
 
 
-def told_of(target: Target, found: FoundRow, method: Method, backbone: Backbone) -> Told:
+def told_of(target: Target, found: SearchedRow, method: Method, backbone: Backbone) -> Told:
     """What a searched method says of the classes of a target.
 
     Of the classes that it was searched for it is what the Concept holds. Of others, what it searched goes with their
