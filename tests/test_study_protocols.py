@@ -397,6 +397,12 @@ WRONG = {
         "studies", "new", {"protocol": "realistic", "methods": {"mine": {"name": "cones", "init": "blend"}}},
         "`mine` needs validation pictures, and realistic has none: its start is blended by them; take another `init`",
     ),
+    "auto": (
+        "studies",
+        "new",
+        {"protocol": "realistic", "methods": {"mine": {"name": "taskres", "lr": "auto"}}},
+        "`mine` needs validation pictures, and realistic has none: its learning rate is chosen on them; set `lr`",
+    ),
     "val_shots": ("studies", "new", {"protocol": "realistic", "val_shots": 2}, "leave `val_shots` out"),
 }  # fmt: skip
 

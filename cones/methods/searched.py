@@ -120,6 +120,10 @@ class Searched(Method):
     """A checkpoint is written at most this often."""
 
     @property
+    def needs_validation(self) -> str | None:
+        return "its learning rate is chosen on them; set `lr`" if self.lr == "auto" else None
+
+    @property
     def rate(self) -> float:
         """The learning rate of a search; of `auto` the one in the middle of those that are tried."""
         return float(type(self).model_fields["lr"].default if self.lr == "auto" else self.lr)

@@ -53,7 +53,9 @@ class Cones(Denoised):
 
     @property
     def needs_validation(self) -> str | None:
-        return "its start is blended by them; take another `init` than blend" if self.init == "blend" else None
+        if self.init == "blend":
+            return "its start is blended by them; take another `init` than blend"
+        return super().needs_validation
 
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.cones.start import build
