@@ -35,8 +35,13 @@ def main(name: str) -> None:
         summary = write_summary(out, lines, draws)
     most = str(max(draws.shots))
     for label, of in summary["methods"].items():
-        accuracy = of[most]["accuracy"]
-        print(f"{label}: {100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f} % at {most} shots")
+        measured = [f"{name} {in_percent(of[most][name])}" for name in ("accuracy", *draws.measured)]
+        print(f"{label} at {most} shots: {', '.join(measured)} %")
+
+
+def in_percent(spread: dict[str, float]) -> str:
+    """Mean and spread, in per cent."""
+    return f"{100 * spread['mean']:.1f} ± {100 * spread['std']:.1f}"
 
 
 if __name__ == "__main__":

@@ -198,7 +198,10 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "Latin-1": (b"data: \xe9", NOT_UTF8 + "unexpected end of data at byte 6; save it so"),
     "UTF-16": (TABLES.encode("utf-16"), NOT_UTF8),
     "a picture": (bytes(range(256)), NOT_UTF8),
-    "nothing": ("", "must hold the tables data, backbones, concepts, runs, finetunes, studies; it holds None"),
+    "nothing": (
+        "",
+        "must hold the tables data, backbones, concepts, runs, finetunes, studies, transfers; it holds None",
+    ),
     "a word": ("x" * 900_000, "; it holds 'xxxxxxxx"),
     "a date": ("2026-01-01", "; it holds datetime.date(2026, 1, 1)"),
 }

@@ -46,6 +46,7 @@ studies:
       few-steps: {name: cones, epochs: 2}
       coop: {name: coop, n_ctx: 2, epochs: 1}
       tip_adapter: {name: tip_adapter}
+transfers: {}
 """
 
 
@@ -71,7 +72,7 @@ def test_each_picture_is_encoded_once(pictures: StudyPictures, encoded: Encoded,
     config = ClipModel(kind="clip", source=pictures.every.base.source)
     again = encode_study(pictures.draws, config, data, tmp_path / "other", "cpu", lambda n: None)
     assert set(opened_pictures.values()) == {1}
-    assert len(again.test) == len(Split.open(data / "test").records)
+    assert len(again.targets["accuracy"].features) == len(Split.open(data / "test").records)
     opened_pictures.clear()
     encode_study(pictures.draws, config, data, tmp_path / "other", "cpu", lambda n: None)
     assert not opened_pictures  # what is kept is taken

@@ -180,7 +180,9 @@ def _drop(content: Any, data: set[str]) -> None:
     dropped = {"data": data, "concepts": concepts}
     for table in ("runs", "finetunes"):
         dropped[table] = {r for r, of in (content.get(table) or {}).items() if of["concept"] in concepts}
-    dropped["studies"] = {s for s, of in (content.get("studies") or {}).items() if of["data"] in data}
+    for table in ("studies", "transfers"):
+        entries = (content.get(table) or {}).items()
+        dropped[table] = {s for s, of in entries if {of["data"], *of.get("targets", [])} & data}
     for table, names in dropped.items():
         for name in names:
             del content[table][name]

@@ -38,6 +38,13 @@ class Params(Strict):
     runs: dict[Name, RunConfig]
     finetunes: dict[Name, FinetuneConfig] = {}
     studies: dict[Name, StudyConfig] = {}
+    transfers: dict[Name, StudyConfig] = {}
+    """Studies that are tested on other data sets than they are searched on."""
+
+    @property
+    def every_study(self) -> dict[str, StudyConfig]:
+        """Those of `studies`, then those of `transfers`."""
+        return {**self.studies, **self.transfers}
 
     def rows(self, concept: str | None = None) -> dict[str, Row | Finetune]:
         """The rows of one concept, or of all: searches first, then fine-tunings, in the tables' order."""

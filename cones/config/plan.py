@@ -68,7 +68,7 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
             if on_encoders or (stage == "search" and settings["method"].enters_image_encoder):
                 parts = {**parts, "pictures": concept}
             plans[stage, row] = _planned(stage, parts, about, bases)
-    for name, study in params.studies.items():
+    for name, study in params.every_study.items():
         plans["study", name] = _planned_study(study, params.backbones[study.backbone], hashes)
     every = {row: params.settings_of(row) for row in params.rows()}
     plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts})

@@ -8,6 +8,7 @@ from cones.common.messages import nearest
 from cones.common.settings import families_of
 from cones.config.tables import BY_NAME, FINETUNE_KINDS, FINETUNES, KINDS
 from cones.finetuning.settings import Finetune
+from cones.study.settings import TRANSFERS
 
 RESERVED = ("truth", "per_class")
 """No names of rows: such files stand beside those of the rows."""
@@ -42,17 +43,27 @@ def cross_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
 
 
 def _study_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
-    for name, study in _entries(raw, "studies").items():
-        where = f"studies.{plain(name)}"
-        for field, table in (("backbone", "backbones"), ("data", "data")):
-            yield from _missing(raw, table, _word(study, field), f"{where}.{field}")
+    studies, transfers = _entries(raw, "studies"), _entries(raw, "transfers")
+    named = [("studies", *of) for of in studies.items()] + [("transfers", *of) for of in transfers.items()]
+    for table, name, study in named:
+        where = f"{table}.{plain(name)}"
+        if table == "transfers" and name in studies:
+            yield f"{quoted(name)} is in `studies` as well; a study has a name of its own ({where})"
+        wanted = "transfers" if study.get("protocol") in TRANSFERS else "studies"
+        if wanted != table:
+            yield f"`protocol: {_word(study, 'protocol') or 'few_shot'}` is for the table `{wanted}` ({where}.protocol)"
+        for field, of in (("backbone", "backbones"), ("data", "data")):
+            yield from _missing(raw, of, _word(study, field), f"{where}.{field}")
+        targets = study.get("targets")
+        for target in targets if isinstance(targets, list) else ():
+            yield from _missing(raw, "data", target if isinstance(target, str) else None, f"{where}.targets")
         kind = _word(_entry(raw, "backbones", _word(study, "backbone")), "kind")
         if kind in KINDS and "classification" not in KINDS[kind].tasks:
             yield f"a study is of classification, which a {kind} backbone does not do ({where}.backbone)"
             continue
         methods = study.get("methods")
-        named = {one: {"name": one} for one in methods} if isinstance(methods, list) else methods
-        for label, method in named.items() if isinstance(named, dict) else ():
+        methods = {one: {"name": one} for one in methods} if isinstance(methods, list) else methods
+        for label, method in methods.items() if isinstance(methods, dict) else ():
             if mistake := undefined_pair(method, kind) or _without_effect(method):
                 yield f"{mistake} ({where}.methods.{plain(str(label))})"
 

@@ -142,6 +142,12 @@ def write_features(
     return FeatureStore(target)
 
 
+def write_no_features(target: Path) -> None:
+    """A store of no pictures, where a search is to have none to validate on."""
+    with fresh_folder(target) as folder:
+        write_json(folder / "index.json", {"tensors": [], "views": 1, "ids": [], "labels": []})
+
+
 def _mapped(path: Path) -> np.ndarray:
     with reading(path):
         return np.load(path, mmap_mode="r")

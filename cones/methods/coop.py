@@ -41,6 +41,10 @@ class CoOp(Searched):
     """Published: 50 at 1 shot, 100 at 2 and 4, 200 at 8 and 16."""
     patience: Count | None = None
 
+    @property
+    def names_any_class(self) -> bool:
+        return not self.class_specific
+
     def at_shots(self, shots: int) -> "CoOp":
         if "epochs" in self.model_fields_set:
             return self

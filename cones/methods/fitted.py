@@ -18,7 +18,7 @@ class Fits(Protocol):
     """A method's module that finds something, or all, by a solver of its own, after its search if it has one."""
 
     def fit(self, train: Pictures, val: Pictures) -> int:
-        """Find it; returns the steps that it took. Validation may choose."""
+        """Find it; returns the steps that it took. Validation may choose, where it has pictures."""
         ...
 
 

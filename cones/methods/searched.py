@@ -49,6 +49,17 @@ class Method(Strict):
         return self
 
     @property
+    def names_any_class(self) -> bool:
+        """Whether what it searches goes with any class name: its prompts stand before the text encoder and are shared
+        by all classes, or the text stays what the encoder says of the names."""
+        return False
+
+    @property
+    def needs_validation(self) -> str | None:
+        """Why it cannot do without validation pictures, and what to do instead; None: it can, its last step kept."""
+        return None
+
+    @property
     def own_names(self) -> Mapping[str, str]:
         """What classes are called in this row alone."""
         return {}
@@ -107,6 +118,10 @@ class Searched(Method):
     """Parts that a batch is cut into, one after the other, to save memory; the gradient is that of the whole."""
     checkpoint_seconds: float = Field(10.0, ge=0)
     """A checkpoint is written at most this often."""
+
+    @property
+    def needs_validation(self) -> str | None:
+        return "its learning rate is chosen on them; set `lr`" if self.lr == "auto" else None
 
     @property
     def rate(self) -> float:

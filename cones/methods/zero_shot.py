@@ -29,6 +29,10 @@ class ZeroShot(Method):
         return self.model_copy(update={"names": {**attributes, **self.names}}) if self.attributes else self
 
     @property
+    def names_any_class(self) -> bool:
+        return True
+
+    @property
     def own_names(self) -> Mapping[str, str]:
         return self.names
 

@@ -44,8 +44,8 @@ def search(
 ) -> SearchResult:
     """Search a method's parameters; see `cones.search.loop.optimise`.
 
-    `watch` is called after each epoch, and neither its time nor its use of the text encoder is counted. Raises
-    `SearchError` naming the step and the rate when the loss is not finite.
+    Without pictures in `val` the last step is kept. `watch` is called after each epoch, and neither its time nor its
+    use of the text encoder is counted. Raises `SearchError` naming the step and the rate when the loss is not finite.
     """
     work = Epochs(method, backbone, names, train, val, settings, seed, accelerator, task, watch)
     return optimise(work, task, checkpoint, on_epoch)
@@ -93,7 +93,8 @@ class Epochs:
         self.module, self.method = method, method
         self.optimiser = optimiser_for(method.parameters(), settings)
         self.units, self.steps_a_unit = settings.epochs, math.ceil(len(train) / settings.batch_size)
-        self.validate_every, self.patience = settings.validate_every, settings.patience
+        self.validate_every = settings.validate_every if len(val) else None
+        self.patience = settings.patience
         self.checkpoint_seconds = settings.checkpoint_seconds
         self.losses: list[Tensor] = []
         """Of the steps that are done of the epoch under way."""

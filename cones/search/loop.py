@@ -25,9 +25,13 @@ class Work(Protocol):
     optimiser: torch.optim.Optimizer
     units: int
     steps_a_unit: int
-    validate_every: int
     patience: int | None
     checkpoint_seconds: float
+
+    @property
+    def validate_every(self) -> int | None:
+        """Units between validations; None: there is nothing to validate on, so that nothing is chosen."""
+        ...
 
     def begin(self, progress: Progress) -> None:
         """Go on from what a checkpoint says, or from the start."""
@@ -66,6 +70,7 @@ def optimise(
     work: Work, task: str, checkpoint: Path | None = None, on_line: OnLine = lambda line: None
 ) -> SearchResult:
     """Train; the task's validation metrics choose the best, the start among them, and `work` holds that when this ends.
+    Without validation it holds the last.
 
     Every random choice comes from a seed and the number of the unit or step, so a resumed run has the same bits. With
     `checkpoint` the state is written there every `checkpoint_seconds`, and a run that finds one goes on from it. Raises
@@ -75,9 +80,14 @@ def optimise(
     progress = resume(checkpoint, work.module, work.optimiser)
     work.begin(progress)
     began -= progress.seconds
+    every = work.validate_every
 
-    def validate(line: dict[str, float]) -> None:
-        on_line(progress.validated(line, work.metrics(), task, work.copy))
+    def tell(line: dict[str, float], validated: bool) -> None:
+        if validated:
+            line = progress.validated(line, work.metrics(), task, work.copy)
+        elif every is None:
+            progress.curves.append(line)
+        on_line(line)
 
     def save() -> None:
         assert checkpoint is not None, "a run without a checkpoint keeps nothing"
@@ -88,7 +98,7 @@ def optimise(
     with Keeper(None if checkpoint is None else save, work.checkpoint_seconds) as keep:
         if not progress.curves:
             began += seconds_of(work.watch, 0)
-            validate(work.line(0, True))
+            tell(work.line(0, every is not None), every is not None)
         for unit in range(progress.epoch, work.units):
             if out_of_patience(progress, work):
                 break
@@ -96,14 +106,17 @@ def optimise(
                 keep(f"step {step}")
             progress.epoch, progress.losses = unit + 1, []
             began += seconds_of(work.watch, progress.epoch)
-            due = not progress.epoch % work.validate_every or progress.epoch == work.units
-            (validate if due else on_line)(work.line(progress.epoch, due))
+            due = every is not None and (not progress.epoch % every or progress.epoch == work.units)
+            tell(work.line(progress.epoch, due), due)
             over = progress.epoch == work.units or out_of_patience(progress, work)
             keep("its end" if over else f"step {progress.epoch * work.steps_a_unit + 1}")
 
-    progress.refuse_no_score(task)
-    work.restore(progress.best)
-    steps = (progress.epoch * work.steps_a_unit, progress.best_epoch * work.steps_a_unit)
+    kept = progress.epoch
+    if every is not None:
+        progress.refuse_no_score(task)
+        work.restore(progress.best)
+        kept = progress.best_epoch
+    steps = (progress.epoch * work.steps_a_unit, kept * work.steps_a_unit)
     return SearchResult(progress.curves, *steps, time.perf_counter() - began)
 
 
@@ -116,6 +129,7 @@ def seconds_of(call: Callable[..., object], *given: Any) -> float:
 
 def out_of_patience(progress: Progress, work: Work) -> bool:
     """Whether the last validation ends a run; its first one after the start never does."""
-    if work.patience is None or progress.curves[-1].get("epoch") != progress.epoch:
+    every, patience = work.validate_every, work.patience
+    if every is None or patience is None or progress.curves[-1].get("epoch") != progress.epoch:
         return False
-    return progress.epoch - max(progress.best_epoch, work.validate_every) >= work.patience
+    return progress.epoch - max(progress.best_epoch, every) >= patience

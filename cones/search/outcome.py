@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from cones.common.files import read_json, write_json
 from cones.concept.file import Concept
@@ -21,7 +22,8 @@ class SearchResult:
     """What a search did. The method holds the best parameters when it ends.
 
     `curves` has a line a validation, the first that of the start; `steps_to_best` counts optimiser steps up to the best
-    one. `seconds` leaves out pictures that were made to be looked at.
+    one. Without validation it has a line an epoch, and the best is the last. `seconds` leaves out pictures that were
+    made to be looked at.
     """
 
     curves: list[dict[str, float]] = field(default_factory=list)
@@ -32,7 +34,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class FoundRow:
-    """What searching a row gives: the Concept, its curves, validation metrics, and what it cost."""
+    """What searching a row gives: the Concept, its curves, validation metrics if any, and what it cost."""
 
     concept: Concept
     result: SearchResult
@@ -40,6 +42,13 @@ class FoundRow:
     cost: dict[str, float]
     rates: list[dict[str, float]] = field(default_factory=list, kw_only=True)
     """Where validation chose the learning rate: what was tried, best first; see `cones.search.rates.choose_rate`."""
+
+
+@dataclass(frozen=True)
+class SearchedRow(FoundRow):
+    """One that a search gives: with the method as it stood at its end, whose prompts may go with other classes."""
+
+    module: nn.Module
 
 
 def cost_of(encoded: Encoded, result: SearchResult, trained: int, text_encoder_calls: int) -> dict[str, float]:

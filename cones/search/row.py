@@ -27,7 +27,7 @@ from cones.methods.searched import Row, Searched
 from cones.methods.start import ImageStart, Start, class_means
 from cones.methods.warmstart import pictured_rows
 from cones.search.epochs import Epochs, search
-from cones.search.outcome import FoundRow, SearchResult, cost_of, versions
+from cones.search.outcome import SearchedRow, SearchResult, cost_of, versions
 from cones.search.rates import choose_rate
 from cones.tasks.parts import part_of, task_of
 from cones.tasks.ranking import headline
@@ -51,8 +51,9 @@ def search_row(
     samples: Path | None = None,
     live: Live | None = None,
     note: Callable[[str], None] = lambda line: None,
-) -> FoundRow:
-    """Search one row on an encoded concept; validation chooses, and the test split is not even known here.
+) -> SearchedRow:
+    """Search one row on an encoded concept; validation chooses, and the test split is not even known here. Without
+    validation pictures the last step is kept, and there are no metrics.
 
     In generation, pictures that the row asks for on the way go to the folder `samples`, named by their step. `live`
     gives the pictures of a method that enters the image encoder. With `lr: auto` the card's method has the `chosen_lr`,
@@ -98,10 +99,12 @@ def search_row(
     with torch.no_grad():
         prompts = prompts_of(method, backbone, names)
         text = told_by(prompts, backbone, names)
-    texts = partial(text_of, method, backbone, names) if own_texts else text
-    batches = val.batches(at_once(task.batch, len(names), own_texts))
-    predictions = predict_all(backbone, batches, texts, task, device, own_texts)
-    metrics = task.full(predictions, encoded.val, names).metrics
+    metrics: dict[str, float] = {}
+    if len(val):
+        texts = partial(text_of, method, backbone, names) if own_texts else text
+        batches = val.batches(at_once(task.batch, len(names), own_texts))
+        predictions = predict_all(backbone, batches, texts, task, device, own_texts)
+        metrics = task.full(predictions, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
     tensors = parts.concept_tensors(text, encoded)
     if prompts.visual_tokens is not None:
@@ -111,10 +114,10 @@ def search_row(
     if run.method.site == "text_tokens":
         tensors |= {f"searched.{n}": p.detach() for n, p in method.named_parameters()}
     finite = {k: v for k, v in metrics.items() if math.isfinite(v)}
-    if headline(about["task"]) not in finite:
+    if len(val) and headline(about["task"]) not in finite:
         raise SearchError(f"`{name}` has no finite {headline(about['task'])} on validation: {metrics}")
     card = card.model_copy(update={"val": finite})
-    return FoundRow(Concept(card, tensors), result, metrics, cost, rates=rates)
+    return SearchedRow(Concept(card, tensors), result, metrics, cost, method, rates=rates)
 
 
 def _pictures(
@@ -172,9 +175,9 @@ def _start(encoded: Encoded, backbone: Backbone, names: Sequence[str]) -> Start:
 def _images(encoded: Encoded, backbone: Backbone) -> ImageStart:
     train, val = encoded.train, encoded.val
     plain = torch.cat([b.tensors["image"] for b in train.batches(1024)])
-    whole = next(val.batches(len(val)))
 
     def loss_of(embeds: Tensor) -> float:
+        whole = next(val.batches(len(val)))
         return mean_loss(backbone.predict(whole, TextEmbeds.one_per_class(embeds)).scores, val.labels)
 
     return ImageStart(class_means(plain, train.labels, len(encoded.about["classes"])), loss_of, train)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SerializeAsAny
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
 from cones.common.settings import Count, Name, Strict, Words
@@ -12,6 +12,10 @@ from cones.tasks.settings import Template
 
 MOST_VALIDATED = 4
 """Validation pictures a class, if nothing else is said: as many as shots and at most these (Zhou et al. 2022)."""
+TRANSFERS = ("cross_dataset", "domain_generalisation")
+"""Protocols that test on other data sets; their studies stand in the table `transfers`."""
+OTHER_CLASSES = ("base_to_new", "cross_dataset")
+"""Protocols that test on classes which no search has seen."""
 
 
 def _each_once(shots: list[int]) -> list[int]:
@@ -20,12 +24,25 @@ def _each_once(shots: list[int]) -> list[int]:
     return shots
 
 
-class Draws(Strict):
-    """Which pictures the cells of a study see: the same for all methods."""
+def _each_target_once(targets: list[str]) -> list[str]:
+    if len(set(targets)) < len(targets):
+        raise PydanticCustomError("each_once", "must name each data set once")
+    return targets
 
-    protocol: Literal["few_shot"] = "few_shot"
-    """`few_shot`: some pictures of each class to search on, all classes tested (Zhou et al. 2022, section 4.1)."""
+
+class Draws(Strict):
+    """Which pictures the cells of a study see, and which they are tested on: the same for all methods."""
+
+    protocol: Literal["few_shot", "base_to_new", "realistic", "cross_dataset", "domain_generalisation"] = "few_shot"
+    """`few_shot`: some pictures of each class to search on, all classes tested (Zhou et al. 2022, section 4.1).
+    `base_to_new`: the first half of the classes is searched for, both halves are tested, each among its own (Zhou et
+    al. 2022b, section 4.1). `realistic`: as many pictures, drawn from all without balance, at least one a class, and
+    none to validate on, so that the last step is kept (Silva-Rodriguez et al. 2025).
+    `cross_dataset`: the targets have classes of their own (Zhou et al. 2022b, section 4.2). `domain_generalisation`:
+    the targets show classes of the data set in other pictures, and each is tested among its own (section 4.3)."""
     data: Name
+    targets: Annotated[list[Name], AfterValidator(_each_target_once)] = []
+    """Data sets that are tested on besides."""
     backbone: Name
     shots: Annotated[list[Count], Field(min_length=1, max_length=32), AfterValidator(_each_once)]
     seeds: int = Field(3, ge=1, le=100)
@@ -41,6 +58,32 @@ class Draws(Strict):
     names: dict[Words, Words] = {}
     """What to call a class in a sentence."""
 
+    @model_validator(mode="after")
+    def _of_the_protocol(self) -> "Draws":
+        if self.targets and self.protocol not in TRANSFERS:
+            raise PydanticCustomError(
+                "targets", "`targets` is for the protocols {those}; leave it out", {"those": " and ".join(TRANSFERS)}
+            )
+        if not self.targets and self.protocol in TRANSFERS:
+            raise PydanticCustomError("targets", "needs `targets`, the data sets to test on besides")
+        if self.data in self.targets:
+            raise PydanticCustomError("targets", "is tested on its own `data` anyway; leave it out of `targets`")
+        if self.protocol == "realistic" and self.val_shots is not None:
+            raise PydanticCustomError("unvalidated", "has no validation pictures; leave `val_shots` out")
+        return self
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation pictures, which choose the best step."""
+        return self.protocol != "realistic"
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The columns of what a cell is worth beside what it is on the classes that it was searched on."""
+        if self.protocol == "base_to_new":
+            return "new_accuracy", "harmonic_mean"
+        return (*(f"accuracy/{name}" for name in self.targets), *(["target_accuracy"] if self.targets else []))
+
     def concept(self, shots: int, seed: int) -> ClassificationConcept:
         """The concept of one cell's pictures."""
         return ClassificationConcept(
@@ -55,6 +98,24 @@ class Study(Draws):
 
     methods: dict[Name, SerializeAsAny[Method]] = Field(min_length=1)
     """The settings of each by a name of yours; or a list of names, each as published."""
+
+    @model_validator(mode="after")
+    def _methods_of_the_protocol(self) -> "Study":
+        for label, method in self.methods.items():
+            if self.protocol in OTHER_CLASSES and not method.names_any_class:
+                raise PydanticCustomError(
+                    "tied",
+                    "`{label}` searches what belongs to the classes it sees, and {protocol} tests on others; leave it "
+                    "out, or take another protocol",
+                    {"label": label, "protocol": self.protocol},
+                )
+            if not self.validates and method.needs_validation:
+                raise PydanticCustomError(
+                    "unvalidated",
+                    "`{label}` needs validation pictures, and {protocol} has none: {why}",
+                    {"label": label, "protocol": self.protocol, "why": method.needs_validation},
+                )
+        return self
 
     @property
     def draws(self) -> Draws:

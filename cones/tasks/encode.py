@@ -22,10 +22,16 @@ from cones.tasks.settings import ConceptSettings
 def draw(concept: ConceptSettings, data: Path) -> Drawn:
     """Draw a concept's pictures from prepared data; `DataError` if a class has fewer than `shots`, and for a group that
     is in both splits."""
-    train, val = Split.open(data / "train"), Split.open(data / "val")
-    refuse_shared_groups({"train": train.records, "val": val.records}, EDITED)
+    train, val = open_searched(data)
     shown, held = part_of(concept.task, "encode").draw(concept, train, val)
     return Drawn(train, shown, val, held, class_names(concept, train.classes), concept.views)
+
+
+def open_searched(data: Path) -> tuple[Split, Split]:
+    """The splits that a search may see, of prepared data; `DataError` for a group that is in both."""
+    train, val = Split.open(data / "train"), Split.open(data / "val")
+    refuse_shared_groups({"train": train.records, "val": val.records}, EDITED)
+    return train, val
 
 
 def encode_concept(

@@ -41,6 +41,10 @@ class CoCoOp(Searched):
     def class_specific(self) -> bool:
         return False
 
+    @property
+    def names_any_class(self) -> bool:
+        return True
+
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.interfaces.randomness import seeded
         from cones.methods.cocoop.module import CoCoOp as Module

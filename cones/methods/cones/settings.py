@@ -51,6 +51,12 @@ class Cones(Denoised):
     """On `sd`, which rows of the encoder's output are searched: the concept's own in every template, all of a sentence,
     or the last so many, as HiPer does (Han et al. 2023)."""
 
+    @property
+    def needs_validation(self) -> str | None:
+        if self.init == "blend":
+            return "its start is blended by them; take another `init` than blend"
+        return super().needs_validation
+
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.cones.start import build
 

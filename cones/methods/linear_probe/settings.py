@@ -25,6 +25,10 @@ class LinearProbe(Method):
     iterations: Count = 1000
     """Most iterations of L-BFGS for one strength."""
 
+    @property
+    def needs_validation(self) -> str:
+        return "its strength is chosen on them; leave it out, or take `lp_plus_plus`, which chooses nothing"
+
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.linear_probe.module import LinearProbe as Module
 

@@ -65,7 +65,10 @@ class TipAdapter(nn.Module):
 
     @torch.no_grad()
     def fit(self, train: Pictures, val: Pictures) -> int:
-        """Choose alpha and beta by the accuracy on validation, and by the loss among those of one accuracy."""
+        """Choose alpha and beta by the accuracy on validation, and by the loss among those of one accuracy; without
+        validation they stay as they are."""
+        if not len(val):
+            return 0
         features, labels = features_of(val, device=self.keys.device)
         text = F.normalize(self.text([]).text_embeds.embeds[0], dim=-1)
         told = self.logit_scale * features @ text.T

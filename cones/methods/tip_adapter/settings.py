@@ -28,7 +28,7 @@ class Scales(Protocol):
 class TipAdapter(Method):
     """Tip-Adapter (Zhang et al. 2022): the training pictures tell what pictures like them show; nothing is trained.
 
-    As published, alpha and beta are chosen on validation, the best of 20 times 200.
+    As published, alpha and beta are chosen on validation, the best of 20 times 200; without it they are 1 and 5.5.
     """
 
     families: ClassVar[frozenset[str]] = frozenset({"dual_encoder"})
@@ -47,7 +47,8 @@ class TipAdapter(Method):
 class TipAdapterF(Searched):
     """Tip-Adapter-F (Zhang et al. 2022): as Tip-Adapter, with the features of the training pictures trained further.
 
-    The defaults are its published settings; alpha and beta are chosen once more when it is trained.
+    The defaults are its published settings; alpha and beta are chosen once more when it is trained, on validation if
+    there is some.
     """
 
     families: ClassVar[frozenset[str]] = frozenset({"dual_encoder"})

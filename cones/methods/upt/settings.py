@@ -49,6 +49,10 @@ class UPT(Searched):
     epochs: Count = 200
     patience: Count | None = None
 
+    @property
+    def names_any_class(self) -> bool:
+        return True
+
     def build(self, backbone: "Backbone", start: "Start") -> "nn.Module":
         from cones.methods.upt.start import start_upt
 

@@ -31,6 +31,10 @@ class VPT(Searched):
     epochs: Count = 200
     patience: Count | None = None
 
+    @property
+    def names_any_class(self) -> bool:
+        return True
+
 
 class VPTShallow(VPT):
     """VPT-shallow (Jia et al. 2022): prompts among a picture's tokens at the image encoder's first layer."""

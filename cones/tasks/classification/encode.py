@@ -1,14 +1,16 @@
 """Encoding a concept of classification."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from cones.backbones.settings import BackboneConfig
+from cones.common.errors import DataError
 from cones.data.prepared import Split
 from cones.data.splits import draw_shots
 from cones.features.draw import Drawn, refuse_other_task
+from cones.features.store import write_no_features
 from cones.features.text import Told, text_tensors
 from cones.features.views import encode_split
 from cones.interfaces.protocols import DualEncoder
@@ -19,7 +21,10 @@ def draw(concept: ClassificationConcept, train: Split, val: Split) -> tuple[list
     """The training and the validation pictures, as indices; `DataError` if a class has fewer than `shots`."""
     refuse_other_task(concept, train)
     shown = draw_shots(train, concept.shots, concept.seed)
-    return shown, draw_shots(val, concept.val_shots or concept.shots, concept.seed, concept.val_shots is None)
+    held = draw_shots(val, concept.val_shots or concept.shots, concept.seed, concept.val_shots is None)
+    if not held:
+        raise DataError(f"there are no pictures in {val.folder} to validate on; prepare the data with some")
+    return shown, held
 
 
 def refuse_unable(name: str, concept: ClassificationConcept, backbone: DualEncoder) -> None:
@@ -34,13 +39,21 @@ def encode(
     out: Path,
     on_batch: Callable[[int], None],
 ) -> Told:
-    """Features of views, and each class's sentences averaged."""
+    """Features of views, and each class's sentences averaged. Of a draw without validation pictures there are none."""
     crops = (concept.views, concept.min_crop, concept.seed)
     encode_split(backbone, drawn.train, drawn.shown, *crops, out / "train", on_batch)
-    encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
-    templates = list(concept.templates or drawn.train.templates or ("a photo of a {}.",))
+    if drawn.held:
+        encode_split(backbone, drawn.val, drawn.held, 1, 1.0, concept.seed, out / "val", on_batch)
+    else:
+        write_no_features(out / "val")
+    templates = templates_of(concept.templates, drawn.train)
     special = {"logit_scale": backbone.logit_scale, "shots": concept.shots}
     return special, templates, text_tensors(backbone, drawn.names, templates)
+
+
+def templates_of(given: Sequence[str] | None, split: Split) -> list[str]:
+    """The sentences that class names are put into: those given, else those of the data set's layout."""
+    return list(given or split.templates or ("a photo of a {}.",))
 
 
 def encode_test(
