@@ -1,18 +1,26 @@
-"""Data sets of the papers in their own layouts, on small folders, and data that is referred to where it lies."""
+"""Data sets of the papers in their own layouts, on small folders, shifted test sets without training pictures, and data
+that is referred to where it lies."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 from PIL import Image
 from pydantic import ValidationError
 
-from cones.common.errors import DataError
+from cones.backbones.clip.settings import ClipModel
+from cones.common.errors import DataError, ParamsError
+from cones.config.params import parse_method, parse_params
 from cones.data.prepared import Split
 from cones.readers.aircraft import AircraftData
 from cones.readers.folder import FolderData
-from cones.readers.imagenet import ImageNetData
+from cones.readers.imagenet import SHIFTED_SETS, ImageNetData, ImageNetShiftData
 from cones.readers.prepare import prepare
+from cones.study.cells import Cell, run_cells
+from cones.study.pictures import encode_study
+from cones.study.settings import Draws
 
 
 def picture(path: Path, *colour: int) -> None:
@@ -122,6 +130,131 @@ def test_large_data_is_referred_to(imagenet: Path, tmp_path: Path) -> None:
     changed.unlink()
     with pytest.raises(DataError, match="is gone"):
         ours.picture(0)
+
+
+WNIDS = ("n01440764", "n01498041", "n02012849", "n03126707")
+"""Of a tench, a stingray and two cranes."""
+
+
+def shifted(kind: str, source: Path) -> dict:
+    """A small set in its layout; ImageNet-A and -R have the stingray and the second crane. Returns its settings."""
+    known = SHIFTED_SETS[kind]
+    folders = {w: str(n) if kind == "imagenetv2" else w for n, w in enumerate(WNIDS)}
+    for number, wnid in enumerate(WNIDS):
+        if known.whole or number % 2:
+            for i in range(2):
+                picture(source / known.pictures / folders[wnid] / f"{i}.jpg", 60 * i, 60 * number, 90)
+    (source / known.pictures / "README.txt").write_text("not a class\n")
+    names = ("tench", "stingray", "crane", "crane")
+    (source / "classnames.txt").write_text("".join(f"{w} {name}\n" for w, name in zip(WNIDS, names)))
+    return {"kind": kind, "source": str(source)}
+
+
+def prepared_shift(settings: dict, target: Path) -> dict:
+    return prepare(ImageNetShiftData.model_validate(settings), target)
+
+
+@pytest.mark.parametrize("kind", SHIFTED_SETS)
+def test_shifted_sets_are_for_tests_alone(kind: str, imagenet: Path, tmp_path: Path) -> None:
+    report = prepared_shift(shifted(kind, tmp_path / "shifted"), tmp_path / "p")
+    every = ["tench", "stingray", "crane n02012849", "crane n03126707"]
+    classes = every if SHIFTED_SETS[kind].whole else every[1::2]
+    assert report["classes"] == classes
+    assert report["pictures"] == {"train": 0, "val": 0, "test": 2 * len(classes)}
+    assert report["divided"] == []
+    splits = {name: Split.open(tmp_path / "p" / name) for name in ("train", "val", "test")}
+    assert [r.label for r in splits["test"].records] == [i for i in range(len(classes)) for _ in range(2)]
+    assert {split.classes for split in splits.values()} == {tuple(classes)}
+    assert splits["test"].templates == ("a photo of a {}.",)
+    source = prepare(ImageNetData(kind="imagenet", source=str(imagenet)), tmp_path / "imagenet-p")
+    assert "crane n03126707" in set(source["classes"]) & set(classes)  # one class has one name in all
+
+
+@pytest.mark.parametrize("kind", SHIFTED_SETS)
+def test_shifted_sets_can_stay_where_they_are(kind: str, tmp_path: Path) -> None:
+    settings = shifted(kind, tmp_path / "shifted")
+    prepared_shift(settings | {"copy": False}, tmp_path / "p")
+    prepared_shift(settings, tmp_path / "copied")
+    assert not list((tmp_path / "p").rglob("*.jpg"))
+    ours, copies = Split.open(tmp_path / "p/test"), Split.open(tmp_path / "copied/test")
+    assert [r.sha256 for r in ours.records] == [r.sha256 for r in copies.records]
+    assert ours.picture(1).tobytes() == copies.picture(1).tobytes()
+    Path(ours.records[1].file).unlink()
+    with pytest.raises(DataError, match="is gone"):
+        ours.picture(1)
+
+
+SHIFTED = {
+    "no names": ("imagenet_a", lambda s: (s / "classnames.txt").unlink(), "`source` must be the folder of ImageNet-A"),
+    "no pictures": (
+        "imagenet_r", lambda s: (s / "imagenet-r").rename(s / "x"), "has no folder imagenet-r; put the pictures of"),
+    "another class": (
+        "imagenet_a", lambda s: (s / "imagenet-a/n00000001").mkdir(), "`n00000001`, which classnames.txt has no line"),
+    "a class lacks": (
+        "imagenet_sketch", lambda s: (s / "images" / WNIDS[0]).rename(s / "x"), f"no folder {WNIDS[0]}, one of 1"),
+    "a number lacks": (
+        "imagenetv2", lambda s: (s / SHIFTED_SETS["imagenetv2"].pictures / "2").rename(s / "x"), "no folder 2, one of"),
+    "a line lacks": (
+        "imagenetv2", lambda s: (s / "classnames.txt").write_text("n01440764 tench\nn01498041 stingray\n"),
+        "has the folder `2`, which"),
+    "lines in no order": (
+        "imagenetv2", lambda s: (s / "classnames.txt").write_text("n01498041 stingray\nn01440764 tench\n"),
+        "must have its ids in their order"),
+    "no picture of a class": (
+        "imagenet_r", lambda s: [p.unlink() for p in (s / "imagenet-r" / WNIDS[1]).iterdir()],
+        "the class `stingray` has no pictures in test"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHIFTED)
+def test_what_shifted_sets_lack_is_told(case: str, tmp_path: Path) -> None:
+    kind, change, words = SHIFTED[case]
+    settings = shifted(kind, tmp_path / "shifted")
+    change(tmp_path / "shifted")
+    with pytest.raises(DataError, match=words):
+        prepared_shift(settings, tmp_path / "p")
+
+
+def test_nothing_is_learnt_on_a_shifted_set() -> None:
+    concept = {"task": "classification", "backbone": "toy", "data": "sketch", "shots": 4}
+    study = {"backbone": "toy", "data": "sketch", "shots": [1], "methods": ["coop"]}
+    tables = {"backbones": {"toy": {"kind": "clip", "source": "models/backbones/clip-tiny"}},
+              "data": {"sketch": {"kind": "imagenet_sketch", "source": "imagenet-sketch"}},
+              "concepts": {"few": concept}, "runs": {}, "finetunes": {}, "studies": {"shots": study},
+              "transfers": {"shift": {**study, "protocol": "cross_dataset", "targets": ["sketch"]}}}  # fmt: skip
+    with pytest.raises(ParamsError) as told:
+        parse_params(tables)
+    for place in ("concepts.few.data", "studies.shots.data", "transfers.shift.data"):
+        words = f"the data `sketch` has test pictures alone (`kind: imagenet_sketch`); learn on another ({place})"
+        assert words in str(told.value)
+
+
+def test_what_is_learnt_on_imagenet_is_tested_on_its_shifts(
+    toy_clip: Path, accelerator: Accelerator, tmp_path: Path
+) -> None:
+    data, source = tmp_path / "prepared", tmp_path / "imagenet"
+    for kind in SHIFTED_SETS:
+        prepared_shift(shifted(kind, tmp_path / kind), data / kind)
+    for number, wnid in enumerate(WNIDS):
+        for split, count in (("train", 4), ("val", 1)):
+            for i in range(count):
+                picture(source / f"images/{split}/{wnid}/{i}.JPEG", 30 * i, 60 * number, 20 * count)
+    shutil.copy(tmp_path / "imagenetv2/classnames.txt", source)
+    prepare(ImageNetData(kind="imagenet", source=str(source)), data / "imagenet")
+    draws = Draws(protocol="domain_generalisation", data="imagenet", targets=[*SHIFTED_SETS], backbone="toy",
+                  shots=[1], seeds=1, views=1)  # fmt: skip
+    config = ClipModel(kind="clip", source=str(toy_clip))
+    pictures = encode_study(draws, config, data / "imagenet", tmp_path / "cache", "cpu", lambda n: None)
+    cell = Cell("zero_shot", parse_method({"name": "zero_shot"}), 1, 1, "code")
+    (line,) = run_cells([cell], pictures, accelerator, tmp_path / "r.csv")
+    names = {"imagenetv2": 4, "imagenet_sketch": 4, "imagenet_a": 2, "imagenet_r": 2}
+    for kind, count in names.items():  # each among its own classes
+        target = pictures.targets[f"accuracy/{kind}"]
+        features = next(target.features.batches(100))
+        text = pictures.opened.embed_text(target.names, templates=["a photo of a {}."])
+        hits = pictures.opened.predict(features, text).scores.argmax(1) == features.labels
+        assert (len(target.names), len(hits)) == (count, 2 * count)
+        assert float(line[f"accuracy/{kind}"]) == pytest.approx(hits.double().mean().item(), abs=1e-6)
 
 
 def test_what_hides_names_is_copied(class_folders: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from cones.common.escaping import plain, quoted
 from cones.common.messages import nearest
 from cones.common.settings import families_of
-from cones.config.tables import BY_NAME, FINETUNE_KINDS, FINETUNES, KINDS
+from cones.config.tables import BY_NAME, FINETUNE_KINDS, FINETUNES, KINDS, TESTS_ONLY
 from cones.finetuning.settings import Finetune
 from cones.study.settings import TRANSFERS
 
@@ -22,6 +22,7 @@ def cross_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
             if backbone.get(needed) is None:
                 yield f"an `{backbone['kind']}` backbone needs `{needed}` (backbones.{plain(name)})"
     yield from _concept_mistakes(raw)
+    yield from _without_training(raw)
     runs, finetunes = _entries(raw, "runs"), _entries(raw, "finetunes")
     for table, rows in (("runs", runs), ("finetunes", finetunes)):
         for row, entry in rows.items():
@@ -87,6 +88,19 @@ def _missing(raw: dict[Any, Any], table: str, name: str | None, where: str) -> I
     """That a table has no entry of a name; where there is no such table, that is the mistake."""
     if name is not None and isinstance(raw.get(table), dict) and name not in raw[table]:
         yield f"{quoted(name)} is not in the table `{table}`{nearest(name, _names(raw, table))} ({where})"
+
+
+def _without_training(raw: dict[Any, Any]) -> Iterator[str]:
+    """That something is to be learnt on a data set that has test pictures alone."""
+    for table in ("concepts", "studies", "transfers"):
+        for name, entry in _entries(raw, table).items():
+            data = _word(entry, "data")
+            kind = _word(_entry(raw, "data", data), "kind")
+            if kind in TESTS_ONLY:
+                yield (
+                    f"the data {quoted(data or '')} has test pictures alone (`kind: {kind}`); learn on another "
+                    f"({table}.{plain(name)}.data)"
+                )
 
 
 def _concept_mistakes(raw: dict[Any, Any]) -> Iterator[str]:

@@ -36,6 +36,7 @@ DATA = _classes(
     "cones.readers.coop:CoOpData",
     "cones.readers.aircraft:AircraftData",
     "cones.readers.imagenet:ImageNetData",
+    "cones.readers.imagenet:ImageNetShiftData",
     "cones.readers.coco:CocoData",
     "cones.readers.voc:VocData",
     "cones.readers.yolo:YoloData",
@@ -95,6 +96,8 @@ else:
     MethodConfig = Annotated[Union[METHODS], Field(discriminator="name")]  # noqa: UP007
     FinetuneConfig = Annotated[Union[FINETUNES], Field(discriminator="kind")]  # noqa: UP007
 
+TESTS_ONLY = {tag for kind in DATA if kind.tests_only for tag in get_args(kind.model_fields["kind"].annotation)}
+"""Kinds of data sets that have test pictures alone."""
 KINDS: dict[str, type[BackboneConfig]] = {_tag(kind, "kind"): kind for kind in BACKBONES}
 BY_NAME: dict[str, type[Method]] = {_tag(kind, "name"): kind for kind in METHODS}
 FINETUNE_KINDS: dict[str, type[Finetune]] = {_tag(kind, "kind"): kind for kind in FINETUNES}

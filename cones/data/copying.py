@@ -25,7 +25,7 @@ def write_listed(config: PictureData, folder: Path) -> tuple[tuple[str, ...], di
     listing = list_pictures(config)
     found, report = gather(listing, config)
     keep = copy_pictures if config.copy_ else refer_to_pictures
-    return tuple(listing.classes), {s: keep(found[s], folder / s) for s in SPLITS}, report
+    return tuple(listing.classes), {s: keep(found.get(s, []), folder / s) for s in SPLITS}, report
 
 
 def refer_to_pictures(pictures: list[tuple[Record, Path]], folder: Path) -> list[Record]:

@@ -62,7 +62,8 @@ class Listing:
 
 
 def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
-    """The readable pictures by split, and the report with what was left out.
+    """The readable pictures by split, `test` alone where the data set is for tests only, and the report with what was
+    left out.
 
     Splits that the data set lacks are divided off its training pictures, or off all it has, by the fractions and the
     seed of `config`; the report names them in `divided`. Raises `DataError` for a class without pictures or objects in
@@ -70,12 +71,13 @@ def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
     `unreadable: skip`, pictures that cannot be read. Pictures that show no object are kept.
     """
     classes, detection = listing.classes, isinstance(config, ObjectData)
+    wanted, divided = (("test",), ()) if config.tests_only else (SPLITS, listing.divided)
     if not classes or (len(classes) < 2 and not detection):
         least = "one is needed to find" if detection else "two are needed to tell apart"
         raise DataError(f"{config.source} holds {len(classes)} classes; at least {least}")
     report = {
         **listing.report,
-        "divided": list(listing.divided),
+        "divided": list(divided),
         "unreadable": [],
         "duplicates": [],
         "conflicting": [],
@@ -100,18 +102,18 @@ def gather(listing: Listing, config: PictureData) -> tuple[Splits, dict]:
         remove = "" if split == "train" else f", or remove it, to have {split} divided off train"
         raise DataError(f"{split} of {config.source} has no picture that can be used; add some{remove}")
     splits = distinct(found, config, report)
-    if listing.divided:
-        splits |= _divide(splits.pop("", []) + splits.get("train", []), classes, config, listing.divided)
-    splits = {s: splits[s] for s in SPLITS}
+    if divided:
+        splits |= _divide(splits.pop("", []) + splits.get("train", []), classes, config, divided)
+    splits = {s: splits[s] for s in wanted}
     for split, pictures in splits.items():
         counts = Counter(label for record, _ in pictures for label in record.labels)
         empty = [name for label, name in enumerate(classes) if not counts[label]]
         if empty:
             lacks = f"the class `{empty[0]}` has no {'objects' if detection else 'pictures'} in {split}"
-            apart = whole_groups(classes.index(empty[0]), splits) if listing.divided else ""
+            apart = whole_groups(classes.index(empty[0]), splits) if divided else ""
             raise DataError(f"{lacks} of {config.source}; {apart}add some or remove the class")
     if detection:
-        report["objects"] = findings.report({s: [r for r, _ in splits[s]] for s in SPLITS}, classes)
+        report["objects"] = findings.report({s: [r for r, _ in splits[s]] for s in wanted}, classes)
     return splits, report
 
 

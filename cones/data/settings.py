@@ -38,6 +38,9 @@ class DataSettings(Strict):
 
     generated: ClassVar[bool] = False
     """Whether code draws the pictures; else they are files, which may change while they are read."""
+    tests_only: ClassVar[bool] = False
+    """Whether the data set has test pictures alone, to test what was learnt on another: its `train` and `val` are
+    empty, and nothing is divided off."""
     kind: str
     source: str
     seed: Seed = 0
