@@ -92,6 +92,15 @@ def test_a_cell_has_the_pictures_of_its_draw(pictures: StudyPictures, encoded: E
     assert pictures.cell(3, 1).about["split_hash"] != pictures.cell(3, 2).about["split_hash"]
 
 
+def test_seeds_that_draw_the_same_pictures_are_cells_of_their_own(
+    pictures: StudyPictures, accelerator: Accelerator, tmp_path: Path, monkeypatch
+) -> None:
+    drawn = pictures.cell(3, 1)
+    monkeypatch.setattr(StudyPictures, "cell", lambda self, shots, seed: drawn)
+    lines = run_cells(cells({"name": "zero_shot"}, shots=(3,)), pictures, accelerator, tmp_path / "results.csv")
+    assert [line["seed"] for line in lines] == ["1", "2"]
+
+
 def test_a_cell_is_what_a_row_would_be(pictures: StudyPictures, accelerator: Accelerator, tmp_path: Path) -> None:
     """Searched and tested as one of `runs` on the same draw."""
     from cones.config.params import parse_method

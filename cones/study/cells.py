@@ -61,9 +61,10 @@ def run_cells(
     lines: list[Line] = []
     for cell in cells:
         encoded = pictures.cell(cell.shots, cell.seed)
-        what = [cell.label, cell.method.model_dump(mode="json"), encoded.about["split_hash"], encoded.base.sha256,
-                pictures.draws.views, pictures.draws.min_crop, pictures.draws.templates, encoded.about["names"],
-                pictures.draws.protocol, tested, cell.code]  # fmt: skip
+        draws, about = pictures.draws, encoded.about
+        what = [cell.label, cell.seed, cell.method.model_dump(mode="json"), about["split_hash"], encoded.base.sha256,
+                draws.views, draws.min_crop, draws.templates, about["names"], draws.protocol, tested,
+                cell.code]  # fmt: skip
         key = content_hash(what)[:16]
         if key not in known:
             known[key] = {**_line(cell, pictures, accelerator), "cell": key}
