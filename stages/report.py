@@ -9,6 +9,7 @@ from cones.finetuning.settings import Finetune
 from cones.methods.searched import Method
 from cones.results.page import report_page
 from cones.results.summary import RowSettings, summarise
+from cones.study.settings import Draws
 from cones.tasks.settings import ConceptSettings
 
 
@@ -22,7 +23,9 @@ def main() -> None:
     missing = sorted(set(rows) - {line["row"] for line in summary})
     if missing:
         raise ConesError(f"{', '.join(missing)} is not searched and evaluated yet; `dvc repro` does both")
-    page = report_page(summary, {settings.method.name: settings.method.summary() for settings in rows.values()})
+    studies = {name: planned.part(f"studies.{name}", Draws) for name in planned.settings["studies"]}
+    methods = {settings.method.name: settings.method.summary() for settings in rows.values()}
+    page = report_page(summary, methods, studies)
     write_json(RESULTS / "summary.json", summary)
     with fresh_file(RESULTS / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

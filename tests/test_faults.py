@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 
 from cones.cli.main import app
 from cones.common.process import plain_errors
+from cones.registry.claims import KEY_TAG
 from cones.registry.register import _experiment, _promote
-from cones.registry.versions import CHAMPION, KEY_TAG
+from cones.registry.versions import CHAMPION
 from cones.search.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 LONG = PARAMS.replace("n_ctx: 2, epochs: 2", "n_ctx: 2, epochs: 300, checkpoint_seconds: 0.2")

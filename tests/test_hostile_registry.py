@@ -13,10 +13,11 @@ from registries import Registry, change
 
 from cones.common.errors import Busy
 from cones.inference.open import load
+from cones.registry.claims import KEY_TAG
 from cones.registry.faults import every_page
 from cones.registry.fetch import fetched_concept
 from cones.registry.register import _promote
-from cones.registry.versions import CHAMPION, KEY_TAG, ROW_TAG, look_up
+from cones.registry.versions import CHAMPION, ROW_TAG, look_up
 
 pytestmark = pytest.mark.usefixtures("no_other_registry")
 

@@ -27,9 +27,9 @@ from cones.common.files import file_hash, write_json
 from cones.concept.file import Concept
 from cones.config.params import load_params
 from cones.inference.open import load
-from cones.registry.claims import CLAIM_TAG, claim, is_held
+from cones.registry.claims import CLAIM_TAG, KEY_TAG, claim, is_held
 from cones.registry.register import _promote, register
-from cones.registry.versions import CHAMPION, KEY_TAG, beside_report, content_key, look_up
+from cones.registry.versions import CHAMPION, beside_report, content_key, look_up
 from cones.registry.wheel import requirements, write_wheel
 
 SCORES = {"few-zero-shot": 0.4, "few-cones": 0.6}
@@ -110,7 +110,7 @@ def workspace(
 
     import mlflow
 
-    monkeypatch.setattr("cones.registry.register.WAIT", 0)
+    monkeypatch.setattr("cones.registry.claims.WAIT", 0)
     yield make
     mlflow.set_tracking_uri(None)
 
@@ -198,10 +198,12 @@ def test_whoever_meets_another_at_the_same_moment_takes_its_run_back(workspace, 
 @pytest.mark.parametrize("glance", range(2))
 def test_a_registration_that_ends_between_two_looks_is_not_done_again(workspace, monkeypatch, glance: int) -> None:
     """Just after one of the looks at runs or at versions the other one registers, and its run ends."""
+    from cones.registry import claims
     from cones.registry import register as registering
 
     project, looks = workspace(scores={"few-cones": 0.6}), []
-    watched = {name: getattr(registering, name) for name in ("_known_version", "_runs_of")}
+    homes = {"_known_version": registering, "runs_of": claims}
+    watched = {name: getattr(home, name) for name, home in homes.items()}
 
     def watching(name: str) -> Callable:
         def look(*arguments):
@@ -213,8 +215,8 @@ def test_a_registration_that_ends_between_two_looks_is_not_done_again(workspace,
 
         return look
 
-    for name in watched:
-        monkeypatch.setattr(registering, name, watching(name))
+    for name, home in homes.items():
+        monkeypatch.setattr(home, name, watching(name))
     monkeypatch.setattr(registering, "lock", lambda *arguments: contextlib.nullcontext())  # it has another workspace
     project.register()
     assert [v.version for v in project.client.search_model_versions("name = 'few'")] == [1]

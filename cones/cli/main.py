@@ -190,9 +190,10 @@ def init_servers() -> None:
 
 @app.command()
 def register() -> None:
-    """Mirror the finished rows to MLflow and register them; doing it again adds nothing.
+    """Mirror the finished rows and studies to MLflow and register the rows; doing it again adds nothing.
 
-    Each row becomes a version of its concept's model; the best on validation has the alias `champion`. The registry is
+    Each row becomes a version of its concept's model; the best on validation has the alias `champion`. A study becomes
+    a run with its cells below it, in the experiment `studies`, and registers no model. The registry is
     `mlflow.db` in the project's folder, or the server that MLFLOW_TRACKING_URI names.
     """
     from rich.console import Console
@@ -212,7 +213,8 @@ def register() -> None:
     for r in found:
         marks = " ".join(m for m in ("new" * r.new, "champion" * r.champion) if m)
         table.add_row(*(Text(printable(cell)) for cell in (r.name, r.version, r.row, r.score, marks)))
-    Console().print(table)
+    if found:
+        Console().print(table)
     crowned = {r.name for r in found if r.champion}
     for name in sorted({r.name for r in found} - crowned):
         best = look_up(name)

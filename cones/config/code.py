@@ -15,7 +15,11 @@ COMPILED = {f"cones/{file}" for file in (
     "backbones/settings.py", "data/settings.py", "finetuning/settings.py", "methods/searched.py", "tasks/settings.py"
 )}  # fmt: skip
 """Settings that many share: their values stand in the plan, so that a default changes the entries that have it only."""
-DATA_FILES = {"results/page.py": ("results/page.html.jinja",)}
+SHARED = ("results/base.html.jinja", "results/pieces.html.jinja")
+DATA_FILES = {
+    "results/page.py": ("results/page.html.jinja", *SHARED),
+    "results/study_page.py": ("results/study.html.jinja", *SHARED),
+}
 """Files that are no code and that a module reads."""
 
 

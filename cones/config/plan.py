@@ -32,6 +32,8 @@ TASK_PARTS: dict[str, tuple[Part, ...]] = {
     "study": ("encode", "live", "measure", "row"),
 }
 """The files of a task's folder that a stage runs, beside its settings."""
+AFTER_CELLS = ("cones/results/", "cones/visuals/", "cones/study/summary.py", "cones/study/figures.py")
+"""What a study's stage runs once its cells are done: summing up and drawing, which decide none of their results."""
 KNOWN_BASES = CACHE / "base-hashes.json"
 """SHA-256 of local base models, by how their files stood when they were read: gigabytes are read once."""
 
@@ -71,20 +73,27 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
     for name, study in params.every_study.items():
         plans["study", name] = _planned_study(study, params.backbones[study.backbone], hashes)
     every = {row: params.settings_of(row) for row in params.rows()}
-    plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts})
+    draws = {name: study.draws for name, study in params.studies.items()}
+    plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts, "studies": draws})
     hashes.keep()
     return plans
 
 
 def _planned_study(study: Study, backbone: BackboneConfig, hashes: "BaseHashes") -> Planned:
-    """The plan of a study; `code` is the hash of what each method runs, so that one more leaves the cells of others."""
+    """The plan of a study; `code` is the hash of what a cell of each method runs, so that one more leaves the cells of
+    others, and another page leaves all."""
     concept, bases = study.concept(max(study.shots), 0), hashes.of(backbone, "study")
     also = {"concept": concept, "backbone": backbone}
     methods = study.by_shots
     alone = {label: _planned("study", {"method": of}, also, bases).code for label, of in methods.items()}
     parts = {"draws": study.draws, "backbone": backbone, "methods": methods}
     planned = _planned("study", parts, also, bases)
-    return replace(planned, settings={**planned.settings, "code": {n: content_hash(code) for n, code in alone.items()}})
+    code = {label: _cell_code(of) for label, of in alone.items()}
+    return replace(planned, settings={**planned.settings, "code": code})
+
+
+def _cell_code(code: Mapping[str, str]) -> str:
+    return content_hash({file: value for file, value in code.items() if not file.startswith(AFTER_CELLS)})
 
 
 def _planned(

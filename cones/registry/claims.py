@@ -2,18 +2,73 @@
 
 import json
 import os
+import random
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
+from cones.common.errors import Busy
+from cones.registry.faults import every_page
+
+KEY_TAG = "cones.key"
+"""Of what a run or a version holds: a hash."""
 CLAIM_TAG = "cones.claim"
 OLDEST = 3600.0
 """Seconds after which a run that another host began is taken for left behind: what it does takes minutes."""
+WAIT = 120.0
+"""Seconds to wait for another process that logs the same content."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+Made = TypeVar("Made")
+
+
+def made_once(
+    client: Any, what: str, key: str, experiment: str, known: Callable[[], Made | None], make: Callable[[], Made | None]
+) -> tuple[Made, bool]:
+    """What is `known` of the content with a key, also if another process makes it just now, else what `make` makes of
+    it, which is None where another process was first; and whether it is new. `Busy` if another one takes too long."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        # Before what is known: what has made it by then is seen there, and no run that ends in between is taken for
+        # left behind.
+        runs = runs_of(client, key, experiment)
+        held = [run for run in runs if is_held(run)]
+        found = known()
+        if found is not None:
+            return found, False
+        if held and time.monotonic() > deadline:
+            raise Busy(f"`{what}` is being registered by {holder(held[0])}")
+        for run in runs:
+            if run not in held:
+                client.delete_run(run.info.run_id)  # it was never finished
+        found = None if held else make()
+        if found is not None:
+            return found, True
+        time.sleep(random.uniform(0.5, 1.5))  # two that met go on at different times
+
+
+def runs_of(client: Any, key: str, experiment: str) -> list[Any]:
+    """The runs of the content with a key."""
+    return list(every_page(client.search_runs, [experiment], f"tags.`{KEY_TAG}` = '{key}'"))
+
+
+def taken_back(client: Any, identity: str, key: str, experiment: str, known: Callable[[], Any | None]) -> bool:
+    """Whether this process's run is given up, as another one has begun the same, or has just done it.
+
+    Each claims its run first and looks then, so of two at least one sees the other.
+    """
+    import mlflow
+
+    others = (run for run in runs_of(client, key, experiment) if run.info.run_id != identity)
+    if not any(map(is_held, others)) and known() is None:
+        return False
+    mlflow.end_run("KILLED")
+    client.delete_run(identity)
+    return True
 
 
 def claim() -> str:

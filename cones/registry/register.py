@@ -2,27 +2,25 @@
 
 import contextlib
 import io
-import random
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from cones.common.errors import Busy, ConceptError, OutOfDate, TrackingError
+from cones.common.errors import Busy, ConceptError, ConesError, OutOfDate, TrackingError
 from cones.common.layout import REGISTER_LOCK, SEARCHED
 from cones.common.process import lock
 from cones.concept.file import Concept
 from cones.config.concepts import check_card
 from cones.config.params import Params
-from cones.registry.claims import CLAIM_TAG, claim, holder, is_held
+from cones.registry.claims import CLAIM_TAG, KEY_TAG, claim, made_once, taken_back
 from cones.registry.client import mlflow_client
 from cones.registry.describe import description_of
 from cones.registry.faults import every_page
 from cones.registry.home import home_of, moved_from, version_moved_from
 from cones.registry.run import FinishedRow, log_model, log_results, origin_of
+from cones.registry.studies import EXPERIMENT, FinishedStudy, finished_studies, log_study
 from cones.registry.versions import (
     CHAMPION,
-    KEY_TAG,
     ROW_TAG,
     TASK_TAG,
     Registered,
@@ -34,53 +32,71 @@ from cones.registry.versions import (
 from cones.results.summary import finished_metrics, refuse_other_settings, rows_of
 from cones.tasks.ranking import rank
 
-WAIT = 120.0
-"""Seconds to wait for another process that registers the same content."""
 PROMOTIONS = 20
 """How often the alias is set before another program is taken for setting it again and again."""
 
 
 def register(params: Params, tell: Callable[[str], None] = print) -> list[Registered]:
-    """Mirror every finished row to MLflow and register it as a version of its concept; doing it again adds nothing.
+    """Mirror every finished row to MLflow and register it as a version of its concept, and log every study that has
+    been run; doing it again adds nothing. Returns the rows' versions.
 
     Of all versions there ever were, the best on validation has the alias `champion`, so a worse later one never takes
     it away; delete a version to take it out of the running. A row is finished when it is evaluated as it was last
     searched, with the settings that it has today. `tell` is told of what a person should know, such as of rows that
-    were edited since and are left out. Raises `TrackingError` when no row is finished, `ConceptError` when none is left
-    or, once the sound ones are registered, for damaged Concepts, and `Busy` where another process registers the same.
+    were edited since and are left out. Raises `TrackingError` when no row is finished and no study run, `ConceptError`
+    when none is left or, once the sound ones are registered, for damaged Concepts and tables, and `Busy` where another
+    process registers the same.
     """
     rows, left = _finished_rows(params)
-    if not (rows or left):
+    studies, unlogged = finished_studies(params)
+    if not (rows or left or studies or unlogged):
         raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
-    found, changed = _register_rows(rows, tell) if rows else ([], [])
-    left += changed
-    bad = [error for error in left if not (found and isinstance(error, OutOfDate))]
+    found = list[Registered]()
+    if rows or studies:
+        with lock(REGISTER_LOCK, "the registry"), mlflow_client() as client:
+            found, changed = _register_rows(client, rows, tell)
+            left += changed
+            _log_studies(client, studies, tell)
+    left += unlogged
+    done = bool(found or studies)
+    bad = [error for error in left if not (done and isinstance(error, OutOfDate))]
     for error in left:
         if error not in bad:
             tell(f"not registered: {error}")
     if bad:
-        others = ["the other finished rows are registered"] if found else []
+        others = ["all else that is finished is registered"] if done else []
         raise ConceptError("\n".join([*map(str, bad), *others]))
     return found
 
 
-def _register_rows(rows: list[FinishedRow], tell: Callable[[str], None]) -> tuple[list[Registered], list[ConceptError]]:
+def _register_rows(
+    client: Any, rows: list[FinishedRow], tell: Callable[[str], None]
+) -> tuple[list[Registered], list[ConesError]]:
     """The versions of rows, and why others became none."""
-    found, left = list[Registered](), list[ConceptError]()
-    with lock(REGISTER_LOCK, "the registry"), mlflow_client() as client:
-        experiments = {name: _experiment(client, name, tell) for name in dict.fromkeys(r.name for r in rows)}
-        for row in rows:
-            try:
-                found.append(_register_row(client, row, experiments[row.name]))
-            except OutOfDate as error:
-                left.append(error)
-        champions = {name: _promote(client, name, tell) for name in dict.fromkeys(v.name for v in found)}
-        return [replace(v, champion=v.version == champions[v.name]) for v in found], left
+    found, left = list[Registered](), list[ConesError]()
+    experiments = {name: _experiment(client, name, tell) for name in dict.fromkeys(r.name for r in rows)}
+    for row in rows:
+        try:
+            found.append(_register_row(client, row, experiments[row.name]))
+        except OutOfDate as error:
+            left.append(error)
+    champions = {name: _promote(client, name, tell) for name in dict.fromkeys(v.name for v in found)}
+    return [replace(v, champion=v.version == champions[v.name]) for v in found], left
 
 
-def _finished_rows(params: Params) -> tuple[list[FinishedRow], list[ConceptError]]:
+def _log_studies(client: Any, studies: list[FinishedStudy], tell: Callable[[str], None]) -> None:
+    if not studies:
+        return
+    experiment = _experiment(client, EXPERIMENT, tell)
+    for study in studies:
+        cells, new = log_study(client, study, experiment)
+        told = f"logged, {cells} of its {len(study.cells)} cells are new" if new else "nothing new"
+        tell(f"study {study.name}: {told}")
+
+
+def _finished_rows(params: Params) -> tuple[list[FinishedRow], list[ConesError]]:
     """The rows that can be registered, and why others cannot whose Concepts are there."""
-    rows, left = list[FinishedRow](), list[ConceptError]()
+    rows, left = list[FinishedRow](), list[ConesError]()
     for row, run in params.rows().items():
         try:
             found = _finished_row(params, run.concept, row)
@@ -111,24 +127,11 @@ def _finished_row(params: Params, name: str, row: str) -> FinishedRow | None:
 
 def _register_row(client: Any, row: FinishedRow, experiment: str) -> Registered:
     """Its version: the one that has this content, also if another process makes it just now, else a new one."""
-    val, deadline = row.concept.card.val, time.monotonic() + WAIT
-    while True:
-        # Before the versions: what has made one by then is seen there, and no run that ends in between is taken for
-        # left behind.
-        runs = _runs_of(client, row, experiment)
-        held = [run for run in runs if is_held(run)]
-        version = _known_version(client, row)
-        if version is not None:
-            return Registered(row.name, int(version.version), row.row, row.task, val, False, key=row.key)
-        if held and time.monotonic() > deadline:
-            raise Busy(f"`{row.row}` is being registered by {holder(held[0])}")
-        for run in runs:
-            if run not in held:
-                client.delete_run(run.info.run_id)  # it never became a version
-        version = None if held else _log_row(client, row, experiment)
-        if version is not None:
-            return Registered(row.name, int(version.version), row.row, row.task, val, False, new=True, key=row.key)
-        time.sleep(random.uniform(0.5, 1.5))  # two that met go on at different times
+    version, new = made_once(
+        client, row.row, row.key, experiment,
+        lambda: _known_version(client, row), lambda: _log_row(client, row, experiment),
+    )  # fmt: skip
+    return Registered(row.name, int(version.version), row.row, row.task, row.concept.card.val, False, new, row.key)
 
 
 def _known_version(client: Any, row: FinishedRow) -> Any | None:
@@ -138,24 +141,14 @@ def _known_version(client: Any, row: FinishedRow) -> Any | None:
     return next((v for v in same if version_moved_from(client, v) is None), None)
 
 
-def _runs_of(client: Any, row: FinishedRow, experiment: str) -> list[Any]:
-    return list(every_page(client.search_runs, [experiment], f"tags.`{KEY_TAG}` = '{row.key}'"))
-
-
 def _log_row(client: Any, row: FinishedRow, experiment: str) -> Any | None:
-    """Log a row as a run and register its model; None if another process has begun the same, or has just done it.
-
-    Each claims its run first and looks then, so of two at least one sees the other. Whoever does takes its run back.
-    """
+    """Log a row as a run and register its model; None if another process has begun the same, or has just done it."""
     import mlflow
 
     tags = {KEY_TAG: row.key, TASK_TAG: row.task, ROW_TAG: row.row} | origin_of(row.concept.card)
     with mlflow.start_run(experiment_id=experiment, run_name=row.row, tags={**tags, CLAIM_TAG: claim()}) as run:
         identity = run.info.run_id
-        others = (r for r in _runs_of(client, row, experiment) if r.info.run_id != identity)
-        if any(map(is_held, others)) or _known_version(client, row) is not None:
-            mlflow.end_run("KILLED")
-            client.delete_run(identity)
+        if taken_back(client, identity, row.key, experiment, lambda: _known_version(client, row)):
             return None
         log_results(client, identity, row)
         uri = log_model(row)

@@ -20,6 +20,9 @@ from cones.registry.signature import signature_of
 from cones.registry.versions import content_key
 from cones.registry.wheel import requirements, write_wheel
 
+BATCH = 900
+"""Metrics that are logged at once; MLflow takes a thousand things."""
+
 
 @dataclass(frozen=True)
 class FinishedRow:
@@ -45,13 +48,18 @@ class FinishedRow:
 
 def origin_of(card: ConceptCard) -> dict[str, str]:
     """Tags that say what a Concept comes from."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "cones.split_hash": card.split_hash,
         "cones.base": card.base.name,
         "cones.base_hash": card.base.sha256,
-        "cones.git_commit": done.stdout.strip() or "unknown",
+        "cones.git_commit": git_commit(),
     }
+
+
+def git_commit() -> str:
+    """The commit that is checked out here, or `unknown`."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def log_results(client: Any, identity: str, row: FinishedRow) -> None:
@@ -62,8 +70,8 @@ def log_results(client: Any, identity: str, row: FinishedRow) -> None:
     scores = {f"{split}.{k}": v for split, of in row.metrics.items() for k, v in of.items()}
     scores |= {f"cost.{k}": v for k, v in read_json(folder / "cost.json", dict[str, float]).items()}
     curves = [Metric(k, v, 0, step) for step, k, v in _curves(folder / "curves.csv")]
-    for start in range(0, len(curves), 900):
-        client.log_batch(identity, metrics=curves[start : start + 900])
+    for start in range(0, len(curves), BATCH):
+        client.log_batch(identity, metrics=curves[start : start + BATCH])
     client.log_batch(
         identity,
         metrics=[Metric(k, float(v), 0, 0) for k, v in scores.items()],

@@ -12,6 +12,7 @@ from cones.common.files import content_hash, file_hash
 from cones.common.layout import SEARCHED
 from cones.common.messages import nearest
 from cones.config.params import Params
+from cones.registry.claims import KEY_TAG
 from cones.registry.client import mlflow_client
 from cones.registry.faults import LONGEST_NAME, every_page, existing, is_name, shown
 from cones.registry.home import refuse_moved
@@ -20,7 +21,7 @@ from cones.tasks.parts import is_task
 from cones.tasks.ranking import headline, rank
 
 CHAMPION = "champion"
-KEY_TAG, ROW_TAG = "cones.key", "cones.row"
+ROW_TAG = "cones.row"
 TASK_TAG = "cones.task"
 """The task of the concept, which says by what its rows are compared; a row with a mask head can do more."""
 

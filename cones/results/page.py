@@ -1,9 +1,9 @@
 """The report: one page that stands alone, made from the files of the other stages."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cones.common.errors import DAMAGED, DataError
@@ -11,7 +11,9 @@ from cones.common.files import reading
 from cones.common.layout import EVALUATED, SEARCHED
 from cones.common.tensors import read_metadata
 from cones.concept.card import CARD_KEY, ConceptCard
+from cones.results.render import render
 from cones.results.summary import validation_metrics
+from cones.study.settings import Draws
 from cones.tasks.parts import report_of
 from cones.tasks.ranking import rank
 from cones.visuals.charts import line_chart
@@ -61,18 +63,14 @@ class ConceptReport:
         return next((r for r in self.rows if r.method == "zero_shot" and not r.best), None)
 
 
-def report_page(summary: list[dict[str, Any]], methods: Mapping[str, str]) -> str:
+def report_page(
+    summary: list[dict[str, Any]], methods: Mapping[str, str], studies: Mapping[str, Draws] = MappingProxyType({})
+) -> str:
     """The page, as HTML, from `results/summary.json` and the files of the rows that it names; `methods` says what
-    each method does."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+    each method does. `studies` has what each one draws: it says where their own pages are."""
     names = dict.fromkeys(line["concept"] for line in summary)
     concepts = [_concept(name, [line for line in summary if line["concept"] == name]) for name in names]
-    here = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=here, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"figure": _figure, "data_url": _data_url}
-    page = environment.get_template("page.html.jinja")
-    return page.render(concepts=concepts, methods=methods, costs=COSTS)
+    return render("page.html.jinja", concepts=concepts, methods=methods, costs=COSTS, studies=studies)
 
 
 def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:
@@ -128,17 +126,3 @@ def _curve(path: Path, column: str) -> tuple[list[float], list[float]]:
     lines = read_csv(path, ("step", column))
     with reading(path):
         return [float(x["step"]) for x in lines], [float(x[column]) for x in lines]
-
-
-def _figure(value: float, name: str) -> str:
-    """A number as people read it: shares as percent, counts whole, seconds and losses short."""
-    if name in ("accuracy", "macro_f1") or name.startswith(("box_ap", "mask_ap")):
-        return f"{100 * value:.1f} %"
-    if name.endswith("seconds"):
-        return f"{value:.1f} s"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3f}"
-
-
-def _data_url(image: bytes) -> str:
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{b64encode(image).decode()}"

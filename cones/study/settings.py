@@ -1,10 +1,12 @@
 """The settings of a study."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
+from cones.common.files import content_hash
 from cones.common.settings import Count, Name, Strict, Words
 from cones.methods.searched import Method
 from cones.tasks.classification.settings import ClassificationConcept
@@ -125,3 +127,9 @@ class Study(Draws):
     def by_shots(self) -> dict[str, dict[str, Method]]:
         """Each method as it is at each number of shots."""
         return {label: {str(k): of.at_shots(k) for k in self.shots} for label, of in self.methods.items()}
+
+
+def settings_hash(draws: Draws, by_shots: Mapping[str, Mapping[str, Method]]) -> str:
+    """SHA-256 of what a study draws and of its methods at each number of shots, which is all that it says."""
+    methods = {label: {k: of.model_dump(mode="json") for k, of in by.items()} for label, by in by_shots.items()}
+    return content_hash([draws.model_dump(mode="json"), methods])

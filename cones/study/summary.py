@@ -1,8 +1,9 @@
 """What a study found: mean and spread over its seeds, and the figure that papers draw of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from types import MappingProxyType
 from typing import Any
 
 from cones.common.files import fresh_file, write_json
@@ -42,13 +43,16 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": round(mean(values), 6), "std": round(spread, 6), "seeds": values}
 
 
-def write_summary(folder: Path, lines: Sequence[Line], draws: Draws) -> dict[str, Any]:
-    """Write `summary.json`, and `accuracy.svg`: mean test accuracy, a line a method.
+def write_summary(
+    folder: Path, lines: Sequence[Line], draws: Draws, of: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Write `summary.json`, with the hashes of what it is `of`, and `accuracy.svg`: mean test accuracy, a line a
+    method.
 
     It is over shots, with targets that on them; of base_to_new it is that on new classes against that on base classes,
     a line from the fewest shots to the most.
     """
-    summary = summarise(lines, draws)
+    summary = {**summarise(lines, draws), **of}
     write_json(folder / "summary.json", summary)
     shots = sorted(draws.shots)
 
