@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,27 +94,31 @@ def test_a_chart_is_the_same_from_the_same_numbers() -> None:
     assert "<i>" not in first
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.parametrize("width", [1200, 390])
-def test_a_browser_shows_it_without_sideways_scrolling(page: str, tmp_path: Path, width: int) -> None:
-    """The page in an iframe of that width; a script beside it, not in it, measures."""
-    (tmp_path / "report.html").write_text(page)
-    (tmp_path / "frame.html").write_text(
+def shown_in_browser(page: str, folder: Path, width: int) -> dict[str, Any]:
+    """What a page measures in an iframe of that width; a script beside it, not in it, does."""
+    (folder / "report.html").write_text(page)
+    (folder / "frame.html").write_text(
         f'<iframe id="f" src="report.html" style="width:{width}px;height:900px;border:0"></iframe><script>'
         "onload = () => { const d = document.getElementById('f').contentDocument, r = d.documentElement;"
+        "const s = d.querySelector('svg, img.plot');"
         "document.title = JSON.stringify({"
         "width: r.scrollWidth, heading: d.querySelector('h1').textContent, rows: d.querySelectorAll('tbody tr').length,"
-        "broken: [...d.images].filter(i => !i.naturalWidth).length,"
-        "svg: d.querySelector('svg').getBoundingClientRect().width"
+        "broken: [...d.images].filter(i => !i.naturalWidth).length, plot: s.getBoundingClientRect().width"
         "}) }</script>"
     )
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-               f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=20000", "--dump-dom",
-               f"file://{tmp_path}/frame.html"]  # fmt: skip
+               f"--user-data-dir={folder}/profile", "--virtual-time-budget=20000", "--dump-dom",
+               f"file://{folder}/frame.html"]  # fmt: skip
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    seen = json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
+    return json.loads(re.search(r"<title>(.*?)</title>", shown)[1])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_a_browser_shows_it_without_sideways_scrolling(page: str, tmp_path: Path, width: int) -> None:
+    seen = shown_in_browser(page, tmp_path, width)
     assert seen["width"] <= width
     assert seen["heading"] == "Concepts and how they were found"
     assert seen["rows"] == 13
     assert seen["broken"] == 0
-    assert 300 < seen["svg"] <= width
+    assert 300 < seen["plot"] <= width

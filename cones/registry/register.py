@@ -50,7 +50,7 @@ def register(params: Params, tell: Callable[[str], None] = print) -> list[Regist
     rows, left = _finished_rows(params)
     studies, unlogged = finished_studies(params)
     if not (rows or left or studies or unlogged):
-        raise TrackingError("no row is searched and evaluated yet; run `dvc repro` first")
+        raise TrackingError("no row is searched and evaluated yet, and no study run; run `dvc repro` first")
     found = list[Registered]()
     if rows or studies:
         with lock(REGISTER_LOCK, "the registry"), mlflow_client() as client:

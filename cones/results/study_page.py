@@ -10,8 +10,13 @@ from cones.results.render import figure, is_share, render
 from cones.study.figures import Figure, figures_of
 from cones.visuals.parts import Table
 
-TITLES = {"accuracy": "Test accuracy", "macro_f1": "Test macro F1", "optimise_seconds": "Seconds of search",
-          "trained_parameters": "Numbers searched"}  # fmt: skip
+KNOWN = {
+    "accuracy": ("Test accuracy", "Share of the test pictures whose class has the highest score."),
+    "macro_f1": ("Test macro F1", "F1 score of each class, averaged over classes."),
+    "optimise_seconds": ("Seconds of search", "With validation; the pictures are encoded before, once for all cells."),
+    "trained_parameters": ("Numbers searched", "Parameters of the method that are trained."),
+}
+"""Title and note of figures that have some; others are called by their names."""
 
 
 def write_study_page(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -34,15 +39,12 @@ def _tables(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     shots = sorted({k for by in told.values() for k in by}, key=int)
     names = dict.fromkeys(name for by in told.values() for of in by.values() for name in of)
     heads = [f"{k} shot{'s' * (k != '1')}" for k in shots]
-    return [
-        Table(
-            TITLES.get(name, name.replace("_", " ")),
-            ("method", *heads),
-            [(label, *(_cell(by.get(k, {}).get(name), name) for k in shots)) for label, by in told.items()],
-            "",
-        )
-        for name in names
-    ]
+    tables = []
+    for name in names:
+        title, note = KNOWN.get(name, (name.replace("_", " "), ""))
+        rows = [(label, *(_cell(by.get(k, {}).get(name), name) for k in shots)) for label, by in told.items()]
+        tables.append(Table(title, ("method", *heads), rows, note))
+    return tables
 
 
 def _cell(found: Figure | None, name: str) -> str:

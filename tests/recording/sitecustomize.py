@@ -13,4 +13,4 @@ def note(target: Path) -> None:
 
 
 if os.environ.get("CONES_LOADED") and os.environ.get("DVC_STAGE"):
-    atexit.register(note, Path(os.environ["CONES_LOADED"]) / os.environ["DVC_STAGE"])
+    atexit.register(note, Path(os.environ["CONES_LOADED"]) / os.environ["DVC_STAGE"].rpartition(":")[2])
