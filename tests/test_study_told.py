@@ -273,6 +273,16 @@ def test_a_study_that_is_not_of_today_is_left_out_by_name(told: Told) -> None:
         told.register()
 
 
+def test_a_damaged_study_keeps_no_other_from_being_logged(told: Told) -> None:
+    shutil.copytree("studies/few", "studies/more")
+    told.project.params(ALONE + FEW + FEW.replace("studies:\n", "").replace("few:", "more:"))
+    Path("studies/few/summary.json").write_text("{")
+    with pytest.raises(ConceptError, match=r"few.summary.json is damaged .*\nall else that is finished is registered"):
+        told.register()
+    (parent,) = told.parents()
+    assert (parent.info.run_name, len(told.children(parent))) == ("more", 8)
+
+
 def test_the_command_keeps_a_study_for_when_mlflow_is_back(told: Told) -> None:
     away = told.project.cones("register", MLFLOW_TRACKING_URI="http://127.0.0.1:1")
     assert away.returncode == MAY_PASS_CODE, away.stdout
