@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import PARAMS, ROOT, Project
+from ruamel.yaml import YAML
 from test_report import CHROMIUM, Wellformed, shown_in_browser
 
 from cones.common.errors import MAY_PASS_CODE, ConceptError, ConesError
-from cones.config.params import load_params
+from cones.config import plan
+from cones.config.params import load_params, parse_params
 from cones.registry import studies
 from cones.registry.register import register
 from cones.results.study_page import study_page
@@ -87,6 +89,21 @@ def test_the_page_of_a_study_stands_alone_and_has_its_tables_and_its_plot(ran: P
 
 def test_the_plan_of_a_study_names_all_the_code_that_it_loads(ran: Project) -> None:
     assert ran.beyond_plan("study", "few") == set()
+
+
+def test_another_page_leaves_the_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cells(changed: str) -> dict[str, str]:
+        known = plan.code_hashes
+        with monkeypatch.context() as context:
+            context.setattr(plan, "code_hashes", lambda *of: {**known(*of), changed: "another"})
+            return plan.compile_plan(params)["study", "few"].settings["code"]
+
+    monkeypatch.chdir(tmp_path)
+    params = parse_params(YAML(typ="safe").load(ALONE + FEW))
+    before = plan.compile_plan(params)["study", "few"].settings["code"]
+    for file in ("cones/results/study.html.jinja", "cones/visuals/charts.py"):
+        assert cells(file) == before
+    assert cells("cones/study/cells.py")["zero_shot"] != before["zero_shot"]
 
 
 def test_names_from_outside_are_text_and_not_markup() -> None:
