@@ -118,15 +118,19 @@ def test_names_from_outside_are_text_and_not_markup() -> None:
 
 
 def test_figures_of_any_protocol_are_read() -> None:
-    cells = {"base": {"mean": 0.8, "std": 0.1, "seeds": [0.7, 0.9]}, "h": 0.5, "note": "none", "fit": True,
+    base = {"mean": 0.8, "std": 0.1, "seeds": [0.7, 0.9]}
+    cells = {"new_accuracy": base, "harmonic_mean": 0.5, "note": "none", "fit": True,
              "targets": {"pets": {"mean": 0.25, "std": 0.0, "seeds": [0.25]}}}  # fmt: skip
-    assert figures_of(cells) == {"base": (0.8, 0.1), "h": (0.5, None), "targets.pets": (0.25, 0.0)}
+    figures = {"new_accuracy": (0.8, 0.1), "harmonic_mean": (0.5, None), "targets.pets": (0.25, 0.0)}
+    assert figures_of(cells) == figures
     line = {"base": "0.8", "data": "pets", "lr": "", "auroc": "nan", "steps": "3"}
     assert numbers_of(line) == {"base": 0.8, "steps": 3}
-    about = {"protocol": "base_to_new", "data": "d", "backbone": "b", "shots": [4, 16], "seeds": 2, "split_hashes": {}}
+    about = {"protocol": "base_to_new", "data": "d", "backbone": "b", "shots": [4, 16], "seeds": 2,
+             "targets": ["e", "f"], "split_hashes": {}}  # fmt: skip
     page = study_page("s", {**about, "methods": {"a": {"4": cells, "16": {}}}}, {})
     for cell in ("80.0 ± 10.0 %", "50.0 %", "0.250 ± 0.000"):
         assert f"<tr><td>a</td><td>{cell}</td><td>n/a</td></tr>" in page
+    assert "<dt>Targets</dt><dd>e, f</dd>" in page
 
 
 def test_the_report_leads_to_studies_and_runs_none(finished: Project, tmp_path: Path) -> None:
@@ -196,9 +200,10 @@ def test_a_study_is_a_run_and_its_cells_are_its_children(told: Told) -> None:
     (parent,), lines, client = told.parents(), table(told.project), told.client
     assert parent.info.run_name == "few"
     assert {run.info.status for run in told.runs()} == {"FINISHED"}
-    base = json.loads(Path("studies/few/summary.json").read_text())["base_sha256"]
-    assert parent.data.params == {"protocol": "few_shot", "data": "glyphs", "backbone": "toy", "shots": "[1, 2]",
-                                  "seeds": "2", "base_sha256": base}  # fmt: skip
+    summary = json.loads(Path("studies/few/summary.json").read_text())
+    hashes = {name: summary[f"{name}_sha256"] for name in ("base", "results", "settings")}
+    about = {"protocol": "few_shot", "data": "glyphs", "backbone": "toy", "shots": "1, 2", "seeds": "2"}
+    assert parent.data.params == about | {f"{name}_sha256": value for name, value in hashes.items()}
     for method in ("zero_shot", "few-steps"):
         history = client.get_metric_history(parent.info.run_id, f"accuracy/{method}")
         means = {shots: mean(values(lines, method, str(shots), "accuracy")) for shots in (1, 2)}

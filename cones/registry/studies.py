@@ -14,14 +14,12 @@ from cones.config.params import Params
 from cones.registry.claims import CLAIM_TAG, KEY_TAG, claim, is_held, made_once, runs_of, taken_back
 from cones.registry.faults import every_page
 from cones.registry.run import BATCH, git_commit
-from cones.study.figures import figures_of, numbers_of
+from cones.study.figures import about_of, figures_of, numbers_of
 from cones.study.settings import Study, settings_hash
 
 EXPERIMENT = "studies"
 STUDY_TAG, CELL_TAG = "cones.study", "cones.cell"
 PARENT_TAG = "mlflow.parentRunId"
-ABOUT = ("protocol", "data", "backbone", "shots", "seeds", "base_sha256")
-"""Of a summary: the parameters of a study's run."""
 SETTINGS = ("method", "shots", "seed", "lr", "split_hash", "cell")
 """Of a table's columns: the parameters of a cell's run. Numbers in other columns are its metrics."""
 Line = dict[str, str]
@@ -65,7 +63,7 @@ def _finished(name: str, study: Study) -> FinishedStudy:
         raise OutOfDate(f"{table} is no longer what {folder / 'summary.json'} sums up: {again} finishes the study")
     cells = {content_hash(line): line for line in lines}
     with reading(folder / "summary.json", way_out):
-        about, means = {of: str(summary[of]) for of in ABOUT}, list(_means(summary["methods"]))
+        about, means = about_of(summary), list(_means(summary["methods"]))
     return FinishedStudy(name, folder, about, means, cells, content_hash([name, summary]))
 
 

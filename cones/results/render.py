@@ -4,8 +4,9 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-SHARES = ("accuracy", "macro_f1", "base", "new", "h")
-"""Figures that people read as percent, with all whose name begins as those of AP or ends in `_accuracy`."""
+SHARES = ("accuracy", "macro_f1")
+STARTS = ("box_ap", "mask_ap", "harmonic_mean")
+"""How the names of other figures begin that people read as percent."""
 
 
 def render(template: str, **values: Any) -> str:
@@ -28,8 +29,8 @@ def figure(value: float, name: str) -> str:
 
 
 def is_share(name: str) -> bool:
-    """Whether a figure is one of `SHARES`."""
-    return name in SHARES or name.endswith("_accuracy") or name.startswith(("box_ap", "mask_ap"))
+    """Whether a figure is one that people read as percent."""
+    return name in SHARES or name.endswith("_accuracy") or name.startswith(STARTS)
 
 
 def data_url(image: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from cones.common.errors import DAMAGED
 from cones.common.files import fresh_file, reading
 from cones.results.render import figure, is_share, render
-from cones.study.figures import Figure, figures_of
+from cones.study.figures import Figure, about_of, figures_of
 from cones.visuals.parts import Table
 
 KNOWN = {
@@ -30,7 +30,8 @@ def write_study_page(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def study_page(name: str, summary: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
     """The page, as HTML, from a study's `summary.json` and its plots (SVG) by what they show."""
-    return render("study.html.jinja", name=name, study=summary, plots=plots, tables=_tables(summary["methods"]))
+    tables, about = _tables(summary["methods"]), about_of(summary)
+    return render("study.html.jinja", name=name, study=summary, about=about, plots=plots, tables=tables)
 
 
 def _tables(methods: Mapping[str, Mapping[str, Any]]) -> list[Table]:

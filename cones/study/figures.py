@@ -8,6 +8,12 @@ Figure = tuple[float, float | None]
 """A mean over seeds, and its standard deviation; None where it is one number for all of them."""
 
 
+def about_of(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What was run, as text by name: all that a summary has beside figures and hashes of draws."""
+    told = {name: value for name, value in summary.items() if not isinstance(value, Mapping)}
+    return {name: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in told.items()}
+
+
 def figures_of(cells: Mapping[str, Any]) -> dict[str, Figure]:
     """Each figure of a method at a number of shots, as `summary.json` has it; a dot stands before a name within."""
     return dict(_figures(cells, ""))
