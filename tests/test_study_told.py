@@ -33,7 +33,7 @@ FEW = """studies:
 """
 ONE = "studies:\n  one: {data: glyphs, backbone: toy, shots: [2], seeds: 1, views: 2, methods: "
 METHODS = "{zero_shot: {name: zero_shot}, few-steps: {name: cones, epochs: EPOCHS}}}\n"
-ALONE = PARAMS[: PARAMS.index("concepts:")] + "concepts: {}\nruns: {}\nfinetunes: {}\n"
+ALONE = PARAMS[: PARAMS.index("concepts:")] + "concepts: {}\nruns: {}\nfinetunes: {}\ntransfers: {}\n"
 
 
 def add_studies(project: Project) -> None:
@@ -137,7 +137,7 @@ def test_the_report_leads_to_studies_and_runs_none(finished: Project, tmp_path: 
     """Neither does it lack what was run after it, nor need what was never run."""
     project = finished.copy(tmp_path / "project")
     add_studies(project)
-    project.params(PARAMS + ONE + METHODS.replace("EPOCHS", "1"))
+    project.params(PARAMS + "transfers: {}\n" + ONE + METHODS.replace("EPOCHS", "1"))
     done = project.run("dvc", "repro")
     assert done.returncode == 0, done.stdout
     assert "study.py" not in done.stdout
@@ -245,6 +245,20 @@ def test_one_changed_cell_is_one_new_run_in_a_new_study(told: Told) -> None:
     assert now["zero_shot"] == cells["zero_shot"]
     assert now["few-steps"] != cells["few-steps"]
     assert [run.info.run_id for run in told.children(first)] == [cells["few-steps"]]
+
+
+def test_what_another_protocol_measures_is_told_too(told: Told) -> None:
+    new = "{new: {protocol: base_to_new, data: glyphs, backbone: toy, shots: [2], seeds: 2, methods: [zero_shot]}}"
+    told.project.params(f"{ALONE}studies: {new}\n")
+    told.run("new")
+    told.register()
+    base, others = (mean(values(table(told.project, "new"), "zero_shot", "2", x)) for x in ("accuracy", "new_accuracy"))
+    (parent,), page = told.parents(), Path("studies/new/report.html").read_text()
+    assert parent.data.metrics["new_accuracy/zero_shot"] == pytest.approx(others, abs=1e-6)
+    harmonic = 2 * base * others / (base + others) if base + others else 0.0
+    assert parent.data.metrics["harmonic_mean_of_averages/zero_shot"] == pytest.approx(harmonic, abs=1e-6)
+    assert all("new_accuracy" in run.data.metrics for run in told.children(parent))
+    assert f"<tr><td>zero_shot</td><td>{100 * harmonic:.1f} %</td></tr>" in page
 
 
 def test_two_studies_with_equal_cells_have_their_own(told: Told) -> None:

@@ -73,7 +73,7 @@ def compile_plan(params: Params) -> dict[tuple[str, str], Planned]:
     for name, study in params.every_study.items():
         plans["study", name] = _planned_study(study, params.backbones[study.backbone], hashes)
     every = {row: params.settings_of(row) for row in params.rows()}
-    draws = {name: study.draws for name, study in params.studies.items()}
+    draws = {name: study.draws for name, study in params.every_study.items()}
     plans["report", ""] = _planned("report", {"rows": every, "concepts": params.concepts, "studies": draws})
     hashes.keep()
     return plans

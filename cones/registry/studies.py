@@ -42,7 +42,7 @@ class FinishedStudy:
 def finished_studies(params: Params) -> tuple[list[FinishedStudy], list[ConesError]]:
     """The studies that can be logged, and why others cannot that have been run."""
     finished, left = list[FinishedStudy](), list[ConesError]()
-    for name, study in params.studies.items():
+    for name, study in params.every_study.items():
         try:
             finished += [_finished(name, study)] if (STUDIES / name / "summary.json").exists() else []
         except ConesError as error:
@@ -52,7 +52,7 @@ def finished_studies(params: Params) -> tuple[list[FinishedStudy], list[ConesErr
 
 def _finished(name: str, study: Study) -> FinishedStudy:
     """`OutOfDate` for one that was run with other settings, or begun again since."""
-    folder, again = STUDIES / name, f"`dvc repro studies/dvc.yaml:study@{name}`"
+    folder, again = STUDIES / name, f"`dvc repro {study.address(name)}`"
     table, way_out = folder / "results.csv", f"{again} makes it again"
     summary = read_json(folder / "summary.json", dict[str, Any], way_out)
     with reading(table, way_out), table.open(newline="", encoding="utf-8") as file:

@@ -29,8 +29,8 @@ def figure(value: float, name: str) -> str:
 
 
 def is_share(name: str) -> bool:
-    """Whether a figure is one that people read as percent."""
-    return name in SHARES or name.endswith("_accuracy") or name.startswith(STARTS)
+    """Whether a figure is one that people read as percent; what stands behind `/` says on which data."""
+    return name.partition("/")[0] in SHARES or name.endswith("_accuracy") or name.startswith(STARTS)
 
 
 def data_url(image: bytes) -> str:

@@ -86,6 +86,10 @@ class Draws(Strict):
             return "new_accuracy", "harmonic_mean"
         return (*(f"accuracy/{name}" for name in self.targets), *(["target_accuracy"] if self.targets else []))
 
+    def address(self, name: str) -> str:
+        """The stage of DVC that runs the study of that name."""
+        return f"studies/dvc.yaml:{'transfer' if self.protocol in TRANSFERS else 'study'}@{name}"
+
     def concept(self, shots: int, seed: int) -> ClassificationConcept:
         """The concept of one cell's pictures."""
         return ClassificationConcept(
