@@ -33,7 +33,7 @@ FEW = """studies:
 """
 ONE = "studies:\n  one: {data: glyphs, backbone: toy, shots: [2], seeds: 1, views: 2, methods: "
 METHODS = "{zero_shot: {name: zero_shot}, few-steps: {name: cones, epochs: EPOCHS}}}\n"
-ALONE = PARAMS[: PARAMS.index("concepts:")] + "concepts: {}\nruns: {}\nfinetunes: {}\ntransfers: {}\n"
+ALONE = PARAMS[: PARAMS.index("concepts:")] + "concepts: {}\nruns: {}\nfinetunes: {}\n"
 
 
 def add_studies(project: Project) -> None:
@@ -137,7 +137,7 @@ def test_the_report_leads_to_studies_and_runs_none(finished: Project, tmp_path: 
     """Neither does it lack what was run after it, nor need what was never run."""
     project = finished.copy(tmp_path / "project")
     add_studies(project)
-    project.params(PARAMS + "transfers: {}\n" + ONE + METHODS.replace("EPOCHS", "1"))
+    project.params(PARAMS + ONE + METHODS.replace("EPOCHS", "1"))
     done = project.run("dvc", "repro")
     assert done.returncode == 0, done.stdout
     assert "study.py" not in done.stdout
