@@ -20,7 +20,7 @@ class Narrowed(np.random.Generator):
         middle = (low + high) / 2
         return middle + self.share * (super().uniform(low, high, size) - middle)
 
-    def choice(self, options: Any, *further: Any, **settings: Any) -> Any:
+    def choice(self, options: Any, *further: Any, **settings: Any) -> Any:  # type: ignore[override]
         kept = max(1, round(self.share * len(options)))
         start = (len(options) - kept) // 2
         return super().choice(options[start : start + kept], *further, **settings)
