@@ -27,19 +27,19 @@ from cones.study.cells import Cell, Line, run_cells
 from cones.study.pictures import StudyPictures, encode_study
 from cones.tasks.classification.variance import text_variance, visual_variance
 
-SHOTS, SEEDS = 8, 3
+SHOTS, SEEDS, VIEWS = 8, 3, 4
 SHORT = {"epochs": 30, "validate_every": 5}
 """Of the methods that run an encoder at each step; the others are as published."""
 VARIETIES = (0.1, 0.35, 1.0)
 DIFFER = (("texture",), ("shape",), ("colour", "texture"), ("colour", "texture", "shape"))
 """By the text variance that they make, from the least."""
-WORLD = {"kind": "world", "vocabulary": "base", "contrast": 0.25, "train": 24, "val": 16, "test": 100}
+WORLD = {"kind": "world", "vocabulary": "base", "contrast": 0.25, "train": 24, "val": 16, "test": 60}
 """Pictures so faint that zero-shot does not tell them all apart: in each data set there is something to gain."""
 GRID = {
     f"{'-'.join(differ)}-{variety}": WORLD | {"differ": list(differ), "variety": variety, "seed": seed}
     for seed, (variety, differ) in enumerate(product(VARIETIES, DIFFER))
 }
-PILOT = {"pilot": WORLD | {"differ": ["colour", "texture"], "variety": 0.35, "seed": 100}}
+PILOT = {"pilot": WORLD | {"differ": ["colour", "texture"], "variety": 0.35, "seed": 100, "test": 10}}
 STEPS = (0.2, 1, 5)
 """Rates are these times a middle one, which is where short searches of the built-in base model learn something."""
 MIDDLES = {"coop": 2e-3, "vpt_shallow": 0.1, "vpt_deep": 0.1, "upt": 0.1, "cones": 1e-3, "taskres": 1e-3,
@@ -56,7 +56,7 @@ def run_study(
     """The lines of a study of some methods on one data set, which is prepared if it is not, and its pictures."""
     (name,) = data
     study = {"data": name, "backbone": "clip-tiny", "shots": [SHOTS], "seeds": SEEDS, "val_shots": SHOTS,
-             "methods": methods}  # fmt: skip
+             "views": VIEWS, "methods": methods}  # fmt: skip
     base = {"kind": "clip", "source": "models/backbones/clip-tiny"}
     tables = {"concepts": {}, "runs": {}, "finetunes": {}, "studies": {name: study}}
     params = parse_params({"backbones": {"clip-tiny": base}, "data": dict(data), **tables})
