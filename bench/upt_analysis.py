@@ -36,7 +36,7 @@ DIFFER = (("texture",), ("shape",), ("colour", "texture"), ("colour", "texture",
 WORLD = {"kind": "world", "vocabulary": "base", "contrast": 0.25, "train": 24, "val": 16, "test": 60}
 """Pictures so faint that zero-shot does not tell them all apart: in each data set there is something to gain."""
 GRID = {
-    f"{'-'.join(differ)}-{variety}": WORLD | {"differ": list(differ), "variety": variety, "seed": seed}
+    f"{'-'.join(differ)}-{100 * variety:.0f}": WORLD | {"differ": list(differ), "variety": variety, "seed": seed}
     for seed, (variety, differ) in enumerate(product(VARIETIES, DIFFER))
 }
 PILOT = {"pilot": WORLD | {"differ": ["shape"], "variety": 1.0, "seed": 100, "test": 10}}
