@@ -11,6 +11,8 @@ from cones.visuals.charts import COLOURS
 
 VARIANCES = ("visual_variance", "text_variance")
 PROMPTS = ("coop", "vpt_shallow", "vpt_deep", "upt")
+OTHER_KNOB = {"visual_variance": "apart", "text_variance": "variety"}
+"""The knob of the other variance: where it stands still, only one of both varies."""
 CLAIMS = {
     "coop": ("visual_variance", -1, "text prompts (CoOp) gain less where visual variance is high"),
     "vpt_shallow": ("text_variance", 1, "visual prompts (VPT-shallow) gain less where text variance is low"),
@@ -31,6 +33,10 @@ def relations(sets: Mapping[str, Any]) -> dict[str, Any]:
         "variances": rank_correlation(*variances.values()),
         "zero_shot": {v: correlated(x, zero_shot) for v, x in variances.items()},
         "gain": {m: {v: correlated(x, y) for v, x in variances.items()} for m, y in gains.items() if m in PROMPTS},
+        "gain_at_other_knob": {
+            m: {v: correlated_within(x, y, [of[OTHER_KNOB[v]] for of in sets.values()]) for v, x in variances.items()}
+            for m, y in gains.items() if m in PROMPTS
+        },
         "gain_left_to_gain": {
             m: {v: correlated(x, left(sets, m)) for v, x in variances.items()} for m in gains if m in PROMPTS
         },
@@ -71,6 +77,23 @@ def _correlated(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
             "interval": [round(float(end), 3) for end in interval]}  # fmt: skip
 
 
+def correlated_within(x: Sequence[float], y: Sequence[float], level: Sequence[float]) -> dict[str, Any]:
+    """Pearson's correlation of what is left of both when the mean of their `level` is taken away, with its two-sided p
+    by permutations within the levels."""
+    rng, groups = np.random.default_rng(0), [np.flatnonzero(np.array(level) == one) for one in sorted(set(level))]
+    parted = np.array([x, y], float)
+    for group in groups:
+        parted[:, group] -= parted[:, group].mean(1, keepdims=True)
+    if min(np.ptp(parted, axis=1)) < 1e-9:
+        return {"r": None, "p": None}
+    shuffled = np.tile(parted[1], (DRAWS, 1))
+    for group in groups:
+        shuffled[:, group] = rng.permuted(shuffled[:, group], axis=1)
+    r = float(stats.pearsonr(*parted).statistic)
+    others = np.abs(stats.pearsonr(parted[:1], shuffled, axis=1).statistic)
+    return {"r": round(r, 3), "p": round(float((1 + (others >= abs(r) - 1e-9).sum()) / (1 + DRAWS)), 4)}
+
+
 def reading(found: Mapping[str, Any], method: str) -> str:
     """What a claim comes to here, in a sentence."""
     variance, sign, claim = CLAIMS[method]
@@ -81,7 +104,10 @@ def reading(found: Mapping[str, Any], method: str) -> str:
     if rank["p"] >= CHANCE:
         said = "not told from chance here"
     low, high = rank["interval"]
-    return f"{claim}: {said} (Spearman {rank['r']:+.2f}, p {rank['p']:.3f}, 95 % from {low:+.2f} to {high:+.2f})"
+    held = found["gain_at_other_knob"][method][variance]
+    alone = "" if held["r"] is None else f"; with the other knob held, Pearson {held['r']:+.2f}, p {held['p']:.3f}"
+    figures = f"Spearman {rank['r']:+.2f}, p {rank['p']:.3f}, 95 % from {low:+.2f} to {high:+.2f}"
+    return f"{claim}: {said} ({figures}{alone})"
 
 
 def draw_figure(sets: Mapping[str, Any]) -> None:
@@ -99,6 +125,7 @@ def draw_figure(sets: Mapping[str, Any]) -> None:
                 axes.plot(np.sort(x), np.polyval(np.polyfit(x, y, 1), np.sort(x)), color=colour, linewidth=1.2)
             axes.set_xlabel({"visual_variance": "within-class visual variance",
                              "text_variance": "between-class text variance"}[variance])  # fmt: skip
+            axes.locator_params(axis="x", nbins=6)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
         figure.axes[0].set_ylabel("gain over zero-shot (points)")
