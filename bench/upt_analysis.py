@@ -109,7 +109,7 @@ def choose_rates(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
 def measure(name: str, methods: Mapping[str, Any], folder: Path, accelerator: Accelerator) -> dict[str, Any]:
     """One data set: its variances, the test accuracy of each method, and what prompts gain."""
     lines, pictures = run_study({name: GRID[name]}, methods, folder, accelerator)
-    test, text = features_of(pictures.test), pictures.every.text.embeds[0]
+    test, text = features_of(pictures.targets["accuracy"].features), pictures.every.text.embeds[0]
     accuracy = {label: spread(values(lines, label, "accuracy")) for label in methods}
     shown = [mean_views(pictures.cell(SHOTS, seed).train) for seed in range(1, SEEDS + 1)]
     alone = [leave_one_out(*of, text, pictures.every.about["logit_scale"]) for of in shown]

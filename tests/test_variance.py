@@ -1,10 +1,14 @@
 """UPT's analysis: both variances by hand and as the world's knobs move them, and what the bench makes of them."""
 
+from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import upt_analysis
+from accelerate import Accelerator
 from conftest import ROOT
 from PIL import Image
 from scipy.stats import spearmanr
@@ -88,3 +92,21 @@ def test_relations_find_what_was_put_in() -> None:
     assert found["gain"]["upt"]["text_variance"]["spearman"]["r"] is None
     said = [line.split(": ")[1].split(" (")[0] for line in found["reading"]]
     assert said == ["holds here", "holds here", "not told from chance here"]
+
+
+def test_a_data_set_of_the_bench_is_measured_and_not_made_again(
+    accelerator: Accelerator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_pictures: Counter
+) -> None:
+    monkeypatch.chdir(ROOT)  # where its base model lies
+    few = {"few": upt_analysis.GRID["shape-10"] | {"train": 10, "val": 8, "test": 4}}
+    monkeypatch.setattr(upt_analysis, "GRID", few)
+    methods = {name: {"name": name} for name in ("zero_shot", "lp_plus_plus")}
+    found = upt_analysis.measure("few", methods, tmp_path, accelerator)
+    assert 0 < found["visual_variance"] < 0.3 < found["text_variance"] < 0.6
+    assert 0 <= found["of_training"]["blend"] <= 1
+    gain = found["test_accuracy"]["lp_plus_plus"]["mean"] - found["test_accuracy"]["zero_shot"]["mean"]
+    assert found["gain"] == {"lp_plus_plus": pytest.approx(gain)}
+    assert len(set(found["split_hashes"])) == 3
+    opened_pictures.clear()
+    assert upt_analysis.measure("few", methods, tmp_path, accelerator) == found
+    assert not opened_pictures
