@@ -53,6 +53,18 @@ def study() -> str:
     return "\n".join(lines)
 
 
+def upt() -> str:
+    """Both variances of each data set of known ones, and the test accuracy of each method on it."""
+    sets = read_json(RESULTS / "upt_analysis.json")["sets"]
+    methods = list(next(iter(sets.values()))["test_accuracy"])
+    lines = [f"| classes differ in | visual | text | {' | '.join(methods)} |", "|---" * (len(methods) + 3) + "|"]
+    for of in sorted(sets.values(), key=lambda of: (of["text_variance"], of["visual_variance"])):
+        values = " | ".join(f"{100 * of['test_accuracy'][m]['mean']:.0f}" for m in methods)
+        variances = f"{of['visual_variance']:.2f} | {of['text_variance']:.2f}"
+        lines.append(f"| {', '.join(of['differ'])} | {variances} | {values} |")
+    return "\n".join(lines)
+
+
 def nodules() -> str:
     """Test figures on patients of all methods, with their cost."""
     heads = {
@@ -241,6 +253,7 @@ def main() -> None:
     for name, table in (
         ("glyphs", fewshot("glyphs")),
         ("study", study()),
+        ("upt", upt()),
         ("cells", fewshot("cells")),
         ("nodules", nodules()),
         ("lesions", lesions()),

@@ -34,7 +34,7 @@ def test_a_bench_finds_what_it_imports(bench: str) -> None:
     importlib.import_module(bench)
 
 
-@pytest.mark.parametrize("name", ["clip_search", "fewshot_glyphs", "fewshot_cells"])
+@pytest.mark.parametrize("name", ["clip_search", "fewshot_glyphs", "fewshot_cells", "upt_analysis"])
 def test_results_say_where_they_come_from(name: str) -> None:
     found = json.loads((ROOT / f"bench/results/{name}.json").read_text())
     assert {"machine", "versions", "commit"} <= set(found)

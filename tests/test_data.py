@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from layouts import deep_png
 from PIL import Image
+from pydantic import ValidationError
 
 from cones.backbones.clip.settings import ClipModel
 from cones.common.errors import DataError
@@ -21,7 +22,7 @@ from cones.readers.folder import FolderData
 from cones.readers.prepare import prepare
 from cones.readers.world import WorldData
 from cones.synthetic.things import NOVEL
-from cones.synthetic.world import CAPTIONS, SHAPES, picture, scene
+from cones.synthetic.world import CAPTIONS, SHAPES, described, picture, scene
 from cones.tasks.classification.settings import ClassificationConcept
 from cones.tasks.encode import draw, encode_concept
 
@@ -344,3 +345,34 @@ def test_a_damaged_picture_is_noticed(class_folders: Path, tmp_path: Path) -> No
     Image.new("RGB", (20, 24), "white").save(path)
     with pytest.raises(DataError, match=r"the picture .* is damaged; `cones doctor --cache` names what to remove"):
         split.picture(0)
+
+
+def test_the_world_varies_by_its_knobs_and_is_as_ever_without_them(tmp_path: Path) -> None:
+    sizes = {"kind": "world", "vocabulary": "base", "size": 32, "train": 6, "val": 1, "test": 1}
+    knobs = {"as ever": {}, "told": {"variety": 1.0, "contrast": 1.0}, "calm": {"variety": 0.1},
+             "faint": {"contrast": 0.2}}  # fmt: skip
+    made = {}
+    for name, settings in knobs.items():
+        prepare(WorldData(**sizes, **settings), tmp_path / name)
+        made[name] = np.load(tmp_path / name / "train/images.npy").astype(float)
+    for index in range(12):
+        assert np.array_equal(made["as ever"][index], picture(0, "train", index, 32, SHAPES[index]).image)
+    assert np.array_equal(made["as ever"], made["told"])
+    assert abs(made["faint"] - (127.5 + 0.2 * (made["as ever"] - 127.5))).max() <= 0.5
+    within = {name: images.reshape(6, 12, -1).var(0).mean() for name, images in made.items()}
+    assert within["calm"] < 0.4 * within["as ever"]
+
+
+def test_classes_that_words_describe(tmp_path: Path) -> None:
+    made = {differ: described(differ, 3) for differ in (("texture",), ("shape", "colour"))}
+    words = {differ: list(zip(*(name.split() for name in names))) for differ, names in made.items()}
+    assert [len(set(w)) for w in words["texture",]] == [1, 6, 1]
+    assert [len(set(w)) for w in words["shape", "colour"]] == [6, 1, 6]
+    for name in made["shape", "colour"]:
+        (thing,), ground = picture(0, "train", 0, 48, name).things, picture(0, "train", 0, 48, name).ground
+        assert f"{thing.colour} {thing.texture} {thing.name}" == name
+        assert ground != thing.colour  # it can be seen
+    few = {"kind": "world", "size": 32, "train": 1, "val": 1, "test": 1, "differ": ["texture"], "seed": 3}
+    assert prepare(WorldData(vocabulary="base", **few), tmp_path / "p")["classes"] == list(made["texture",])
+    with pytest.raises(ValidationError, match="set `vocabulary` to base"):
+        WorldData(vocabulary="novel", **few)

@@ -36,6 +36,9 @@ def test_each_row_is_evaluated_and_in_the_report(visual: Project) -> None:
     assert calls == {"few-vpt-shallow": 0, "few-vpt-deep": 0, "few-upt": 2 * 2 + 3, "few-cocoop": 40 + 2 * 40}
     report = (visual.folder / "results/report.html").read_text()
     assert all(row in report for row in ROWS)
+    sheets = {sheet.stem for sheet in (visual.folder / "evaluated/few/attention").iterdir()}
+    assert sheets == {"few-vpt-shallow", "few-vpt-deep", "few-upt"}
+    assert "What visual prompts look at" in report
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -27,7 +27,7 @@ TASK_PARTS: dict[str, tuple[Part, ...]] = {
     "encode": ("encode",),
     "search": ("measure", "row"),
     "finetune": ("measure", "row"),
-    "evaluate": ("measure", "encode", "visuals", "patients"),
+    "evaluate": ("measure", "encode", "visuals", "patients", "attention"),
     "report": ("report",),
     "study": ("encode", "live", "measure", "row"),
 }

@@ -108,6 +108,17 @@ class DualEncoder(OneSize, Protocol):
 
 
 @runtime_checkable
+class Attends(DualEncoder, Protocol):
+    """It can be asked what its image encoder looks at."""
+
+    def attention(
+        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"]
+    ) -> Float[Tensor, "b q rows columns"]:
+        """How much CLS and, after it, each visual token attend to each patch in the last layer, in [0, 1]."""
+        ...
+
+
+@runtime_checkable
 class Adapts(Backbone, Protocol):
     """Low-rank additions can be trained on it."""
 

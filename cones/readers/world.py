@@ -5,10 +5,11 @@ import hashlib
 from collections.abc import Callable
 from itertools import count as count_from
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from cones.common.errors import DataError
 from cones.common.mapped import mapped_array
@@ -39,6 +40,22 @@ class WorldData(DataSettings):
     val: int = Field(32, ge=1, le=100_000)
     test: int = Field(100, ge=1, le=100_000)
     seed: Seed = 0
+    differ: Annotated[list[Literal["colour", "texture", "shape"]], Field(min_length=1, max_length=3)] | None = None
+    """The words in which classes differ that are described, such as "red striped circle", instead of the vocabulary's:
+    the fewer, the nearer the names lie to each other in text. Which words they are is drawn with the seed."""
+    variety: float = Field(1.0, ge=0, le=1)
+    """How much what is free in a picture varies: size, place, turn, background, light and blur, as a share of the
+    range of each. The less, the nearer the pictures of a class lie to each other."""
+    contrast: float = Field(1.0, gt=0, le=1)
+    """What is left of the distance of each pixel from mid-grey: the fainter, the less a base model makes of it."""
+
+    @model_validator(mode="after")
+    def _described(self) -> "WorldData":
+        if self.differ is not None and self.vocabulary != "base":
+            raise PydanticCustomError(
+                "described", "`differ` describes shapes of the base vocabulary: set `vocabulary` to base"
+            )
+        return self
 
     def write(self, folder: Path) -> "Generated":
         return generate_pictures(self, folder)
@@ -94,12 +111,15 @@ Generated = tuple[tuple[str, ...], dict[str, list[Record]], dict]
 def generate_pictures(config: WorldData, folder: Path) -> Generated:
     """Draw the pictures of each class into one array a split; the classes, the records by split and the report."""
     classes = synthetic.classes(config.vocabulary)
+    if config.differ is not None:
+        classes = synthetic.described(config.differ, config.seed)
     splits: dict[str, list[Record]] = {}
     for split, per_class in zip(SPLITS, (config.train, config.val, config.test)):
 
         def draw(index: int, split: str = split) -> tuple[np.ndarray, dict]:
             label = index % len(classes)
-            return synthetic.picture(config.seed, split, index, config.size, classes[label]).image, {"label": label}
+            scene = synthetic.picture(config.seed, split, index, config.size, classes[label], config.variety)
+            return synthetic.faint(scene.image, config.contrast), {"label": label}
 
         splits[split] = _write(folder / split, per_class * len(classes), config.size, draw)
     return classes, splits, {}

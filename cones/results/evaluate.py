@@ -17,7 +17,7 @@ from cones.concept.file import Concept, tensors_hash
 from cones.data.prepared import Split, records_hash
 from cones.features.store import FeatureStore
 from cones.finetuning.settings import keeps_features
-from cones.interfaces.protocols import Backbone, Grounding
+from cones.interfaces.protocols import Attends, Backbone, Grounding
 from cones.tasks.base import open_base
 from cones.tasks.parts import has_part, part_of, task_of
 from cones.tasks.task import Evaluated, Evaluation, Judge, predict_all
@@ -84,7 +84,10 @@ class _TestPictures:
                 of_patients = part_of(concept.card.task, "patients").of_patients
                 patients = of_patients(predictions, store, self.split, concept.card)
                 judged = replace(judged, metrics=judged.metrics | patients.metrics)
-            evaluations[row] = Evaluation(judged, predictions, store, made, patients)
+            looks, tokens = None, concept.visual_tokens
+            if tokens is not None and isinstance(backbone, Attends) and has_part(concept.card.task, "attention"):
+                looks = part_of(concept.card.task, "attention").attention_sheet(backbone, self.split, tokens)
+            evaluations[row] = Evaluation(judged, predictions, store, made, patients, looks)
         return evaluations
 
     def features(self, concept: Concept, backbone: Backbone) -> FeatureStore:

@@ -4,7 +4,7 @@
 textures and made-up names that pretraining never shows: a search is judged on them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 
 from cones.common.errors import DataError
 from cones.synthetic.drawing import background
+from cones.synthetic.narrowed import stream_of
 from cones.synthetic.things import NOVEL, Look, Thing, behind, paint
 
 SHAPES = (
@@ -41,6 +42,9 @@ STREAMS = ("train", "val", "test", "pretrain")
 LEAST_SHARE = 0.25
 LEAST_PIXELS = 16
 MOST_DRAWS = 1000
+MID_GREY = 127.5
+DESCRIBED = 6
+"""Classes that words describe: as many as there are textures beside the plain one, which no caption tells."""
 
 
 @dataclass(frozen=True)
@@ -68,30 +72,52 @@ def classes(vocabulary: str) -> tuple[str, ...]:
     return SHAPES if vocabulary == "base" else tuple(NOVEL)
 
 
+def described(differ: Collection[str], seed: int) -> tuple[str, ...]:
+    """DESCRIBED class names, each a colour, a texture and a shape, such as "red striped circle".
+
+    Those words of them that `differ` names (`colour`, `texture`, `shape`) are different in each, and the others the
+    same: the fewer differ, the nearer they lie to each other for a text encoder.
+    """
+    rng = np.random.default_rng([seed, len(STREAMS)])
+    words = [rng.permutation(of)[:DESCRIBED].tolist() for of in (list(COLOURS), TEXTURES[1:], SHAPES)]  # none is plain
+    differs = [kind in differ for kind in ("colour", "texture", "shape")]
+    return tuple(" ".join(of[i if d else 0] for of, d in zip(words, differs)) for i in range(DESCRIBED))
+
+
 def scene(rng: np.random.Generator, size: int, names: list[str]) -> Scene:
     """Draw one scene of `size` x `size` pixels that holds an object for each of `names`, in that order.
 
-    A name is a base shape, drawn in any texture, or a glyph. Colour, size, place, turn and background are free.
+    A name is a base shape, drawn in any texture, or a glyph. Colour, size, place, turn and background are free, but
+    what words before a shape say: "red striped circle".
     """
-    ground = str(rng.choice(list(COLOURS)))
+    told = [words_of(name) for name in names]
+    ground = str(rng.choice([c for c in COLOURS if c not in [colour for colour, _, _ in told]]))
     tint = np.clip(np.array(COLOURS[ground]) * 0.6 + rng.uniform(0.0, 0.4), 0, 1)
     canvas = background(str(rng.choice(BACKGROUNDS)), tint, size, rng)
     others = [c for c in COLOURS if c != ground]
     things: list[Thing] = []
-    for name in names:
-        thing = _draw(canvas, name, str(rng.choice(others)), alone=len(names) == 1, rng=rng)
+    for colour, pattern, name in told:
+        tone = colour or str(rng.choice(others))
+        thing = _draw(canvas, name, tone, pattern, alone=len(names) == 1, rng=rng)
         things = [behind(t, thing.mask) for t in things]
         things.append(thing)
     picture = _degrade(canvas, rng)
-    told = " and ".join(with_article(t.phrase(rng)) for t in things)
+    phrases = " and ".join(with_article(t.phrase(rng)) for t in things)
     where = on_ground(ground) if rng.random() < 0.15 else ""
-    return Scene(picture, tuple(things), str(rng.choice(CAPTIONS)).format(told) + where, ground)
+    return Scene(picture, tuple(things), str(rng.choice(CAPTIONS)).format(phrases) + where, ground)
 
 
-def _draw(canvas: np.ndarray, name: str, colour: str, alone: bool, rng: np.random.Generator) -> Thing:
-    """Paint an object onto `canvas` (H, W, 3) in place."""
+def words_of(name: str) -> tuple[str, str, str]:
+    """The colour and the texture that a name says, or "", and its shape or glyph."""
+    *words, kind = name.split()
+    colour, texture = (next((w for w in words if w in known), "") for known in (COLOURS, TEXTURES))
+    return colour, texture, kind
+
+
+def _draw(canvas: np.ndarray, name: str, colour: str, pattern: str, alone: bool, rng: np.random.Generator) -> Thing:
+    """Paint an object onto `canvas` (H, W, 3) in place, of any texture if `pattern` is ""."""
     side = canvas.shape[0]
-    pattern = NOVEL[name][1] if name in NOVEL else str(rng.choice(TEXTURES))
+    pattern = NOVEL[name][1] if name in NOVEL else pattern or str(rng.choice(TEXTURES))
     size = str(rng.choice(["small", "medium", "large"]))
     low, high = {"small": (0.19, 0.24), "medium": (0.27, 0.34), "large": (0.37, 0.45)}[size]
     radius = rng.uniform(low, high) * side * (1.0 if alone else 0.6)
@@ -111,9 +137,15 @@ def _degrade(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return pixels
 
 
-def picture(seed: int, split: str, index: int, size: int, name: str) -> Scene:
-    """The `index`-th one-object scene of a split: the same one whatever else is drawn."""
-    return scene(np.random.default_rng([seed, STREAMS.index(split), index]), size, [name])
+def picture(seed: int, split: str, index: int, size: int, name: str, variety: float = 1.0) -> Scene:
+    """The `index`-th one-object scene of a split: the same one whatever else is drawn. What is free in it varies by
+    `variety`, a share in [0, 1] of its range."""
+    return scene(stream_of([seed, STREAMS.index(split), index], variety), size, [name])
+
+
+def faint(image: np.ndarray, contrast: float) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with a share `contrast` of each pixel's distance from mid-grey; at 1 as it is."""
+    return image if contrast == 1 else np.rint(MID_GREY + contrast * (image - MID_GREY)).astype(np.uint8)
 
 
 def scenes_picture(seed: int, split: str, index: int, size: int, names: Sequence[str], objects: int) -> Scene:

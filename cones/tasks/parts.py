@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from cones.tasks.task import Task
     from cones.visuals.parts import TaskReport
 
-Part = Literal["settings", "encode", "measure", "row", "visuals", "report", "infer", "judge", "live", "patients"]
+Part = Literal[
+    "settings", "encode", "measure", "row", "visuals", "report", "infer", "judge", "live", "patients", "attention"
+]
 SHARED = {"segmentation": "detection"}
 """Tasks that live in the folder of another one."""
 

@@ -96,13 +96,15 @@ class Task:
 @dataclass(frozen=True)
 class Evaluation:
     """What a row is worth on test pictures, and what it predicted for the pictures of `store`, in their order; in
-    generation also the pictures it made, and where pictures have groups what it is worth for patients."""
+    generation also the pictures it made, where pictures have groups what it is worth for patients, and of visual tokens
+    a sheet of what they look at."""
 
     judged: Evaluated
     predictions: list[Predictions]
     store: FeatureStore
     sampled: Sampled | None = None
     of_patients: OfPatients | None = None
+    attention: Image.Image | None = None
 
     @property
     def metrics(self) -> dict[str, float]:

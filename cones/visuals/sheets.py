@@ -12,10 +12,15 @@ WIDEST = 480
 """The same in detection, where what was found is drawn into it."""
 
 
+def shown_indices(split: Split, most: int) -> list[int]:
+    """Which pictures of a split are shown."""
+    count = len(split.records)
+    return sorted(random.Random(0).sample(range(count), min(most, count)))
+
+
 def shown_pictures(split: Split, most: int, side: int) -> dict[int, Image.Image]:
     """Some pictures of a split drawn at random, always the same, by their index; none larger than `side`."""
-    count = len(split.records)
-    pictures = {i: split.picture(i) for i in sorted(random.Random(0).sample(range(count), min(most, count)))}
+    pictures = {i: split.picture(i) for i in shown_indices(split, most)}
     for picture in pictures.values():
         picture.thumbnail((side, side))
     return pictures

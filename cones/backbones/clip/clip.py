@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cones.backbones.clip.text import encode_vectors, lay_out
-from cones.backbones.clip.vision import encode_prompted
+from cones.backbones.clip.vision import attention, encode_prompted
 from cones.backbones.dual import TwoEncoders
 from cones.backbones.layout import SentenceLayout
 from cones.backbones.opening import opening
@@ -72,6 +72,14 @@ class Clip(TwoEncoders):
         self, pixels: Float[Tensor, "b 3 h w"], prompts: Float[Tensor, "l m v"]
     ) -> Float[Tensor, "b joint"]:
         return encode_prompted(self.model, pixels, prompts, self.sites["visual_tokens"])
+
+    @torch.no_grad()
+    def attention(
+        self, pixels: Float[Tensor, "b 3 h w"], visual_tokens: Float[Tensor, "l m v"]
+    ) -> Float[Tensor, "b q rows columns"]:
+        """What CLS and each visual token of the last layer attend to; see `cones.backbones.clip.vision.attention`."""
+        tokens, site = visual_tokens.to(self.device), self.sites["visual_tokens"]
+        return attention(self.model, pixels.to(self.device), tokens, site).cpu()
 
     def _tokenise(self, sentences: Sequence[str]) -> Mapping[str, Tensor]:
         ids = self.tokenizer(list(sentences), padding=True, return_tensors="pt")

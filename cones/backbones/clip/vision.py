@@ -1,11 +1,12 @@
-"""CLIP's image encoder with prompts among its tokens: the forward that transformers' vision model does not offer."""
+"""CLIP's image encoder with prompts among its tokens: the forward that transformers' vision model does not offer, and
+what its last layer attends to."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from cones.common.errors import BackboneError
 from cones.interfaces.protocols import Site
@@ -22,8 +23,27 @@ def encode_prompted(
     return model.visual_projection(vision.post_layernorm(hidden[:, 0]))
 
 
+def attention(
+    model: Any, pixels: Float[Tensor, "b 3 h w"], prompts: Float[Tensor, "l m d"], site: Site
+) -> Float[Tensor, "b q rows columns"]:
+    """How much CLS and, after it, each of the m prompts attend to each patch in the last layer: the mean over its
+    heads. What is left to 1 goes to CLS and the prompts themselves. Raises as `through_layers`."""
+    vision = model.vision_model
+    *before, last = vision.encoder.layers
+    entered = [*before, lambda hidden, mask: hidden]  # the prompts enter the last layer, which is not run
+    hidden = through_layers(vision.pre_layrnorm(vision.embeddings(pixels)), entered, prompts, site)
+    hidden, heads = last.layer_norm1(hidden), last.self_attn.num_heads
+    queries, keys = (
+        project(hidden).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for project in (last.self_attn.q_proj, last.self_attn.k_proj)
+    )
+    shares = (queries @ keys.transpose(-1, -2) * last.self_attn.scale).softmax(-1).mean(1)
+    front = 1 + prompts.shape[1]
+    return shares[:, :front, front:].unflatten(-1, (pixels.shape[-2] // (site.patch_size or 1), -1))
+
+
 def through_layers(
-    hidden: Float[Tensor, "b t d"], layers: Iterable[nn.Module], prompts: Float[Tensor, "l m v"], site: Site
+    hidden: Float[Tensor, "b t d"], layers: Iterable[Callable[..., Tensor]], prompts: Float[Tensor, "l m v"], site: Site
 ) -> Float[Tensor, "b s d"]:
     """Tokens through all layers of a ViT with m prompts between CLS and the patches (VPT, Jia et al. 2022).
 

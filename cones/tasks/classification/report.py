@@ -12,7 +12,7 @@ WIDEST = 20
 
 def _parts(evaluated: Path, rows: Sequence[str], best: str) -> list[Part]:
     told = {row: _predictions(evaluated / "rows" / f"{row}.csv") for row in rows}
-    return [_confusion(told[best], best), _gallery(evaluated / "pictures", told, best)]
+    return [_confusion(told[best], best), _gallery(evaluated / "pictures", told, best), *_attention(evaluated, rows)]
 
 
 def _predictions(path: Path) -> list[dict[str, str]]:
@@ -46,6 +46,18 @@ def _gallery(folder: Path, told: dict[str, list[dict[str, str]]], best: str) -> 
         cards.append(Card(path.read_bytes(), lines))
     note = "Test pictures drawn at random, the same for every row: what each shows, and what the rows take it for."
     return Gallery("Pictures and what is said of them", cards, note)
+
+
+def _attention(evaluated: Path, rows: Sequence[str]) -> list[Part]:
+    """What the visual prompts of rows look at, where there are some."""
+    sheets = {row: evaluated / "attention" / f"{row}.jpg" for row in rows}
+    cards = [Card(sheet.read_bytes(), [(row, None)]) for row, sheet in sheets.items() if sheet.exists()]
+    note = (
+        "Test pictures, and the same as light as they are looked at in the image encoder's last layer: by CLS, which "
+        "becomes the feature, and by the row's prompts on average. The mean over heads; the lightest place of each "
+        "picture is what is looked at most."
+    )
+    return [Gallery("What visual prompts look at", cards, note, wide=True)] if cards else []
 
 
 CLASSIFICATION = TaskReport(

@@ -15,6 +15,8 @@ from cones.visuals.tables import write_csv
 SHOWN = 40
 """Test pictures that are shown, the same for every row."""
 
+ATTENTION = "attention"
+"""The folder of sheets that say what visual prompts look at."""
 SIDE = 160
 """The longer side of a shown picture in classification, in pixels, if it is larger."""
 
@@ -22,7 +24,10 @@ SIDE = 160
 def write(
     out: Path, task: str, found: Mapping[str, Evaluation], split: Split, best: str, threshold: float = 0.0
 ) -> None:
-    """What each row says of each picture, sheets of some, and what the best row takes for what."""
+    """What each row says of each picture, sheets of some and of what visual prompts look at, and what the best row
+    takes for what."""
+    if any(evaluation.attention is not None for evaluation in found.values()):
+        (out / ATTENTION).mkdir()
     shown = shown_pictures(split, SHOWN, SIDE)
     for index, picture in shown.items():
         write_picture(out / "pictures" / f"{index}.jpg", picture, quality=85)
@@ -32,6 +37,8 @@ def write(
         write_csv(out / "rows" / f"{row}.csv", columns, lines)
         sheet = contact_sheet(list(shown.values()), [lines[i][1:3] for i in shown])
         write_picture(out / "rows" / f"{row}.jpg", sheet, quality=85)
+        if evaluation.attention is not None:
+            write_picture(out / ATTENTION / f"{row}.jpg", evaluation.attention, quality=90)
         if row == best:
             write_csv(out / "plot.csv", columns, lines, plot_text)
 
