@@ -109,8 +109,8 @@ def test_new_writes_rows_for_objects(here: Path, layout: str, entry: dict, task:
     assert (params.concepts["cells"].task, params.concepts["cells"].names) == (task, {"ring": "red ring"})
     assert list(params.rows()) == ["cells-zero-shot", "cells-prompt-tuning", "cells-cones"]
     searched = params.runs["cells-cones"].method
-    assert (searched.lr, searched.epochs, searched.batch_size, searched.patience) == (0.1, 60, 16, 30)
-    assert params.runs["cells-prompt-tuning"].method.lr == 0.05
+    assert (searched.lr, searched.epochs, searched.batch_size, searched.patience) == ("auto", 60, 16, 30)
+    assert params.runs["cells-prompt-tuning"].method.lr == "auto"
     assert "3 rows" in run.invoke(app, ["check"]).output
 
 

@@ -68,7 +68,7 @@ assert found["top3"] == 0.75 == task.quick([Predictions(scores)], truth, list("a
 assert headline("shortlist") == report_of("shortlist").headline == "top3"
 assert rank("shortlist", found) > rank("shortlist", {**found, "top3": 0.5})
 for part in get_args(Part):
-    if part not in ("judge", "patients"):
+    if part not in ("attention", "judge", "patients"):
         part_of("shortlist", part)
 """
 

@@ -326,7 +326,7 @@ def test_a_side_metric_that_is_no_number_stands_in_no_card_and_the_main_one_must
     run = RunConfig(concept="c", method=parse_method({"name": "zero_shot"}))
     task = MEASURES["classification"]
 
-    def search(**metrics: float) -> rows.FoundRow:
+    def search(**metrics: float) -> rows.SearchedRow:
         known = dataclasses.replace(task, full=lambda *given: SimpleNamespace(metrics=metrics))
         monkeypatch.setitem(MEASURES, "classification", known)
         return rows.search_row("r", run, encoded, accelerator)

@@ -26,16 +26,16 @@ SIXTEENTHS = (1, 2, 4)
 
 def choose_rate(
     work: Epochs, task: str, checkpoint: Path | None = None, note: Callable[[str], None] = lambda line: None
-) -> list[dict[str, float]]:
+) -> tuple[list[dict[str, float]], float]:
     """Search at each rate of the grid by successive halving (Jamieson and Talwalkar 2016); `work` stays as it is.
 
     All see the batches, views and schedule that the row itself would have, for its warm-up and a quarter of its other
-    epochs at most. Returns a line a rate, best first: `lr`, the `epochs` it had, and its best validation metrics.
-    Raises `SearchError` where the loss was finite at none.
+    epochs at most. Returns a line a rate, best first, with `lr`, the `epochs` it had and its best validation metrics,
+    and the seconds that it took. Raises `SearchError` where the loss was finite at none.
     """
     race = Race(work, task, note)
-    optimise(race, task, None if checkpoint is None else checkpoint.with_name(RACE))
-    return race.table()
+    done = optimise(race, task, None if checkpoint is None else checkpoint.with_name(RACE))
+    return race.table(), done.seconds
 
 
 class Race:

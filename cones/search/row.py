@@ -78,13 +78,12 @@ def search_row(
     result, (train, val) = SearchResult(), _pictures(run, encoded, method, backbone, names, live)
     rates: list[dict[str, float]] = []
     if isinstance(run.method, Searched):
-        settings, began = run.method, time.perf_counter()
+        settings, seconds = run.method, 0.0
         if settings.lr == "auto":
             work = Epochs(method, backbone, names, train, val, settings, seed, accelerator, about["task"])
-            rates = choose_rate(work, about["task"], checkpoint, note)
+            rates, seconds = choose_rate(work, about["task"], checkpoint, note)
             settings = settings.model_copy(update={"lr": rates[0]["lr"]})
             card = card.model_copy(update={"method": {**card.method, "chosen_lr": settings.lr}})
-        seconds = time.perf_counter() - began
         watch = None if samples is None else parts.watch_of(settings, method, backbone, encoded, samples)
         result = search(
             method, backbone, names, train, val, settings, seed, accelerator, checkpoint,
