@@ -9,6 +9,10 @@ from cones.common.files import read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench/results"
+METHOD_ORDER = (
+    "zero_shot", "coop", "cocoop", "vpt_shallow", "vpt_deep", "upt", "cones", "taskres", "lp_plus_plus", "tip_adapter",
+    "tip_adapter_f", "linear_probe",
+)  # fmt: skip
 ELSE = (
     ("keeping latents and the new row alone", "public_recipe", "+own_rows"),
     ("ending by a fixed batch", "+own_rows", "+early_stop"),
@@ -62,6 +66,20 @@ def upt() -> str:
         values = " | ".join(f"{100 * of['test_accuracy'][m]['mean']:.0f}" for m in methods)
         variances = f"{of['visual_variance']:.2f} | {of['text_variance']:.2f}"
         lines.append(f"| {', '.join(of['differ'])} | {variances} | {values} |")
+    return "\n".join(lines)
+
+
+def few_shot_real() -> str:
+    """Test accuracy of every method on the real data sets, and its seconds on the first of them."""
+    studies = read_json(RESULTS / "few_shot_real.json")["studies"]
+    heads = [f"{name}, {of['shots'][0]} shots" for name, of in studies.items()]
+    first = next(iter(studies.values()))
+    lines = [f"| | {' | '.join(heads)} | searched numbers | seconds on the cells |", "|---" * (len(heads) + 3) + "|"]
+    for method in sorted(first["methods"], key=list(METHOD_ORDER).index):
+        found = [of["methods"][method][str(of["shots"][0])] for of in studies.values()]
+        seconds = median(found[0]["optimise_seconds"]["seeds"])
+        values = " | ".join(_percent(of["accuracy"]) for of in found)
+        lines.append(f"| {method} | {values} | {found[0]['trained_parameters']:,} | {seconds:.1f} |")
     return "\n".join(lines)
 
 
@@ -255,6 +273,7 @@ def main() -> None:
         ("study", study()),
         ("upt", upt()),
         ("cells", fewshot("cells")),
+        ("few-shot real", few_shot_real()),
         ("nodules", nodules()),
         ("lesions", lesions()),
         ("real", real()),
