@@ -72,11 +72,12 @@ def test_the_row_is_that_of_the_rate_that_won(search_few: Search, settings: dict
     assert tried == pytest.approx([default * 10 ** (k / 2) for k in range(-3, 4)], rel=5e-3)
 
 
-def test_halves_end_and_the_best_comes_first(search_few: Search) -> None:
-    lines = search_few(CONES | {"epochs": 40}).rates
-    assert sorted((line["epochs"] for line in lines), reverse=True) == [11, 11, 6, 6, 4, 4, 4]
+@pytest.mark.parametrize(("patience", "ends"), [(None, [11, 6, 4]), (20, [11, 6, 4]), (5, [6, 4, 3])])
+def test_halves_end_and_the_best_comes_first(search_few: Search, patience: int | None, ends: list[int]) -> None:
+    lines, (last, second, first) = search_few(CONES | {"epochs": 40, "patience": patience}).rates, ends
+    assert [line["epochs"] for line in lines[:2]] == [last, last]
+    assert sorted((line["epochs"] for line in lines), reverse=True) == [last, last, second, second, *3 * [first]]
     finalists = [rank("classification", line) for line in lines[:2]]
-    assert {line["epochs"] for line in lines[:2]} == {11}
     assert finalists == sorted(finalists, reverse=True)
 
 

@@ -23,15 +23,18 @@ STEPS = range(-3, 4)
 SIXTEENTHS = (1, 2, 4)
 """Of a row's epochs after its warm-up: after the first two the worse half ends, after the last the best wins."""
 
+LASTING = 4
+"""Times its patience, a row that may end early is expected to last: the parts are of that where it is less."""
+
 
 def choose_rate(
     work: Epochs, task: str, checkpoint: Path | None = None, note: Callable[[str], None] = lambda line: None
 ) -> tuple[list[dict[str, float]], float]:
     """Search at each rate of the grid by successive halving (Jamieson and Talwalkar 2016); `work` stays as it is.
 
-    All see the batches, views and schedule that the row itself would have, for its warm-up and a quarter of its other
-    epochs at most. Returns a line a rate, best first, with `lr`, the `epochs` it had and its best validation metrics,
-    and the seconds that it took. Raises `SearchError` where the loss was finite at none.
+    All see the batches, views and schedule that the row itself would have, for its warm-up and a quarter of the other
+    epochs that it is expected to last. Returns a line a rate, best first, with `lr`, the `epochs` it had and its best
+    validation metrics, and the seconds that it took. Raises `SearchError` where the loss was finite at none.
     """
     race = Race(work, task, note)
     done = optimise(race, task, None if checkpoint is None else checkpoint.with_name(RACE))
@@ -55,8 +58,9 @@ class Race:
         self.module = nn.ModuleList(nn.ParameterList(p.clone() for p in start) for _ in self.rates)
         groups = [{"params": list(of), "lr": rate} for of, rate in zip(self.module, self.rates)]
         self.optimiser = optimiser_for(groups, settings)
-        warm = min(settings.warmup_epochs, settings.epochs - 1)
-        ends = {warm + math.ceil(part * (settings.epochs - warm) / 16) for part in SIXTEENTHS}
+        epochs = settings.epochs if settings.patience is None else min(settings.epochs, LASTING * settings.patience)
+        warm = min(settings.warmup_epochs, epochs - 1)
+        ends = {warm + math.ceil(part * (epochs - warm) / 16) for part in SIXTEENTHS}
         self.ends = sorted(ends)  # epochs
         self.units, self.validate_every, self.steps_a_unit = len(self.ends), 1, 0
         self.checkpoint_seconds = settings.checkpoint_seconds
