@@ -68,8 +68,8 @@ def test_the_report_has_a_card_for_each_row_with_prompts(tmp_path: Path) -> None
         (tmp_path / "rows" / f"{row}.csv").write_text("picture,actual,predicted\na,zorb,wug\n")
     parts = CLASSIFICATION.parts(tmp_path, ["coop", "upt"], "upt")
     assert len(parts) == 2  # nothing looked anywhere
-    (tmp_path / "attention").mkdir()
-    (tmp_path / "attention/upt.jpg").write_bytes(b"a sheet")
+    (tmp_path / "rows/attention").mkdir()
+    (tmp_path / "rows/attention/upt.jpg").write_bytes(b"a sheet")
     *_, gallery = CLASSIFICATION.parts(tmp_path, ["coop", "upt"], "upt")
     assert isinstance(gallery, Gallery)
     assert [(card.image, list(card.lines)) for card in gallery.cards] == [(b"a sheet", [("upt", None)])]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import Project
 from PIL import Image
+from ruamel.yaml import YAML
 
 pytestmark = pytest.mark.timeout(600)  # it waits for a project to be made
 
@@ -36,9 +37,13 @@ def test_each_row_is_evaluated_and_in_the_report(visual: Project) -> None:
     assert calls == {"few-vpt-shallow": 0, "few-vpt-deep": 0, "few-upt": 2 * 2 + 3, "few-cocoop": 40 + 2 * 40}
     report = (visual.folder / "results/report.html").read_text()
     assert all(row in report for row in ROWS)
-    sheets = {sheet.stem for sheet in (visual.folder / "evaluated/few/attention").iterdir()}
+    sheets = {sheet.stem for sheet in (visual.folder / "evaluated/few/rows/attention").iterdir()}
     assert sheets == {"few-vpt-shallow", "few-vpt-deep", "few-upt"}
     assert "What visual prompts look at" in report
+    kept = YAML(typ="safe").load(visual.folder / "dvc.lock")["stages"]["evaluate@few"]["outs"]
+    assert {f"evaluated/few/{path.name}" for path in (visual.folder / "evaluated/few").iterdir()} == {
+        out["path"] for out in kept
+    }
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -50,7 +50,7 @@ def _gallery(folder: Path, told: dict[str, list[dict[str, str]]], best: str) -> 
 
 def _attention(evaluated: Path, rows: Sequence[str]) -> list[Part]:
     """What the visual prompts of rows look at, where there are some."""
-    sheets = {row: evaluated / "attention" / f"{row}.jpg" for row in rows}
+    sheets = {row: evaluated / "rows/attention" / f"{row}.jpg" for row in rows}
     cards = [Card(sheet.read_bytes(), [(row, None)]) for row, sheet in sheets.items() if sheet.exists()]
     note = (
         "Test pictures, and the same as light as they are looked at in the image encoder's last layer: by CLS, which "

@@ -15,8 +15,8 @@ from cones.visuals.tables import write_csv
 SHOWN = 40
 """Test pictures that are shown, the same for every row."""
 
-ATTENTION = "attention"
-"""The folder of sheets that say what visual prompts look at."""
+ATTENTION = "rows/attention"
+"""The folder of sheets that say what visual prompts look at: in an output of the stage, as DVC keeps no other file."""
 SIDE = 160
 """The longer side of a shown picture in classification, in pixels, if it is larger."""
 
