@@ -5,6 +5,7 @@ import csv
 import io
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ def origin_of(card: ConceptCard) -> dict[str, str]:
     }
 
 
+def log_metrics(client: Any, identity: str, metrics: Sequence[Any]) -> None:
+    """Log any number of metrics in a run, as many at once as MLflow takes."""
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(identity, metrics=metrics[start : start + BATCH])
+
+
 def git_commit() -> str:
     """The commit that is checked out here, or `unknown`."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -70,8 +77,7 @@ def log_results(client: Any, identity: str, row: FinishedRow) -> None:
     scores = {f"{split}.{k}": v for split, of in row.metrics.items() for k, v in of.items()}
     scores |= {f"cost.{k}": v for k, v in read_json(folder / "cost.json", dict[str, float]).items()}
     curves = [Metric(k, v, 0, step) for step, k, v in _curves(folder / "curves.csv")]
-    for start in range(0, len(curves), BATCH):
-        client.log_batch(identity, metrics=curves[start : start + BATCH])
+    log_metrics(client, identity, curves)
     client.log_batch(
         identity,
         metrics=[Metric(k, float(v), 0, 0) for k, v in scores.items()],

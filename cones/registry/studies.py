@@ -13,7 +13,7 @@ from cones.common.layout import STUDIES
 from cones.config.params import Params
 from cones.registry.claims import CLAIM_TAG, KEY_TAG, claim, is_held, made_once, runs_of, taken_back
 from cones.registry.faults import every_page
-from cones.registry.run import BATCH, git_commit
+from cones.registry.run import git_commit, log_metrics
 from cones.study.figures import about_of, figures_of, numbers_of
 from cones.study.settings import Study, settings_hash
 
@@ -99,9 +99,7 @@ def _log(client: Any, study: FinishedStudy, experiment: str, known: Any, new: li
             return None
         new += _log_cells(client, study, experiment, identity)
         client.log_batch(identity, params=[Param(name, text) for name, text in study.about.items()])
-        metrics = [Metric(name, mean, 0, shots) for name, shots, mean in study.means]
-        for start in range(0, len(metrics), BATCH):
-            client.log_batch(identity, metrics=metrics[start : start + BATCH])
+        log_metrics(client, identity, [Metric(name, mean, 0, shots) for name, shots, mean in study.means])
         for path in sorted(p for p in study.folder.glob("*") if p.suffix in (".csv", ".json", ".svg", ".html")):
             client.log_artifact(identity, str(path))
         return run
