@@ -47,10 +47,11 @@ finetunes:
 """,
 }
 TOYS = {"few": [], "things": ["toy-glip"], "zorb": ["toy-sd", "toy-judge"]}
+CONES = "searched/zorb/zorb-cones/concept.safetensors"
 USE = {
     "few": [["cones", "predict", "few", "a.png"]],
     "things": [["cones", "predict", "things", "a.png"]],
-    "zorb": [["cones", "generate", "zorb", "-n", "1"], ["cones", "export", "zorb", "--out", "zorb.safetensors"]],
+    "zorb": [["cones", "generate", "zorb", "-n", "1"], ["cones", "export", CONES, "--out", "zorb.safetensors"]],
 }
 
 
