@@ -43,9 +43,9 @@ def fewshot(name: str) -> str:
     return "\n".join(lines)
 
 
-def study() -> str:
-    """Accuracy by shots of the shipped study, whose `studies/glyphs/summary.json` is kept with the results."""
-    found = read_json(RESULTS / "study_glyphs.json")
+def study(name: str) -> str:
+    """Accuracy by shots of a shipped study, whose `studies/NAME/summary.json` is kept with the results."""
+    found = read_json(RESULTS / f"study_{name}.json")
     heads = [f"{k} shots" if k > 1 else "1 shot" for k in found["shots"]]
     lines = [f"| | {' | '.join(heads)} | searched numbers | seconds at {found['shots'][-1]} shots |"]
     lines.append("|---" * (len(heads) + 3) + "|")
@@ -55,6 +55,39 @@ def study() -> str:
         seconds = median(last["optimise_seconds"]["seeds"])
         lines.append(f"| {method} | {values} | {last['trained_parameters']:,} | {seconds:.2f} |")
     return "\n".join(lines)
+
+
+def few_shot_cost() -> str:
+    """Seconds an epoch by classes, numbers and memory at 100 of them; then a whole search on the glyphs."""
+    found = read_json(RESULTS / "few_shot_cost.json")
+    tiny, (wide,) = found["by_classes"]["clip-tiny"], found["by_classes"]["ViT-B/16, random weights"].values()
+    heads = [f"{classes} classes" for classes in tiny]
+    lines = [f"| | {' | '.join(heads)} | trained, of 100 | MB, of 100 | ViT-B/16, 10 classes | best at | of all |"]
+    lines.append("|---" * (len(tiny) + 6) + "|")
+    for method in sorted(found["glyphs_16_shots"], key=list(METHOD_ORDER).index):
+        whole, hundred = found["glyphs_16_shots"][method], tiny["100"][method]
+        epochs = " | ".join(_epoch(by[method], found["limit_seconds"]) for by in tiny.values())
+        count, memory = (f"{hundred[k]:,.0f}" for k in ("trained_parameters", "peak_memory_mb"))
+        lines.append(
+            f"| {method} | {epochs} | {count} | {memory} | {_epoch(wide[method], found['limit_seconds'])} | "
+            f"{whole['seconds_to_best']:.1f} | {whole['seconds']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _epoch(line: dict, limit: int) -> str:
+    """Seconds of an epoch, of a whole fit where a method has no epochs, or what it needed too much of."""
+    if "more_than_bytes" in line:
+        return f"over {line['more_than_bytes'] // 2**30} GiB"
+    if "more_than_seconds" in line:
+        return f"over {limit}"
+    if "epoch_seconds" in line:
+        return _short(line["epoch_seconds"])
+    return f"{_short(line['fit_seconds'])} in all"
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def upt() -> str:
@@ -270,7 +303,8 @@ def main() -> None:
     text = new = path.read_text()
     for name, table in (
         ("glyphs", fewshot("glyphs")),
-        ("study", study()),
+        ("study", study("glyphs")),
+        ("few-shot cost", few_shot_cost()),
         ("upt", upt()),
         ("cells", fewshot("cells")),
         ("few-shot real", few_shot_real()),
