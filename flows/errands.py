@@ -11,7 +11,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling, Crashed
 from prefect.utilities.callables import parameter_schema
 
@@ -26,7 +26,9 @@ SILENCE = 45.0
 """Seconds without a word of a worker that runs a stage, after which it counts as gone."""
 
 LOOK_SECONDS = 1.0
-BEAT = "cones.beat"
+BEAT, AT, MACHINE, GPU = "cones.beat", "cones.at", "cones.machine", "cones.gpu"
+"""Labels of a flow run by which a worker says that it lives, and what it is at, where."""
+
 TRAVEL = ("python", "-m", "flows.travel")
 
 
@@ -99,32 +101,29 @@ class Pool:
     def _follow(self, run: UUID, ending: Callable[[], bool], log: Callable[[str], None]) -> FlowRun:
         """The flow run when it is over."""
         seen, since, told = None, time.monotonic(), ""
-        while True:
-            if ending():
-                raise StageFailed("the flow is ending", may_pass=False)
-            try:
-                with get_client(sync_client=True) as client:
+        with get_client(sync_client=True) as client:
+            while True:
+                if ending():
+                    raise StageFailed("the flow is ending", may_pass=False)
+                try:
                     found = client.read_flow_run(run)
-            except httpx.HTTPError:  # the server is away, and comes back
+                except (httpx.HTTPError, PrefectHTTPStatusError):  # the server is away, and comes back
+                    seen, since = None, time.monotonic()
+                    time.sleep(LOOK_SECONDS)
+                    continue
+                if found.state is None or found.state.is_final():
+                    return found
+                sign = (found.state.type, found.labels.get(BEAT))
+                if sign != seen:
+                    seen, since = sign, time.monotonic()
+                elif found.state.is_running() and time.monotonic() - since > SILENCE:
+                    message = f"no word for {SILENCE:.0f} seconds from the worker on {found.labels.get(MACHINE)}"
+                    _set(run, Crashed(message=message))
+                    raise Lost(f"{message}: it, or its machine, is gone")
+                if found.labels.get(MACHINE, told) != told:
+                    told = str(found.labels[MACHINE])
+                    log(f"a worker on {told} has it")
                 time.sleep(LOOK_SECONDS)
-                seen, since = None, time.monotonic()
-                continue
-            state = found.state
-            if state is None or state.is_final():
-                return found
-            labels = found.labels or {}
-            sign = (state.type, labels.get(BEAT))
-            if sign != seen:
-                seen, since = sign, time.monotonic()
-            elif state.is_running() and time.monotonic() - since > SILENCE:
-                message = f"no word for {SILENCE:.0f} seconds from the worker on {labels.get('cones.machine')}"
-                _set(run, Crashed(message=message))
-                raise Lost(f"{message}: it, or its machine, is gone")
-            at = f"on {labels['cones.machine']}" if "cones.machine" in labels else ""
-            if at != told:
-                log(at)
-                told = at
-            time.sleep(LOOK_SECONDS)
 
     def _outcomes(self, run: FlowRun, stages: Sequence[str]) -> dict[str, Any]:
         message = (run.state.message if run.state else None) or ""

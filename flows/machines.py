@@ -25,6 +25,7 @@ from cones.common.process import lock
 from cones.common.redaction import guard_output
 from cones.common.system_errors import in_words
 from flows.clones import check_packages, forget, stand_at
+from flows.errands import AT, BEAT, GPU, MACHINE, TRAVEL
 from flows.gpus import gpus, one_gpu
 from flows.processes import CommandFailed, Programs
 from flows.stages import stage_environment
@@ -33,11 +34,6 @@ guard_output()
 
 BEAT_SECONDS = 10.0
 """How often a worker says what it is at."""
-
-BEAT, AT, MACHINE, GPU = "cones.beat", "cones.at", "cones.machine", "cones.gpu"
-"""Labels of a flow run that say so."""
-
-TRAVEL = ("python", "-m", "flows.travel")
 
 StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:@-]*$", max_length=300)]
 
@@ -108,11 +104,12 @@ def beating() -> Iterator[dict[str, str]]:
 
     def beat() -> None:
         count = 0
-        while not ended.is_set():
-            count += 1
-            with suppress(Exception), get_client(sync_client=True) as client:  # a server that is away comes back
-                client.update_flow_run_labels(run, {**labels, BEAT: count})
-            ended.wait(BEAT_SECONDS)
+        with get_client(sync_client=True) as client:
+            while not ended.is_set():
+                count += 1
+                with suppress(Exception):  # a server that is away comes back
+                    client.update_flow_run_labels(run, {**labels, BEAT: count})
+                ended.wait(BEAT_SECONDS)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
