@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cones.common.errors import ConesError
-from cones.common.escaping import shortened
+from cones.common.escaping import printable, shortened
 
 LOCK_FILES = ("dvc.lock", "studies/dvc.lock")
 """Which DVC writes, here and on a worker; what they say travels by itself."""
@@ -19,7 +19,7 @@ def commit_here() -> str:
     changed = changes()
     if changed:
         raise ConesError(
-            f"workers check out a commit, and this work tree is none: {shortened(', '.join(changed))}; commit or stash "
+            f"workers check out a commit, and this work tree is none: {_told(changed)}; commit or stash "
             "that first, and push the commit to where the workers' clones fetch from"
         )
     return _git("rev-parse", "HEAD").strip()
@@ -34,11 +34,11 @@ def changes() -> list[str]:
 def stand_at(commit: str) -> None:
     """Bring a worker's clone to a commit; `ConesError` if it cannot be had, or the clone has changes of its own."""
     if not re.fullmatch("[0-9a-f]{40}", commit):
-        raise ConesError(f"{shortened(commit)!r} is no commit: 40 hexadecimal digits")
+        raise ConesError(f"`{shortened(commit)}` is no commit: 40 hexadecimal digits")
     changed = changes()
     if changed:
         raise ConesError(
-            f"the worker's clone in {Path.cwd()} has changes of its own: {shortened(', '.join(changed))}; it has to be "
+            f"the worker's clone in {Path.cwd()} has changes of its own: {_told(changed)}; it has to be "
             "a clone that nobody works in: commit them elsewhere, `git checkout .`, and run the flow again"
         )
     forget()
@@ -79,9 +79,13 @@ def check_packages(files: tuple[str, ...] = ("requirements.txt",)) -> None:
             wrong.append(f"{pin[1]} is {found} and not {pin[2]}")
     if wrong:
         raise ConesError(
-            f"the packages of the worker in {Path.cwd()} are not those of the commit: {shortened('; '.join(wrong))}; "
+            f"the packages of the worker in {Path.cwd()} are not those of the commit: {_told(wrong)}; "
             "`make .venv/ready` there, and start the worker again"
         )
+
+
+def _told(found: list[str], most: int = 8) -> str:
+    return ", ".join(map(printable, found[:most])) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
 def _has(commit: str) -> bool:

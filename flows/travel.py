@@ -11,7 +11,8 @@ cache; what it would keep does not depend on that, so here it is asked to.
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,21 +34,24 @@ def offer(repo: "Repo", file: Path, names: list[str]) -> None:
     A stage that is up to date, or that anyone made from the same before, is none of them: that is taken from the run
     cache. What the others need is pushed.
     """
-    repo.stage_cache.pull(None)
     stages = [_stage(repo, name) for name in names]
+    with remote():
+        repo.stage_cache.pull(None)
     wanted = [s for s in stages if s.changed() and not _restore(repo, s)]
     needed = _needed(repo, wanted)
     if needed:
-        repo.push(targets=[s.addressing for s in needed])
+        with remote():
+            repo.push(targets=[s.addressing for s in needed])
     write_json(file, {"stages": [s.addressing for s in wanted], "lock": _lines(needed)})
 
 
 def take(repo: "Repo", file: Path, names: list[str]) -> None:
     """Pull what these stages depend on, by the lines in `file`, and what somebody has made of it in the meantime."""
     _merge(repo, json.loads(file.read_text())["lock"])
-    repo.stage_cache.pull(None)
     stages = [_stage(repo, name) for name in names]
-    repo.pull(targets=sorted({target for s in stages for target in _inputs(repo, s)}))
+    with remote():
+        repo.stage_cache.pull(None)
+        repo.pull(targets=sorted({target for s in stages for target in _inputs(repo, s)}))
     for stage in stages:
         _restore(repo, stage)
 
@@ -56,13 +60,15 @@ def give(repo: "Repo", names: list[str]) -> None:
     """Push what these stages made, and then that it is there."""
     for stage in (_stage(repo, name) for name in names):
         repo.stage_cache.save(stage)
-    repo.push(targets=names)
-    repo.stage_cache.push(None)
+    with remote():
+        repo.push(targets=names)
+        repo.stage_cache.push(None)
 
 
 def receive(repo: "Repo", names: list[str]) -> None:
     """Take what these stages made elsewhere as if they had run here."""
-    repo.stage_cache.pull(None)
+    with remote():
+        repo.stage_cache.pull(None)
     lacking = [name for name in names if not _restore(repo, _stage(repo, name))]
     if lacking:
         raise DataError(
@@ -92,7 +98,8 @@ def _restore(repo: "Repo", stage: "PipelineStage") -> bool:
     for out in stage.outs:  # else DVC takes what the lock file has for what is wanted
         out.hash_info = HashInfo()
     try:
-        repo.stage_cache.restore(stage, pull=True)
+        with remote():
+            repo.stage_cache.restore(stage, pull=True)
     except RunCacheNotFoundError:
         return False
     stage.save()
@@ -160,29 +167,41 @@ def _merge(repo: "Repo", lines: Lock) -> None:
     repo._reset()
 
 
-def main() -> None:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo, lock_repo
+class Away(ConesError):
+    """DVC's remote does not answer, or not as it should."""
 
+    may_pass = True
+
+
+@contextmanager
+def remote() -> Iterator[None]:
+    """What goes over the remote; `Away` if that fails."""
+    from dvc.exceptions import DvcException
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    try:
+        yield
+    except RunCacheNotFoundError:
+        raise
+    except (DvcException, OSError) as error:
+        raise Away(
+            f"DVC's remote cannot be used: {error}; what was made is kept, and the next try goes on with it"
+        ) from None
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.travel", description="Carry stages between clones.")
     parser.add_argument("what", choices=["offer", "take", "give", "receive"])
     parser.add_argument("names", nargs="+", help="stages; before them, for offer and take, the file of their lines")
     asked = parser.parse_args()
     with plain_errors():
-        try:
-            with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
-                if asked.what in ("offer", "take"):
-                    (offer if asked.what == "offer" else take)(repo, Path(asked.names[0]), asked.names[1:])
-                else:
-                    (give if asked.what == "give" else receive)(repo, asked.names)
-        except DvcException as error:
-            raise Away(f"DVC cannot {asked.what} {', '.join(asked.names)}: {error}") from None
+        from dvc.repo import Repo, lock_repo
 
-
-class Away(ConesError):
-    """The remote does not answer, or not as it should."""
-
-    may_pass = True
+        with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+            if asked.what in ("offer", "take"):
+                (offer if asked.what == "offer" else take)(repo, Path(asked.names[0]), asked.names[1:])
+            else:
+                (give if asked.what == "give" else receive)(repo, asked.names)
 
 
 if __name__ == "__main__":

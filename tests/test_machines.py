@@ -1,8 +1,7 @@
 """Stages made by workers in clones of their own, over a real Prefect server and a folder as DVC's remote."""
 
-import os
+import re
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,36 +9,40 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 import pytest
-from conftest import ROOT, Project
+from conftest import PREFECT_PASSWORD, ROOT, Project, Server
 from ruamel.yaml import YAML
+
+from cones.common.errors import ConesError
+from flows.clones import check_packages, commit_here, stand_at
 
 GRAPH = """
 stages:
   plan: {cmd: python work.py plan, deps: [work.py], outs: [plan]}
   work:
-    foreach: [a, b, c]
+    foreach: [a, b]
     do:
       cmd: python work.py ${item}
       meta: {gpu: true}
       deps: ["plan/${item}"]
       outs: [{"made/${item}": {persist: true}}]
   after:
-    foreach: [a, b]
+    foreach: [a]
     do:
       cmd: cp made/${item} after-${item}
       meta: {gpu: true}
       deps: ["made/${item}"]
       outs: [{"after-${item}": {persist: true}}]
-  report: {cmd: cat made/a made/b made/c > report, deps: [made], outs: [report]}
+  report: {cmd: cat made/a made/b > report, deps: [made], outs: [report]}
 """
 WORK = """
 import os, pathlib, sys, time
 name = sys.argv[1]
 if name == "plan":
-    for item in "abc":
+    for item in "ab":
         pathlib.Path("plan").mkdir(exist_ok=True)
-        pathlib.Path("plan", item).write_text(item * 1000)
+        pathlib.Path("plan", item).write_text(item * 1000 + pathlib.Path("work.py").read_text()[-20:])
     sys.exit()
 open(os.environ["MADE"], "a").write(f"{name} {pathlib.Path.cwd().name} {os.getpid()}\\n")
 for step in range(int(pathlib.Path(os.environ["MADE"]).with_name("steps").read_text())):
@@ -88,11 +91,21 @@ class Machines:
         self.run("dvc", "remote", "add", "-q", "--default", "store", str(folder / "store"))
         self.commit()
         self.run("prefect", "work-pool", "create", pool, "--type", "process")
+        self.workers: dict[str, subprocess.Popen] = {}
+
+    @property
+    def more(self) -> dict[str, str]:
+        made = str(self.folder / "made")
+        return {**self.server, "PYTHONPATH": str(ROOT), "MADE": made, "PREFECT_WORKER_QUERY_SECONDS": "1"}
 
     def environment(self) -> dict[str, str]:
-        return self.home.environment(
-            **self.server, PYTHONPATH=str(ROOT), MADE=str(self.folder / "made"), PREFECT_WORKER_QUERY_SECONDS="1"
-        )
+        return self.home.environment(**self.more)
+
+    def change(self, text: str) -> None:
+        """Another commit, at which all has to be made again."""
+        self.forget()
+        (self.home.folder / "work.py").write_text(f"{WORK}# {text}\n")
+        self.commit()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(
@@ -119,6 +132,7 @@ class Machines:
                 ["prefect", "worker", "start", "--pool", self.pool, "--name", name, "--limit", "1"], cwd=where,
                 env=self.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+        self.workers[name] = process
         try:
             yield process
         finally:
@@ -141,17 +155,22 @@ class Machines:
 
     def forget(self) -> None:
         """Home as before anything ran there."""
-        for name in ("dvc.lock", ".dvc/cache", "plan", "made", "report", *(f"after-{x}" for x in "ab")):
+        for name in ("dvc.lock", ".dvc/cache", "plan", "made", "report", "after-a"):
             path = self.home.folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@pytest.fixture
-def machines(tmp_path: Path, with_prefect: dict[str, str]) -> Machines:
-    return Machines(tmp_path, with_prefect, f"pool-{tmp_path.name}")
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory, prefect_server: Server) -> Iterator[Machines]:
+    """With a worker in each of two clones."""
+    server = {"PREFECT_API_URL": f"http://127.0.0.1:{prefect_server.port}/api",
+              "PREFECT_HOME": str(prefect_server.folder), "PREFECT_API_AUTH_STRING": PREFECT_PASSWORD}  # fmt: skip
+    made = Machines(tmp_path_factory.mktemp("machines"), server, "away")
+    with made.worker("one"), made.worker("two"):
+        yield made
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until
@@ -163,76 +182,119 @@ def test_two_workers_make_what_one_machine_makes(machines: Machines) -> None:
     alone = machines.lock()
     machines.forget()
     machines.made()
-    with machines.worker("one"), machines.worker("two"):
-        machines.run(*machines.flow())
-        assert machines.lock() == alone
-        assert "up to date" in machines.run("dvc", "status").stdout
-        assert "Running stage" not in machines.run("dvc", "repro").stdout
-        made = machines.made()
-        assert sorted(name for name, *_ in made) == ["a", "b", "c"]
-        assert {where for _, where, _ in made} == {"one", "two"}
-        for name in ("one", "two"):  # left as it was, with nothing that it did not need
-            git = subprocess.run(["git", "status", "--porcelain"], cwd=machines.folder / name, capture_output=True)
-            assert not git.stdout
-        assert not (machines.folder / "one/report").exists()
+    machines.run(*machines.flow())
+    assert machines.lock() == alone
+    assert "Running stage" not in machines.run("dvc", "repro").stdout
+    made = machines.made()
+    assert sorted(name for name, *_ in made) == ["a", "b"]
+    assert {where for _, where, _ in made} == {"one", "two"}
+    for name in ("one", "two"):  # left as it was, with nothing that it did not need
+        git = subprocess.run(["git", "status", "--porcelain"], cwd=machines.folder / name, capture_output=True)
+        assert not git.stdout
+        assert not (machines.folder / name / "report").exists()
 
-        machines.forget()  # another machine at home: all is in the remote
-        machines.run(*machines.flow())
-        assert not machines.made()
-        assert machines.lock() == alone
+    machines.forget()  # another machine at home: all is in the remote
+    machines.run(*machines.flow())
+    assert not machines.made()
+    assert machines.lock() == alone
 
 
-def test_a_killed_worker_is_noticed_and_another_makes_its_stage(machines: Machines) -> None:
+def test_a_remote_that_is_away_loses_nothing_that_was_made(machines: Machines) -> None:
+    """The flow tries again, ends failed and names it; the worker has kept what it made, and a later flow gets it."""
+    (machines.folder / "steps").write_text("30")
+    machines.change("again")
+    store, away = machines.folder / "store", machines.folder / "away"
+    flow = machines.home.start("flow.log", *machines.flow("work@a"), **machines.more)
+    wait_for(lambda: (machines.folder / "made").exists())
+    store.rename(away)
+    store.write_text("a file in the place of the folder")
+    assert flow.wait(200) == 1
+    for told in ("bad: ['work@a']", "Retry 1/2", "DVC's remote cannot be used"):
+        assert told in machines.home.log("flow.log")
+    store.unlink()
+    away.rename(store)
+    machines.run(*machines.flow("work@a"))
+    assert machines.lock()["work@a"]
+    assert 1 <= len({where for _, where, _ in machines.made()})
+
+
+def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(machines: Machines) -> None:
     (machines.folder / "steps").write_text("600")
-    with machines.worker("one") as one:
-        flow = machines.home.start("flow.log", *machines.flow("work@a", silence=15), **machines.server,
-                                   PYTHONPATH=str(ROOT), MADE=str(machines.folder / "made"))  # fmt: skip
-        wait_for(lambda: (machines.folder / "made").exists())
-        ((name, where, _),) = machines.made()
-        assert (name, where) == ("a", "one")
-        os.killpg(one.pid, signal.SIGKILL)
-        killed = time.monotonic()
-        (machines.folder / "steps").write_text("1")
-        with machines.worker("two"):
-            wait_for(lambda: (machines.folder / "made").exists(), 60)
-            assert time.monotonic() - killed < 60
-            assert flow.wait(60) == 0, machines.home.log("flow.log")
-    assert [where for _, where, _ in machines.made()] == ["two"]
-    assert "it, or its machine, is gone" in machines.home.log("flow.log")
+    machines.change("once more")
+    other = Project.at(machines.clone("other"))
+    senders = (machines.home, other)
+    flows = [
+        who.start(f"{i}.log", *machines.flow("work@a", silence=15), **machines.more) for i, who in enumerate(senders)
+    ]
+    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
+    wait_for(lambda: (machines.folder / "made").exists())
+    ((_, where, _),) = machines.made()
+    killed = machines.workers[where]
+    for process in (*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)):
+        process.kill()
+    killed.wait()
+    (machines.folder / "steps").write_text("1")
+    assert [flow.wait(200) for flow in flows] == [0, 0], machines.home.log("0.log")
+    ((_, again, _),) = machines.made()
+    assert {where, again} == {"one", "two"}
+    for sender in ("0.log", "1.log"):
+        assert "it, or its machine, is gone" in machines.home.log(sender)
+    assert (other.folder / "made/a").read_bytes() == (machines.home.folder / "made/a").read_bytes()
 
 
 def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
-    def told(pool: str | None = None) -> str:
-        command = machines.flow("work@a")
-        return machines.run(*command[:3], pool or machines.pool, *command[4:], check=False).stdout
-
-    assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in told("nowhere")
-    (machines.home.folder / "work.py").write_text("sys.exit()")
-    (machines.home.folder / "more.py").write_text("")
-    assert "this work tree is none: work.py, more.py; commit or stash" in told()
-    machines.run("git", "stash", "-u")
+    command = machines.flow("work@a")
+    nowhere = machines.run(*command[:3], "nowhere", *command[4:], check=False)
+    assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in nowhere.stdout
     machines.run("dvc", "remote", "remove", "store")
+    (machines.home.folder / "more.py").write_text("")
+    refused = machines.run(*command, check=False).stdout
+    assert "this work tree is none: .dvc/config, more.py; commit or stash" in refused
     machines.commit()
-    assert "this project has none: `dvc remote add --default" in told()
+    assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
-@pytest.mark.parametrize("fault", ["changed", "packages", "commit"])
-def test_a_worker_that_cannot_stand_where_it_is_asked_to_says_so(machines: Machines, fault: str) -> None:
-    clone = machines.clone("one")
-    if fault == "changed":
-        (clone / "work.py").write_text("print(1)")
-        why = "has changes of its own: work.py"
-    elif fault == "packages":
-        (machines.home.folder / "requirements.txt").write_text("prefect==3.0.0\n")
-        machines.commit()
-        why = f"prefect is {version('prefect')} and not 3.0.0; `make .venv/ready` there"
-    else:
-        subprocess.run(["git", "remote", "set-url", "origin", str(clone)], cwd=clone, check=True)
-        (machines.home.folder / "more").write_text("")
-        machines.commit()
-        why = "fetches from; `git push` it there"
-    with machines.worker("one"):
-        done = machines.run(*machines.flow("work@a"), check=False)
-    assert done.returncode == 1
-    assert why in done.stdout
-    assert not machines.made()
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One of two commits, at the second, and where one stands."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    for text in ("1", "2"):
+        (tmp_path / "file").write_text(text)
+        git("add", "-A")
+        git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", text)
+    return tmp_path
+
+
+def git(*command: str) -> str:
+    return subprocess.run(["git", *command], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_clone_goes_to_a_commit_and_forgets_what_dvc_wrote(clone: Path) -> None:
+    first = git("rev-parse", "HEAD~")
+    (clone / "dvc.lock").write_text("of the stage before")
+    stand_at(first)
+    assert (clone / "file").read_text() == "1"
+    assert not (clone / "dvc.lock").exists()
+    assert commit_here() == first
+
+
+def test_a_worker_that_cannot_stand_where_it_is_asked_to_says_so(clone: Path) -> None:
+    with pytest.raises(ConesError, match="`'main'` is no commit"):
+        stand_at("main")
+    with pytest.raises(ConesError, match=r"commit abcabcabcabc is not where .* fetches from; `git push` it there"):
+        stand_at("abc" * 13 + "a")
+    (clone / "file").write_text("3")
+    with pytest.raises(ConesError, match="has changes of its own: file; it has to be a clone that nobody works in"):
+        stand_at(git("rev-parse", "HEAD~"))
+    assert (clone / "file").read_text() == "3"
+
+
+def test_other_packages_than_the_commits_are_named(clone: Path) -> None:
+    pins = f"prefect=={version('prefect')} \\\n    --hash=sha256:0\nwaitress==3.0.2 ; sys_platform == 'win32' \\\n"
+    (clone / "requirements.txt").write_text(pins)
+    check_packages()
+    (clone / "requirements.txt").write_text(f"{pins}mlflow==0.1 \\\nnowhere-to-be-had==1.0\n")
+    wrong = f"mlflow is {version('mlflow')} and not 0.1, nowhere-to-be-had is missing and not 1.0; `make .venv/ready`"
+    with pytest.raises(ConesError, match=re.escape(wrong)):
+        check_packages()
