@@ -25,6 +25,9 @@ from flows.processes import Programs
 SILENCE = 45.0
 """Seconds without a word of a worker that runs a stage, after which it counts as gone."""
 
+SERVER_SILENCE = 600.0
+"""Seconds without an answer of Prefect's server, after which a flow no longer waits for what it sent away."""
+
 LOOK_SECONDS = 1.0
 BEAT, AT, MACHINE, GPU = "cones.beat", "cones.at", "cones.machine", "cones.gpu"
 """Labels of a flow run by which a worker says that it lives, and what it is at, where."""
@@ -66,7 +69,8 @@ class Pool:
             client.create_deployment(
                 client.create_flow(stage), name=name, work_pool_name=name, entrypoint="flows/machines.py:stage",
                 pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": "."}}],
-                job_variables={"working_dir": ".", "command": "python -m prefect.engine"}, parameter_openapi_schema=parameter_schema(stage).model_dump(),
+                job_variables={"working_dir": ".", "command": "python -m prefect.engine"},
+                parameter_openapi_schema=parameter_schema(stage).model_dump(),
                 description="Stages of dvc.yaml that `python -m flows.pipeline --on` sends here.",
             )  # fmt: skip
 
@@ -101,16 +105,24 @@ class Pool:
     def _follow(self, run: UUID, ending: Callable[[], bool], log: Callable[[str], None]) -> FlowRun:
         """The flow run when it is over."""
         seen, since, told = None, time.monotonic(), ""
+        answered = since
         with get_client(sync_client=True) as client:
             while True:
                 if ending():
                     raise StageFailed("the flow is ending", may_pass=False)
                 try:
                     found = client.read_flow_run(run)
-                except (httpx.HTTPError, PrefectHTTPStatusError):  # the server is away, and comes back
+                except (httpx.HTTPError, PrefectHTTPStatusError) as error:  # the server is away, and comes back
                     seen, since = None, time.monotonic()
+                    if since - answered > SERVER_SILENCE:
+                        raise StageFailed(
+                            f"Prefect's server has not answered for {SERVER_SILENCE / 60:.0f} minutes ({error}); what "
+                            "a worker makes is pushed all the same: run the flow again when the server is there",
+                            may_pass=False,
+                        ) from None
                     time.sleep(LOOK_SECONDS)
                     continue
+                answered = time.monotonic()
                 if found.state is None or found.state.is_final():
                     return found
                 sign = (found.state.type, found.labels.get(BEAT))

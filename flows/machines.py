@@ -32,6 +32,9 @@ from flows.stages import stage_environment
 
 guard_output()
 
+PUSH_AGAIN = (5, 30)
+"""Seconds after which a push that failed is tried again."""
+
 BEAT_SECONDS = 10.0
 """How often a worker says what it is at."""
 
@@ -85,8 +88,24 @@ def make(
     made = [name for name, of in outcomes.items() if "error" not in of]
     if made:
         at[AT] = "pushing"
-        programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
+        push(made, programs, log)
     return outcomes
+
+
+def push(made: list[str], programs: Programs, log: Any) -> None:
+    """Push what stages made, and try again from here: another worker, who does not have it, would make it again."""
+    for seconds in PUSH_AGAIN:
+        try:
+            return programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
+        except CommandFailed as error:
+            if not error.may_pass:
+                raise
+            log(f"{error}; again in {seconds} seconds")
+            time.sleep(seconds)
+    try:
+        programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
+    except CommandFailed as error:
+        raise ConesError(f"{error} ({', '.join(made)} kept by the worker in {Path.cwd()})") from None
 
 
 @contextmanager
