@@ -121,7 +121,9 @@ def _needed(repo: "Repo", stages: Iterable["PipelineStage"]) -> list["PipelineSt
 
 
 def _inputs(repo: "Repo", stage: "PipelineStage") -> Iterable[str]:
-    """What to pull for a stage: its dependencies as far as they are outputs of others."""
+    """What to pull for a stage: its dependencies as far as they are outputs of others, and what its `meta` says that it
+    reads besides."""
+    yield from (stage.meta or {}).get("reads", ())
     outs = [out for other in _needed(repo, [stage]) for out in other.outs]
     for dep in stage.deps:
         for out in outs:
