@@ -74,24 +74,26 @@ sys.exit(f"bad: {bad}" if bad else 0)
 class Machines:
     """A small project at home, a folder as its remote, and workers in clones, all of one Prefect server."""
 
-    def __init__(self, folder: Path, server: dict[str, str], pool: str) -> None:
+    def __init__(self, folder: Path, server: dict[str, str], pool: str, home: Project | None = None) -> None:
         self.folder, self.server, self.pool = folder, server, pool
-        (folder / "home").mkdir(parents=True)
-        self.home = Project.at(folder / "home")
-        shutil.copytree(ROOT / "flows", self.home.folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
-        files = {
-            "dvc.yaml": GRAPH, "work.py": WORK, "requirements.txt": f"prefect=={version('prefect')} \\\n    --hash=x\n",
-            ".gitignore": "/plan\n/made\n/after-*\n/report\n/checkpoints\n__pycache__\n/prefect*\n",
-        }  # fmt: skip
-        for name, text in files.items():
-            (self.home.folder / name).write_text(text)
+        self.home = home or self._small(folder / "home")
+        (self.home.folder / "requirements.txt").write_text(f"prefect=={version('prefect')} \\\n    --hash=x\n")
         (folder / "steps").write_text("1")
-        self.run("git", "init", "-q")
-        self.run("dvc", "init", "-q")
         self.run("dvc", "remote", "add", "-q", "--default", "store", str(folder / "store"))
         self.commit()
         self.run("prefect", "work-pool", "create", pool, "--type", "process")
         self.workers: dict[str, subprocess.Popen] = {}
+
+    def _small(self, folder: Path) -> Project:
+        folder.mkdir(parents=True)
+        shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = "/plan\n/made\n/after-*\n/report\n/checkpoints\n__pycache__\n/prefect*\n"
+        for name, text in {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored}.items():
+            (folder / name).write_text(text)
+        project = Project.at(folder)
+        for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+            assert project.run(*command).returncode == 0
+        return project
 
     @property
     def more(self) -> dict[str, str]:
@@ -254,6 +256,23 @@ def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
     assert "this work tree is none: .dvc/config, more.py; commit or stash" in refused
     machines.commit()
     assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
+
+
+def test_rows_of_the_shipped_graph_are_made_in_a_fresh_clone(
+    finished: Project, machines: Machines, tmp_path: Path
+) -> None:
+    """A search, then the evaluation that looks at it, with the same bits; all that they read has travelled."""
+    team = Machines(tmp_path, machines.server, "shipped", finished.copy(tmp_path / "home"))
+    row, before = team.home.folder / "searched/few/few-coop", team.lock()
+    alone = {name: (row / name).read_bytes() for name in ("concept.safetensors", "metrics.json")}
+    shutil.rmtree(row)
+    with team.worker("one"):
+        team.run(*team.flow("evaluate@few"))
+    assert {name: (row / name).read_bytes() for name in alone} == alone
+    outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, team.lock())]
+    assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
+    assert (tmp_path / "one/evaluated/few/metrics.json").exists()
+    assert not (tmp_path / "one/data/prepared/glyphs/report.json").exists()
 
 
 @pytest.fixture
