@@ -66,7 +66,8 @@ class Pool:
             client.create_deployment(
                 client.create_flow(stage), name=name, work_pool_name=name, entrypoint="flows/machines.py:stage",
                 pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": "."}}],
-                job_variables={"working_dir": ".", "command": "python -m prefect.engine"}, parameter_openapi_schema=parameter_schema(stage).model_dump(),
+                job_variables={"working_dir": ".", "command": "python -m prefect.engine"},
+                parameter_openapi_schema=parameter_schema(stage).model_dump(),
                 description="Stages of dvc.yaml that `python -m flows.pipeline --on` sends here.",
             )  # fmt: skip
 

@@ -215,7 +215,7 @@ def test_a_remote_that_is_away_loses_nothing_that_was_made(machines: Machines) -
     away.rename(store)
     machines.run(*machines.flow("work@a"))
     assert machines.lock()["work@a"]
-    assert 1 <= len({where for _, where, _ in machines.made()})
+    assert len(machines.made()) <= 2  # once a worker: a stage's other outputs stay with the one that made them
 
 
 def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(machines: Machines) -> None:
@@ -238,7 +238,7 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     ((_, again, _),) = machines.made()
     assert {where, again} == {"one", "two"}
     for sender in ("0.log", "1.log"):
-        assert "it, or its machine, is gone" in machines.home.log(sender)
+        assert "no word for 15 seconds from the worker on" in machines.home.log(sender)
     assert (other.folder / "made/a").read_bytes() == (machines.home.folder / "made/a").read_bytes()
 
 
