@@ -5,12 +5,16 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cones.common.files import content_hash, folder_hash, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -19,19 +23,39 @@ FACTOR, FIRST, MORE = 4.0, 6, 4
 """Of a grid of rates: from one to the next, how many there are at first, and how many are added at most."""
 
 
+def now(device: "torch.device | str") -> float:
+    """Seconds of a clock, once a device has done what it was given."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def card() -> dict[str, Any]:
+    """What a measurement on the GPU has to say of it; empty without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    of = torch.cuda.get_device_properties(0)
+    return {"gpu": of.name, "gpu_memory_mb": round(of.total_memory / 2**20), "cuda": torch.version.cuda}
+
+
 def write_results(name: str, results: dict[str, Any]) -> None:
-    """Write `bench/results/<name>.json` with the machine, the versions and the commit."""
+    """Write `bench/results/<name>.json`, or `<name>_gpu.json` where there is a GPU, with the machine, the versions and
+    the commit."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     model = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     about = {
-        "machine": {"cpu": model[0] if model else platform.processor(), "cores": os.cpu_count()},
+        "machine": {"cpu": model[0] if model else platform.processor(), "cores": os.cpu_count()} | card(),
         "versions": {"python": platform.python_version()}
         | {p: version(p) for p in ("torch", "transformers", "accelerate")},
         "commit": git.stdout.strip(),
     }
-    write_json(RESULTS / f"{name}.json", about | results)
+    write_json(RESULTS / f"{name}{'_gpu' if card() else ''}.json", about | results)
     print(json.dumps(results, indent=2))
 
 

@@ -1,13 +1,17 @@
 """What each few-shot method costs: seconds an epoch, seconds to the best validation, trained numbers, memory.
 
-    python bench/few_shot_cost.py        writes bench/results/few_shot_cost.json
+    python bench/few_shot_cost.py        writes bench/results/few_shot_cost.json, on a GPU few_shot_cost_gpu.json
 
 At `clip-tiny` and at ViT-B/16 width with random weights, for 10, 100 and 1,000 classes of 16 random pictures: time and
 memory do not depend on what they show. Each is a process of its own, with `LIMIT` seconds and `MEMORY` bytes; of what
 needs more that is said. Then each method's whole search on the glyphs, the encoder-free ones together over five numbers
 of shots and three seeds, and `lr: auto` of ConES over one rate, turn about.
+
+On a GPU it is ViT-B/16 alone, all in one process, memory that of the GPU; the linear probe, which scikit-learn fits on
+the CPU, is left out.
 """
 
+import gc
 import json
 import resource
 import subprocess
@@ -15,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +27,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from clip_search import vit_b16
-from common import WORK, kept, key_of, write_results
+from common import WORK, kept, key_of, now, write_results
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,7 +54,7 @@ from cones.tasks.encode import draw, encode_concept
 
 FREE = ("taskres", "lp_plus_plus", "tip_adapter", "tip_adapter_f", "linear_probe")
 METHODS = ("coop", "cocoop", "vpt_shallow", "vpt_deep", "upt", "cones", *FREE)
-CLASSES, SHOTS, STEPS, ROUNDS = (10, 100, 1000), 16, 3, 5
+CLASSES, SHOTS, STEPS, ROUNDS = (10, 100, 1000), 16, {"cpu": 3, "cuda": 20}, 5
 LIMIT, MEMORY = 60, 16 * 2**30
 TINY = "models/backbones/clip-tiny"
 
@@ -71,7 +75,7 @@ class RandomPictures:
         return len(self.store)
 
     def batch(self, indices: Tensor, views: Tensor | None = None) -> Features:
-        pixels = torch.randn(len(indices), 3, self.side, self.side)
+        pixels = torch.randn(len(indices), 3, self.side, self.side, device=self.backbone.device)
         tensors = dict(self.backbone.encode(pixels, self.visual_tokens()))
         return Features(tensors, torch.zeros_like(indices), self.store.labels[indices])
 
@@ -90,9 +94,16 @@ def random_store(classes: int, width: int) -> FeatureStore:
     return write_features(place, ids, labels, 1, lambda rows: lambda view: {"image": features[rows.start : rows.stop]})
 
 
+@cache
+def opened(source: str, device: torch.device) -> Clip:
+    return Clip(Path(source), device, logit_scale=100.0)
+
+
 def measure(source: str, classes: int, name: str) -> dict[str, Any]:
     """Seconds of a step, of an epoch (times their number) and of a fit at 16 shots, trained numbers and memory."""
-    backbone, settings = Clip(Path(source), logit_scale=100.0), parse_method({"name": name})
+    accelerator = Accelerator()
+    device = accelerator.device
+    backbone, settings = opened(source, device), parse_method({"name": name})
     width, names = backbone.sites["text_embeds"].width, [f"thing {i}" for i in range(classes)]
     store, text = (
         random_store(classes, width),
@@ -100,27 +111,27 @@ def measure(source: str, classes: int, name: str) -> dict[str, Any]:
     )
     plain = store.batch(torch.arange(len(store))).tensors["image"]
     images = ImageStart(class_means(plain, store.labels, classes), lambda embeds: 0.0, store)
-    method = settings.build(backbone, Start(names, text, 0, ("a photo of a {}.",), lambda: images))
+    method = settings.build(backbone, Start(names, text, 0, ("a photo of a {}.",), lambda: images)).to(device)
     found: dict[str, Any] = {"trained_parameters": sum(p.numel() for p in method.parameters())}
     pictures: Any = store
     if settings.enters_image_encoder:
         side = backbone.processor.crop_size["height"]
         pictures = RandomPictures(store, backbone, side, lambda: prompts_of(method, backbone, names).visual_tokens)
     if isinstance(settings, Searched):
-        work = Epochs(method, backbone, names, pictures, pictures, settings, 0, Accelerator(), "classification")
+        work = Epochs(method, backbone, names, pictures, pictures, settings, 0, accelerator, "classification")
         seconds, stepping, steps = [], work.steps(0), 0
-        while steps < STEPS + 1 and steps < work.steps_a_unit:
-            began = time.perf_counter()
+        while steps < STEPS[device.type] + 1 and steps < work.steps_a_unit:
+            began = now(device)
             next(stepping, None)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(now(device) - began)
             steps += 1
         step = median(seconds[1:] or seconds)
         found |= {"batch": settings.batch_size, "step_seconds": round(step, 5),
                   "epoch_seconds": round(step * work.steps_a_unit, 3), "published_epochs": settings.epochs}  # fmt: skip
     if isinstance(method, Fits):
-        began = time.perf_counter()
+        began = now(device)
         method.fit(store, store)
-        found["fit_seconds"] = round(time.perf_counter() - began, 3)
+        found["fit_seconds"] = round(now(device) - began, 3)
     return found | {"peak_memory_mb": peak_memory_mb()}
 
 
@@ -137,6 +148,17 @@ def alone(source: str, classes: int, name: str) -> dict[str, Any]:
             return {"more_than_bytes": MEMORY}
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def on_a_gpu(source: str, classes: int, name: str) -> dict[str, Any]:
+    """`measure` in this process; the memory of the GPU where it needs more."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        return measure(source, classes, name)
+    except torch.OutOfMemoryError:
+        return {"more_than_bytes": torch.cuda.get_device_properties(0).total_memory}
 
 
 def glyphs(shots: int, seed: int) -> tuple[Encoded, Any]:
@@ -180,6 +202,19 @@ def encoder_free() -> dict[str, Any]:
     return {"seconds": {n: round(s, 2) for n, s in seconds.items()}, "together": round(sum(seconds.values()), 2)}
 
 
+def gpu() -> None:
+    """The costs on a GPU at ViT-B/16 width."""
+    source, curves = str(vit_b16(WORK / "vit-b16-random")), {}
+    for classes in CLASSES:
+        for name in METHODS:
+            if name == "linear_probe":
+                continue
+            line = on_a_gpu(source, classes, name)
+            curves.setdefault(str(classes), {})[name] = line
+            print(classes, name, line, flush=True)
+    write_results("few_shot_cost", {"shots": SHOTS, "by_classes": {"ViT-B/16, random weights": curves}})
+
+
 def main() -> None:
     place, wide = WORK / "few-shot-cost" / key_of("few_shot_cost"), str(vit_b16(WORK / "vit-b16-random"))
     curves: dict[str, Any] = {}
@@ -206,4 +241,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
         print(json.dumps(measure(sys.argv[2], int(sys.argv[3]), sys.argv[4])))
     else:
-        main()
+        gpu() if torch.cuda.is_available() else main()

@@ -1,6 +1,6 @@
 """What a search step costs at the width of Stable Diffusion 1.5, and what kept latents and no text encoder save of it.
 
-    python bench/sd_step.py        writes bench/results/sd_step.json
+    python bench/sd_step.py        writes bench/results/sd_step.json, on a GPU sd_step_gpu.json
 
 The weights are random, on which the time does not depend. A step is one picture of 512 x 512 pixels: loss, gradients
 and update. Each kind of step runs in a process of its own, for its peak memory; on a GPU where there is one.
@@ -10,13 +10,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import torch
-from common import write_results
+from common import now, write_results
 from torch import nn
 
 from cones.backbones.sd.text import GAP, Sentences, encode_sentences
@@ -93,8 +92,6 @@ def step_of(kind: str, device: str) -> Callable[[], None]:
         if kind == "inversion_published":
             with torch.no_grad():
                 table.weight[1:] = kept[1:]
-        if device == "cuda":
-            torch.cuda.synchronize()
 
     return step
 
@@ -105,10 +102,10 @@ def measure(kind: str) -> None:
     torch.manual_seed(0)
     step, seconds = step_of(kind, device), []
     for _ in range(STEPS[device] + 1):
-        began = time.perf_counter()
+        began = now(device)
         step()
-        seconds.append(time.perf_counter() - began)
-    about = {"seconds": round(median(seconds[1:]), 3), "slowest": round(max(seconds[1:]), 3)}
+        seconds.append(now(device) - began)
+    about = {"seconds": round(median(seconds[1:]), 4), "slowest": round(max(seconds[1:]), 4)}
     print(json.dumps(about | {"peak_memory_mb": peak_memory_mb(), "device": device}))
 
 

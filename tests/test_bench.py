@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import common
 import pytest
 from common import best_rate, kept
 from pydantic import BaseModel
@@ -38,6 +39,23 @@ def test_a_bench_finds_what_it_imports(bench: str) -> None:
 def test_results_say_where_they_come_from(name: str) -> None:
     found = json.loads((ROOT / f"bench/results/{name}.json").read_text())
     assert {"machine", "versions", "commit"} <= set(found)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench/results").glob("*_gpu.json")), ids=lambda path: path.stem)
+def test_results_of_a_gpu_name_it(path: Path) -> None:
+    found = json.loads(path.read_text())
+    assert {"gpu", "gpu_memory_mb", "cuda"} <= set(found["machine"])
+    assert {"torch", "transformers"} <= set(found["versions"])
+    assert len(found["commit"]) >= 7
+
+
+def test_results_have_a_name_of_their_own_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    for about in ({}, {"gpu": "a card"}):
+        monkeypatch.setattr(common, "card", lambda about=about: about)
+        common.write_results("steps", {"seconds": 1.5})
+    one, other = (json.loads((tmp_path / name).read_text()) for name in ("steps.json", "steps_gpu.json"))
+    assert other["machine"] == one["machine"] | {"gpu": "a card"}
 
 
 @pytest.mark.skipif(not BCCD.exists(), reason="the BCCD photographs are not beside the project")

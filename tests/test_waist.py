@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cones.backbones import open_backbone
 from cones.backbones.clip.clip import Clip
+from cones.backbones.tuned import with_tuned
 from cones.common.errors import BackboneError, ConceptError, DataError, SearchError
 from cones.concept.file import Concept
 from cones.config.params import Params, parse_params
@@ -163,6 +164,21 @@ def test_a_backbone_without_the_site_says_so_and_loads_nothing(kind: str, reques
     with pytest.raises(BackboneError, match=f"gives visual tokens, and a {backbone.family} backbone such as this one"):
         backbone.encode(torch.zeros(1, 3, 64, 64), torch.zeros(1, 2, 96))
     assert set(vars(backbone)) == before
+
+
+@pytest.mark.parametrize(("kind", "part"), [("clip", "vision_model"), ("glip", "bbox_head"), ("sd", "unet")])
+def test_gradients_can_pass_a_model_that_is_first_used_in_inference_mode(
+    kind: str, part: str, request: pytest.FixtureRequest
+) -> None:
+    with torch.inference_mode():  # on another device than its file was read to, as on a GPU
+        model = open_backbone(kind, request.getfixturevalue(f"toy_{kind}"), "meta").part(part)
+    assert not [name for name, weight in model.named_parameters() if weight.is_inference()]
+
+
+def test_additions_come_to_the_device_of_their_weight() -> None:
+    additions = {"x.weight.lora_A": torch.ones(2, 3), "x.weight.lora_B": torch.ones(4, 2)}
+    assert with_tuned({"x.weight": torch.zeros(4, 3, device="meta")}, additions, 1.0)["x.weight"].is_meta
+    assert torch.equal(with_tuned({"x.weight": torch.ones(4, 3)}, additions, 0.5)["x.weight"], torch.full((4, 3), 2.0))
 
 
 # Pictures that are encoded anew

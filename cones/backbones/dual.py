@@ -81,8 +81,10 @@ class TwoEncoders(ABC):
         """What is done to a picture before it is encoded, as a Concept records it."""
 
     @cached_property
+    @torch.inference_mode(False)
     def model(self) -> Any:
-        """The whole model in single precision, without gradients."""
+        """The whole model in single precision, without gradients. They can pass through it, also where inference mode
+        uses it first."""
         from transformers.utils import logging
 
         config_class, model_class = self._classes()

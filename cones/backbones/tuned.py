@@ -22,9 +22,9 @@ def with_tuned(state: Mapping[str, Tensor], tuned: Mapping[str, Tensor], lora_sc
         if not is_pair:
             merged[name] = tensor
         elif side == SIDES[0]:
-            merged[target] = state[target] + lora_scale * _product(
-                tuned[f"{target}.{SIDES[1]}"], tensor, state[target], target
-            )
+            weight = state[target]
+            addition = _product(tuned[f"{target}.{SIDES[1]}"], tensor, weight, target)
+            merged[target] = weight + lora_scale * addition.to(weight.device)
     return merged
 
 

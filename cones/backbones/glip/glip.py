@@ -113,7 +113,10 @@ class Glip:
     def mask_head(self) -> "MaskHead":
         return self._load("mask_head")["mask_head"]
 
+    @torch.inference_mode(False)
     def _load(self, *parts: str) -> nn.ModuleDict:
+        """Parts with their weights, frozen. Gradients can pass through them, also where inference mode uses them
+        first."""
         from cones.backbones.glip.parts import empty_parts, load_strictly
 
         prefixes, weights = tuple(f"{name}." for name in parts), self.folder / "model.safetensors"

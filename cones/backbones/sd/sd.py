@@ -84,8 +84,10 @@ class Diffusion:
                 f"the model in {folder} makes pictures of {self.size} pixels a side, not 8 to {MOST_SIDE}"
             )
 
+    @torch.inference_mode(False)
     def _part(self, cls: Any, name: str) -> Any:
-        """A part with its weights in single precision, frozen; the UNet with the fine-tuned ones over its own."""
+        """A part with its weights in single precision, frozen; the UNet with the fine-tuned ones over its own.
+        Gradients can pass through it, also where inference mode uses it first."""
         _quietly()
         folder, config = self.folder / name, self.configs[name]
         with opening(folder):
