@@ -25,6 +25,9 @@ from flows.processes import Programs
 SILENCE = 45.0
 """Seconds without a word of a worker that runs a stage, after which it counts as gone."""
 
+START_SILENCE = 50.0
+"""The same before its first word, while a process starts."""
+
 SERVER_SILENCE = 600.0
 """Seconds without an answer of Prefect's server, after which a flow no longer waits for what it sent away."""
 
@@ -128,8 +131,9 @@ class Pool:
                 sign = (found.state.type, found.labels.get(BEAT))
                 if sign != seen:
                     seen, since = sign, time.monotonic()
-                elif found.state.is_running() and time.monotonic() - since > SILENCE:
-                    message = f"no word for {SILENCE:.0f} seconds from the worker on {found.labels.get(MACHINE)}"
+                elif time.monotonic() - since > (silence := _silence(found)):
+                    where = found.labels.get(MACHINE, "a machine that it had not named")
+                    message = f"no word for {silence:.0f} seconds from the worker on {where}"
                     _set(run, Crashed(message=message))
                     raise Lost(f"{message}: it, or its machine, is gone")
                 if found.labels.get(MACHINE, told) != told:
@@ -193,6 +197,13 @@ def _need_remote() -> None:
                 "results travel by a DVC remote, and this project has none: `dvc remote add --default NAME "
                 "ssh://machine/folder`, or a folder that all machines see, and commit .dvc/config"
             )
+
+
+def _silence(run: FlowRun) -> float:
+    """How long a flow run may say nothing: for ever while no worker has taken it."""
+    if run.state is None or run.state.is_scheduled():
+        return float("inf")
+    return SILENCE if run.state.is_running() else START_SILENCE
 
 
 def _set(run: UUID, state: Any) -> None:
