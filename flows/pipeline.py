@@ -36,6 +36,7 @@ from cones.common.process import cores, lock, plain_errors
 from cones.common.redaction import guard_output
 from cones.common.system_errors import in_words
 from cones.config.params import Params, load_params
+from flows.errands import Pool
 from flows.gpus import gpus
 from flows.graph import stage_graph
 from flows.processes import Programs
@@ -64,18 +65,21 @@ def look_up(name: str, programs: Programs) -> None:
     programs.run("cones lookup", ["cones", "lookup", name], {}, get_run_logger().info)
 
 
-def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = None) -> State:
+def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = None, on: str | None = None) -> State:
     """Bring stages up to date, register what is finished, publish the results; the state the flow ends in."""
     log = get_run_logger()
     try:
         params = load_params()
         graph = stage_graph(targets)
-        at_once = parallel or len(gpus()) or min(len(cores()), MOST_ON_CPU)
+        pool = Pool(on) if on else None
+        at_once = parallel or (pool.workers() if pool else len(gpus())) or min(len(cores()), MOST_ON_CPU)
+        if pool:
+            log.info("at commit %s, stages that want a GPU on `%s`: %d workers", pool.commit, on, pool.workers())
         log.info(
             "%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, len(cores()), len(gpus())
         )
         with lock(FLOW_LOCK, f"the project in {Path.cwd()}"), Programs() as programs:
-            bad = run_stages(graph, at_once, programs)
+            bad = run_stages(graph, at_once, programs, pool)
             registered = register(programs, return_state=True)
             publish_results(params, [concept] if concept else None)
             found = look_up(concept, programs, return_state=True) if concept and not bad else registered
@@ -87,12 +91,16 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
 
 
 @flow(name="pipeline", task_runner=ThreadPoolTaskRunner(), persist_result=False)
-def pipeline(parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
-    """Everything that is out of date, and the registry.
+def pipeline(
+    parallel: Annotated[int, Field(ge=1)] | None = None, on: str | None = None, study: list[str] | None = None
+) -> State:
+    """Everything that is out of date, or some studies, and the registry.
 
     `parallel`: how many stages may run at once; left out, one a GPU, or without a GPU one a CPU core, at most four.
+    `on`: the work pool whose workers make the stages that want a GPU; they are one a worker then.
+    `study`: studies of params.yaml to run, in place of everything else.
     """
-    return run_all([], parallel)
+    return run_all([f"studies/dvc.yaml:{_study(name)}@{name}" for name in study or ()], parallel, on=on)
 
 
 def with_row(params: Params, row: str) -> tuple[str, list[str]]:
@@ -104,8 +112,13 @@ def with_row(params: Params, row: str) -> tuple[str, list[str]]:
     return concept, [name for name in params.rows(concept) if name != row]
 
 
+def _study(name: str) -> str:
+    """The stage of a study of that name; `stage_graph` says which there are."""
+    return "transfer" if name in load_params().transfers else "study"
+
+
 @flow(name="row", task_runner=ThreadPoolTaskRunner(), persist_result=False)
-def row(row: str, parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
+def row(row: str, parallel: Annotated[int, Field(ge=1)] | None = None, on: str | None = None) -> State:
     """One row of params.yaml from search to look-up: what it needs, its search or fine-tuning, its concept's
     evaluation, the registry.
 
@@ -118,7 +131,7 @@ def row(row: str, parallel: Annotated[int, Field(ge=1)] | None = None) -> State:
         return Failed(message=str(in_words(error)))
     if others:
         get_run_logger().info("with `%s` the other rows of `%s`: %s", row, concept, ", ".join(others))
-    return run_all([f"evaluate@{concept}"], parallel, concept)
+    return run_all([f"evaluate@{concept}"], parallel, concept, on)
 
 
 @contextmanager
@@ -140,10 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description=pipeline.__doc__)
     parser.add_argument("--row", help="bring one row of params.yaml, and its concept's others, to look-up")
     parser.add_argument("--parallel", type=int, help="how many stages may run at once")
+    parser.add_argument("--study", action="append", help="run this study of params.yaml, and no row; may be repeated")
+    parser.add_argument("--on", metavar="POOL", help="make stages that want a GPU by the workers of this work pool")
     asked = parser.parse_args()
-    run = partial(row, asked.row) if asked.row else pipeline
+    if asked.row and asked.study:
+        parser.error("--row or --study, not both")
+    run = partial(row, asked.row) if asked.row else partial(pipeline, study=asked.study)
     with plain_errors(), own_server():
-        state = run(parallel=asked.parallel, return_state=True)
+        state = run(parallel=asked.parallel, on=asked.on, return_state=True)
     if not state.is_completed():
         sys.exit(f"error: {terminal_lines(state.message)}")
 

@@ -97,6 +97,10 @@ class Programs:
         for process in list(self._running):
             process.terminate()
 
+    def ending(self) -> bool:
+        """Whether the flow is over."""
+        return self._ending.is_set()
+
     def run(
         self,
         what: str,

@@ -16,6 +16,7 @@ from prefect.futures import PrefectFuture, as_completed
 from cones.common.errors import ConesError
 from cones.common.process import compute_threads, cores
 from flows.batches import Batch, batch_size
+from flows.errands import Errand, Pool
 from flows.gpus import gpus, one_gpu
 from flows.graph import Stage
 from flows.processes import Programs
@@ -37,23 +38,28 @@ def may_pass(task: object, task_run: object, state: State) -> bool:
     retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
 )
-def reproduce(stage: Stage, batch: Batch) -> None:
-    """Bring one stage of a batch up to date.
+def reproduce(stage: Stage, batch: Batch | Errand) -> None:
+    """Bring one stage of a batch up to date, here or on another machine.
 
     It computes with as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they
     wait for each other without spinning, since they share the cores. A search that was killed goes on from its
     checkpoint when it is tried again.
     """
-    environment = {
-        "OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"
-    }  # fmt: skip
     log = get_run_logger().info
+    if isinstance(batch, Errand):
+        return batch.run(stage.name, log)
+    environment = stage_environment()
     devices = gpus() if stage.gpu else []
     if not devices:
         return batch.run(stage.name, environment, log)
     with gpu_slot(), one_gpu(devices) as device:
         log(f"on GPU {device}")
         return batch.run(stage.name, {**environment, "CUDA_VISIBLE_DEVICES": device}, log)
+
+
+def stage_environment() -> dict[str, str]:
+    """What a stage computes with."""
+    return {"OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
 
 
 def gpu_slot() -> AbstractContextManager[None]:
@@ -66,23 +72,24 @@ def gpu_slot() -> AbstractContextManager[None]:
     return concurrency(GPU_LIMIT, occupy=1)
 
 
-def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs) -> list[str]:
+def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs, pool: Pool | None = None) -> list[str]:
     """Run stages side by side, at most `parallel` at once, each after those it needs; the names of those that failed.
 
     What needs a failed stage is not run, everything else is. The CPU cores are divided among the stages that can run.
     Where more short stages of one kind are ready than can run at once, a DVC process gets several of them.
+    With a `pool`, the stages that want a GPU are made by its workers.
     """
     order = TopologicalSorter({name: stage.needs for name, stage in graph.items()})
     order.prepare()
     futures: dict[str, PrefectFuture] = {}
     waiting: list[str] = []
-    running: dict[PrefectFuture, tuple[str, Batch, float]] = {}
+    running: dict[PrefectFuture, tuple[str, Batch | Errand, float]] = {}
     bad: list[str] = []
     users = dict.fromkeys(cores(), 0)
     seconds: dict[str, list[float]] = defaultdict(list)
-    lent = bool(gpus())
+    lent = bool(gpus()) and pool is None
 
-    def submit(batch: Batch) -> None:
+    def submit(batch: Batch | Errand) -> None:
         name = batch.left.pop(0)
         needed = [futures[n] for n in graph[name].needs]
         futures[name] = reproduce.submit(graph[name], batch, wait_for=needed)
@@ -99,12 +106,14 @@ def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs) -> li
             alike = [n for n in waiting if n not in alone and _kind(n) == _kind(waiting[0])] or waiting[:1]
             names = alike[: batch_size(len(alike), parallel, seconds[_kind(alike[0])])]
             waiting = [name for name in waiting if name not in names]
-            submit(Batch(names, on, programs))
+            away = pool if graph[names[0]].gpu else None
+            submit(Errand(names, on, programs, away) if away else Batch(names, on, programs))
         done = next(as_completed(list(running)))
         done.wait()
         name, batch, began = running.pop(done)
         if done.state.is_completed():
-            seconds[_kind(name)].append(time.monotonic() - began)
+            took = time.monotonic() - began
+            seconds[_kind(name)].append(batch.seconds(name, took) if isinstance(batch, Errand) else took)
         else:
             bad.append(name)
         order.done(name)

@@ -15,6 +15,7 @@ CHECKPOINTS = Path("checkpoints")
 CACHE = Path("cache")
 BACKBONES = Path("models/backbones")
 FLOW_LOCK = CHECKPOINTS / "locks/flow.lock"
+ERRANDS = CHECKPOINTS / "errands"
 REGISTER_LOCK = CHECKPOINTS / "locks/register.lock"
 
 

@@ -1,0 +1,321 @@
+"""Stages made by workers in clones of their own, over a real Prefect server and a folder as DVC's remote."""
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import PREFECT_PASSWORD, ROOT, Project, Server
+from ruamel.yaml import YAML
+
+from cones.common.errors import ConesError
+from flows.clones import check_packages, commit_here, stand_at
+
+GRAPH = """
+stages:
+  plan: {cmd: python work.py plan, deps: [work.py], outs: [plan]}
+  work:
+    foreach: [a, b]
+    do:
+      cmd: python work.py ${item}
+      meta: {gpu: true}
+      deps: ["plan/${item}"]
+      outs: [{"made/${item}": {persist: true}}]
+  after:
+    foreach: [a]
+    do:
+      cmd: cp made/${item} after-${item}
+      meta: {gpu: true}
+      deps: ["made/${item}"]
+      outs: [{"after-${item}": {persist: true}}]
+  report: {cmd: cat made/a made/b > report, deps: [made], outs: [report]}
+"""
+WORK = """
+import os, pathlib, sys, time
+name = sys.argv[1]
+if name == "plan":
+    for item in "ab":
+        pathlib.Path("plan").mkdir(exist_ok=True)
+        pathlib.Path("plan", item).write_text(item * 1000 + pathlib.Path("work.py").read_text()[-20:])
+    sys.exit()
+open(os.environ["MADE"], "a").write(f"{name} {pathlib.Path.cwd().name} {os.getpid()}\\n")
+for step in range(int(pathlib.Path(os.environ["MADE"]).with_name("steps").read_text())):
+    time.sleep(0.1)
+pathlib.Path("made").mkdir(exist_ok=True)
+pathlib.Path("made", name).write_text(pathlib.Path("plan", name).read_text().upper())
+"""
+FLOW = """
+import json, sys
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from flows import errands
+from flows.graph import stage_graph
+from flows.pipeline import run_stages
+from flows.processes import Programs
+
+errands.SILENCE = float(sys.argv[2])
+
+@flow(task_runner=ThreadPoolTaskRunner())
+def short():
+    with Programs() as programs:
+        return run_stages(stage_graph(sys.argv[3:]), 2, programs, errands.Pool(sys.argv[1]))
+
+bad = short()
+sys.exit(f"bad: {bad}" if bad else 0)
+"""
+
+
+class Machines:
+    """A small project at home, a folder as its remote, and workers in clones, all of one Prefect server."""
+
+    def __init__(self, folder: Path, server: dict[str, str], pool: str, home: Project | None = None) -> None:
+        self.folder, self.server, self.pool = folder, server, pool
+        self.home = home or self._small(folder / "home")
+        (self.home.folder / "requirements.txt").write_text(f"prefect=={version('prefect')} \\\n    --hash=x\n")
+        (folder / "steps").write_text("1")
+        self.run("dvc", "remote", "add", "-q", "--default", "store", str(folder / "store"))
+        self.commit()
+        self.run("prefect", "work-pool", "create", pool, "--type", "process")
+        self.workers: dict[str, subprocess.Popen] = {}
+
+    def _small(self, folder: Path) -> Project:
+        folder.mkdir(parents=True)
+        shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = "/plan\n/made\n/after-*\n/report\n/checkpoints\n__pycache__\n/prefect*\n"
+        for name, text in {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored}.items():
+            (folder / name).write_text(text)
+        project = Project.at(folder)
+        for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+            assert project.run(*command).returncode == 0
+        return project
+
+    @property
+    def more(self) -> dict[str, str]:
+        made = str(self.folder / "made")
+        return {**self.server, "PYTHONPATH": str(ROOT), "MADE": made, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+
+    def environment(self) -> dict[str, str]:
+        return self.home.environment(**self.more)
+
+    def change(self, text: str) -> None:
+        """Another commit, at which all has to be made again."""
+        self.forget()
+        (self.home.folder / "work.py").write_text(f"{WORK}# {text}\n")
+        self.commit()
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            command, cwd=self.home.folder, env=self.environment(), text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout
+        return done
+
+    def commit(self) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x")
+
+    def clone(self, name: str) -> Path:
+        self.run("git", "clone", "-q", str(self.home.folder), str(self.folder / name))
+        return self.folder / name
+
+    @contextmanager
+    def worker(self, name: str) -> Iterator[subprocess.Popen]:
+        """A worker in a clone, with a process group of its own."""
+        where = self.folder / name if (self.folder / name).exists() else self.clone(name)
+        with (self.folder / f"{name}.log").open("a") as log:
+            process = subprocess.Popen(
+                ["prefect", "worker", "start", "--pool", self.pool, "--name", name, "--limit", "1"], cwd=where,
+                env=self.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self.workers[name] = process
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait(30)
+
+    def flow(self, *targets: str, silence: float = 45) -> list[str]:
+        return ["python", "-c", FLOW, self.pool, str(silence), *targets]
+
+    def made(self) -> list[list[str]]:
+        """Which stages really ran, in which clone and process, since the last look."""
+        path = self.folder / "made"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [line.split() for line in lines]
+
+    def lock(self) -> dict:
+        return YAML(typ="safe").load(self.home.folder / "dvc.lock")["stages"]
+
+    def forget(self) -> None:
+        """Home as before anything ran there."""
+        for name in ("dvc.lock", ".dvc/cache", "plan", "made", "report", "after-a"):
+            path = self.home.folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory, prefect_server: Server) -> Iterator[Machines]:
+    """With a worker in each of two clones."""
+    server = {"PREFECT_API_URL": f"http://127.0.0.1:{prefect_server.port}/api",
+              "PREFECT_HOME": str(prefect_server.folder), "PREFECT_API_AUTH_STRING": PREFECT_PASSWORD}  # fmt: skip
+    made = Machines(tmp_path_factory.mktemp("machines"), server, "away")
+    with made.worker("one"), made.worker("two"):
+        yield made
+
+
+def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_two_workers_make_what_one_machine_makes(machines: Machines) -> None:
+    machines.run("dvc", "repro", "-q")
+    alone = machines.lock()
+    machines.forget()
+    machines.made()
+    machines.run(*machines.flow())
+    assert machines.lock() == alone
+    assert "Running stage" not in machines.run("dvc", "repro").stdout
+    made = machines.made()
+    assert sorted(name for name, *_ in made) == ["a", "b"]
+    assert {where for _, where, _ in made} == {"one", "two"}
+    for name in ("one", "two"):  # left as it was, with nothing that it did not need
+        git = subprocess.run(["git", "status", "--porcelain"], cwd=machines.folder / name, capture_output=True)
+        assert not git.stdout
+        assert not (machines.folder / name / "report").exists()
+
+    machines.forget()  # another machine at home: all is in the remote
+    machines.run(*machines.flow())
+    assert not machines.made()
+    assert machines.lock() == alone
+
+
+def test_a_remote_that_is_away_loses_nothing_that_was_made(machines: Machines) -> None:
+    """Its worker tries again, the flow ends failed and names it; the worker has kept what it made."""
+    (machines.folder / "steps").write_text("30")
+    machines.change("again")
+    store, away = machines.folder / "store", machines.folder / "away"
+    flow = machines.home.start("flow.log", *machines.flow("work@a"), **machines.more)
+    wait_for(lambda: (machines.folder / "made").exists())
+    store.rename(away)
+    store.write_text("a file in the place of the folder")
+    assert flow.wait(200) == 1
+    for told in ("bad: ['work@a']", "DVC's remote cannot be used", "work@a kept by the worker in"):
+        assert told in machines.home.log("flow.log")
+    assert "again in 30 seconds" in "".join((machines.folder / f"{name}.log").read_text() for name in machines.workers)
+    ((_, where, _),) = machines.made()
+    store.unlink()
+    away.rename(store)
+    machines.run(*machines.flow("work@a"))
+    assert machines.lock()["work@a"]
+    assert where not in {again for _, again, _ in machines.made()}  # at most the other worker, which lacks it
+
+
+def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(machines: Machines) -> None:
+    (machines.folder / "steps").write_text("600")
+    machines.change("once more")
+    other = Project.at(machines.clone("other"))
+    senders = (machines.home, other)
+    flows = [
+        who.start(f"{i}.log", *machines.flow("work@a", silence=15), **machines.more) for i, who in enumerate(senders)
+    ]
+    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
+    wait_for(lambda: (machines.folder / "made").exists())
+    ((_, where, _),) = machines.made()
+    killed = machines.workers[where]
+    for process in (*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)):
+        process.kill()
+    killed.wait()
+    (machines.folder / "steps").write_text("1")
+    assert [flow.wait(200) for flow in flows] == [0, 0], machines.home.log("0.log")
+    ((_, again, _),) = machines.made()
+    assert {where, again} == {"one", "two"}
+    for sender in ("0.log", "1.log"):
+        assert "no word for 15 seconds from the worker on" in machines.home.log(sender)
+    assert (other.folder / "made/a").read_bytes() == (machines.home.folder / "made/a").read_bytes()
+
+
+def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
+    command = machines.flow("work@a")
+    nowhere = machines.run(*command[:3], "nowhere", *command[4:], check=False)
+    assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in nowhere.stdout
+    machines.run("dvc", "remote", "remove", "store")
+    (machines.home.folder / "more.py").write_text("")
+    refused = machines.run(*command, check=False).stdout
+    assert "this work tree is none: .dvc/config, more.py; commit or stash" in refused
+    machines.commit()
+    assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
+
+
+def test_rows_of_the_shipped_graph_are_made_in_a_fresh_clone(
+    finished: Project, machines: Machines, tmp_path: Path
+) -> None:
+    """A search, then the evaluation that looks at it, with the same bits; all that they read has travelled."""
+    team = Machines(tmp_path, machines.server, "shipped", finished.copy(tmp_path / "home"))
+    row, before = team.home.folder / "searched/few/few-coop", team.lock()
+    alone = {name: (row / name).read_bytes() for name in ("concept.safetensors", "metrics.json")}
+    shutil.rmtree(row)
+    with team.worker("one"):
+        team.run(*team.flow("evaluate@few"))
+    assert {name: (row / name).read_bytes() for name in alone} == alone
+    outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, team.lock())]
+    assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
+    assert (tmp_path / "one/evaluated/few/metrics.json").exists()
+    assert not (tmp_path / "one/data/prepared/glyphs/report.json").exists()
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One of two commits, at the second, and where one stands."""
+    monkeypatch.chdir(tmp_path)
+    git("init", "-q")
+    for text in ("1", "2"):
+        (tmp_path / "file").write_text(text)
+        git("add", "-A")
+        git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", text)
+    return tmp_path
+
+
+def git(*command: str) -> str:
+    return subprocess.run(["git", *command], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_a_clone_goes_to_a_commit_and_forgets_what_dvc_wrote(clone: Path) -> None:
+    first = git("rev-parse", "HEAD~")
+    (clone / "dvc.lock").write_text("of the stage before")
+    stand_at(first)
+    assert (clone / "file").read_text() == "1"
+    assert not (clone / "dvc.lock").exists()
+    assert commit_here() == first
+
+
+def test_a_worker_that_cannot_stand_where_it_is_asked_to_says_so(clone: Path) -> None:
+    with pytest.raises(ConesError, match="`'main'` is no commit"):
+        stand_at("main")
+    with pytest.raises(ConesError, match=r"commit abcabcabcabc is not where .* fetches from; `git push` it there"):
+        stand_at("abc" * 13 + "a")
+    (clone / "file").write_text("3")
+    with pytest.raises(ConesError, match="has changes of its own: file; it has to be a clone that nobody works in"):
+        stand_at(git("rev-parse", "HEAD~"))
+    assert (clone / "file").read_text() == "3"
+
+
+def test_other_packages_than_the_commits_are_named(clone: Path) -> None:
+    pins = f"prefect=={version('prefect')} \\\n    --hash=sha256:0\nwaitress==3.0.2 ; sys_platform == 'win32' \\\n"
+    (clone / "requirements.txt").write_text(pins)
+    check_packages()
+    (clone / "requirements.txt").write_text(f"{pins}mlflow==0.1 \\\nnowhere-to-be-had==1.0\n")
+    wrong = f"mlflow is {version('mlflow')} and not 0.1, nowhere-to-be-had is missing and not 1.0; `make .venv/ready`"
+    with pytest.raises(ConesError, match=re.escape(wrong)):
+        check_packages()
