@@ -38,6 +38,7 @@ stages:
     foreach: [{names}]
     do:
       cmd: echo ${{item}} {mark} > made-${{item}}
+      deps: [README.md]
       meta: {{gpu: true}}
       outs: ["made-${{item}}": {{persist: true}}]
 """

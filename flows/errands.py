@@ -25,8 +25,9 @@ from flows.processes import Programs
 SILENCE = 45.0
 """Seconds without a word of a worker that runs a stage, after which it counts as gone."""
 
-START_SILENCE = 50.0
-"""The same before its first word, while a process starts."""
+START_SILENCE, PULL_SILENCE = 50.0, 600.0
+"""The same before its first word, while a process starts; in a pool whose workers start containers, an image may have
+to be pulled for that."""
 
 SERVER_SILENCE = 600.0
 """Seconds without an answer of Prefect's server, after which a flow no longer waits for what it sent away."""
@@ -63,12 +64,13 @@ class Pool:
         _need_remote()
         with get_client(sync_client=True) as client:
             try:
-                client.read_work_pool(name)
+                kind = client.read_work_pool(name).type
             except ObjectNotFound:
                 raise ConesError(
                     f"there is no work pool `{name}`; `prefect work-pool create {name} --type process` makes it, and "
                     f"`prefect worker start --pool {name}` in a clone of its own works for it"
                 ) from None
+            self._start = START_SILENCE if kind == "process" else PULL_SILENCE
             client.create_deployment(
                 client.create_flow(stage), name=name, work_pool_name=name, entrypoint="flows/machines.py:stage",
                 pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": "."}}],
@@ -131,7 +133,7 @@ class Pool:
                 sign = (found.state.type, found.labels.get(BEAT))
                 if sign != seen:
                     seen, since = sign, time.monotonic()
-                elif time.monotonic() - since > (silence := _silence(found)):
+                elif time.monotonic() - since > (silence := self._silence(found)):
                     where = found.labels.get(MACHINE, "a machine that it had not named")
                     message = f"no word for {silence:.0f} seconds from the worker on {where}"
                     _set(run, Crashed(message=message))
@@ -140,6 +142,12 @@ class Pool:
                     told = str(found.labels[MACHINE])
                     log(f"a worker on {told} has it")
                 time.sleep(LOOK_SECONDS)
+
+    def _silence(self, run: FlowRun) -> float:
+        """How long a flow run may say nothing: for ever while no worker has taken it."""
+        if run.state is None or run.state.is_scheduled():
+            return float("inf")
+        return SILENCE if run.state.is_running() else self._start
 
     def _outcomes(self, run: FlowRun, stages: Sequence[str]) -> dict[str, Any]:
         message = (run.state.message if run.state else None) or ""
@@ -197,13 +205,6 @@ def _need_remote() -> None:
                 "results travel by a DVC remote, and this project has none: `dvc remote add --default NAME "
                 "ssh://machine/folder`, or a folder that all machines see, and commit .dvc/config"
             )
-
-
-def _silence(run: FlowRun) -> float:
-    """How long a flow run may say nothing: for ever while no worker has taken it."""
-    if run.state is None or run.state.is_scheduled():
-        return float("inf")
-    return SILENCE if run.state.is_running() else START_SILENCE
 
 
 def _set(run: UUID, state: Any) -> None:

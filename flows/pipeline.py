@@ -100,7 +100,12 @@ def pipeline(
     `on`: the work pool whose workers make the stages that want a GPU; they are one a worker then.
     `study`: studies of params.yaml to run, in place of everything else.
     """
-    return run_all([f"studies/dvc.yaml:{_study(name)}@{name}" for name in study or ()], parallel, on=on)
+    try:
+        transfers = load_params().transfers if study else {}
+    except (ConesError, OSError) as error:
+        return Failed(message=str(in_words(error)))
+    kinds = {name: "transfer" if name in transfers else "study" for name in study or ()}
+    return run_all([f"studies/dvc.yaml:{kind}@{name}" for name, kind in kinds.items()], parallel, on=on)
 
 
 def with_row(params: Params, row: str) -> tuple[str, list[str]]:
@@ -110,11 +115,6 @@ def with_row(params: Params, row: str) -> tuple[str, list[str]]:
         raise ConesError(f"`{row}` is no row of params.yaml{nearest(row, rows)}")
     concept = rows[row].concept
     return concept, [name for name in params.rows(concept) if name != row]
-
-
-def _study(name: str) -> str:
-    """The stage of a study of that name; `stage_graph` says which there are."""
-    return "transfer" if name in load_params().transfers else "study"
 
 
 @flow(name="row", task_runner=ThreadPoolTaskRunner(), persist_result=False)

@@ -51,7 +51,8 @@ def take(repo: "Repo", file: Path, names: list[str]) -> None:
     stages = [_stage(repo, name) for name in names]
     with remote():
         repo.stage_cache.pull(None)
-        repo.pull(targets=sorted({target for s in stages for target in _inputs(repo, s)}))
+        if inputs := sorted({target for s in stages for target in _inputs(repo, s)}):  # DVC takes none for all
+            repo.pull(targets=inputs, force=True)  # over what a killed stage left, too
     for stage in stages:
         _restore(repo, stage)
 
