@@ -20,14 +20,14 @@ from flows.clones import check_packages, commit_here, stand_at
 GRAPH = """
 stages:
   plan: {cmd: python work.py plan, deps: [work.py], outs: [plan]}
-  work:
+  make:
     foreach: [a, b]
     do:
       cmd: python work.py ${item}
       meta: {gpu: true}
       deps: ["plan/${item}"]
       outs: [{"made/${item}": {persist: true}}]
-  after:
+  copy:
     foreach: [a]
     do:
       cmd: cp made/${item} after-${item}
@@ -206,19 +206,19 @@ def test_a_remote_that_is_away_loses_nothing_that_was_made(machines: Machines) -
     (machines.folder / "steps").write_text("30")
     machines.change("again")
     store, away = machines.folder / "store", machines.folder / "away"
-    flow = machines.home.start("flow.log", *machines.flow("work@a"), **machines.more)
+    flow = machines.home.start("flow.log", *machines.flow("make@a"), **machines.more)
     wait_for(lambda: (machines.folder / "made").exists())
     store.rename(away)
     store.write_text("a file in the place of the folder")
     assert flow.wait(200) == 1
-    for told in ("bad: ['work@a']", "DVC's remote cannot be used", "work@a kept by the worker in"):
+    for told in ("bad: ['make@a']", "DVC's remote cannot be used", "make@a kept by the worker in"):
         assert told in machines.home.log("flow.log")
     assert "again in 30 seconds" in "".join((machines.folder / f"{name}.log").read_text() for name in machines.workers)
     ((_, where, _),) = machines.made()
     store.unlink()
     away.rename(store)
-    machines.run(*machines.flow("work@a"))
-    assert machines.lock()["work@a"]
+    machines.run(*machines.flow("make@a"))
+    assert machines.lock()["make@a"]
     assert where not in {again for _, again, _ in machines.made()}  # at most the other worker, which lacks it
 
 
@@ -228,7 +228,7 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     other = Project.at(machines.clone("other"))
     senders = (machines.home, other)
     flows = [
-        who.start(f"{i}.log", *machines.flow("work@a", silence=15), **machines.more) for i, who in enumerate(senders)
+        who.start(f"{i}.log", *machines.flow("make@a", silence=15), **machines.more) for i, who in enumerate(senders)
     ]
     wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
     wait_for(lambda: (machines.folder / "made").exists())
@@ -247,7 +247,7 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
 
 
 def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
-    command = machines.flow("work@a")
+    command = machines.flow("make@a")
     nowhere = machines.run(*command[:3], "nowhere", *command[4:], check=False)
     assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in nowhere.stdout
     machines.run("dvc", "remote", "remove", "store")
