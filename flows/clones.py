@@ -62,12 +62,12 @@ def forget() -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def check_packages(files: tuple[str, ...] = ("requirements.txt",)) -> None:
+def check_packages() -> None:
     """`ConesError` where a package is here in another version than the commit's requirements pin, or not at all."""
     from packaging.markers import Marker
 
     wrong = []
-    for line in (line for file in files for line in Path(file).read_text().splitlines()):
+    for line in Path("requirements.txt").read_text().splitlines():
         pin = PIN.match(line)
         if not pin or (pin[3] and not Marker(pin[3].strip()).evaluate()):
             continue

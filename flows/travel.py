@@ -10,14 +10,13 @@ cache; what it would keep does not depend on that, so here it is asked to.
 """
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cones.common.errors import ConesError, DataError
-from cones.common.files import write_json
+from cones.common.files import read_json, write_json
 from cones.common.process import plain_errors
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def offer(repo: "Repo", file: Path, names: list[str]) -> None:
 
 def take(repo: "Repo", file: Path, names: list[str]) -> None:
     """Pull what these stages depend on, by the lines in `file`, and what somebody has made of it in the meantime."""
-    _merge(repo, json.loads(file.read_text())["lock"])
+    _merge(repo, read_json(file)["lock"])
     stages = [_stage(repo, name) for name in names]
     with remote():
         repo.stage_cache.pull(None)
