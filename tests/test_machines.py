@@ -73,6 +73,10 @@ bad = short()
 sys.exit(f"bad: {bad}" if bad else 0)
 """
 
+PIPELINE = ("python", "-m", "flows.pipeline", "--on", "shipped")
+
+pytestmark = pytest.mark.timeout(600)  # for machines that are busy
+
 
 class Machines:
     """A small project at home, a folder as its remote, and workers in clones, all of one Prefect server."""
@@ -275,21 +279,51 @@ def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
     assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
-def test_rows_of_the_shipped_graph_are_made_in_a_fresh_clone(
-    finished: Project, machines: Machines, tmp_path: Path
-) -> None:
+STUDIES = ("taskres", "lp_plus_plus")
+
+
+@pytest.fixture(scope="module")
+def shipped(
+    finished: Project, with_prefect: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machines]:
+    """The shipped graph, made at home but for two studies, with a worker in each of two fresh clones."""
+    folder = tmp_path_factory.mktemp("shipped")
+    home = finished.copy(folder / "home")
+    yaml, params = YAML(), home.folder / "params.yaml"
+    content = yaml.load(params)
+    study = {"data": "glyphs", "backbone": "toy", "shots": [1], "seeds": 2, "views": 2}
+    content["studies"] = {name: {**study, "methods": [name]} for name in STUDIES}
+    yaml.dump(content, params)
+    (home.folder / "studies").mkdir()
+    for name in ("dvc.yaml", ".gitignore"):
+        shutil.copy(ROOT / "studies" / name, home.folder / "studies" / name)
+    assert home.run("dvc", "repro", "-q", "plan", "prepare@glyphs").returncode == 0
+    team = Machines(folder, with_prefect, "shipped", home)
+    with team.worker("one"), team.worker("two"):
+        yield team
+
+
+def test_rows_of_the_shipped_graph_are_made_in_a_fresh_clone(shipped: Machines) -> None:
     """A search, then the evaluation that looks at it, with the same bits; all that they read has travelled."""
-    team = Machines(tmp_path, machines.server, "shipped", finished.copy(tmp_path / "home"))
-    row, before = team.home.folder / "searched/few/few-coop", team.lock()
+    row, before = shipped.home.folder / "searched/few/few-coop", shipped.lock()
     alone = {name: (row / name).read_bytes() for name in ("concept.safetensors", "metrics.json")}
     shutil.rmtree(row)
-    with team.worker("one"):
-        team.run(*team.flow("evaluate@few"))
+    shipped.run(*PIPELINE, "--row", "few-coop")
     assert {name: (row / name).read_bytes() for name in alone} == alone
-    outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, team.lock())]
+    outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, shipped.lock())]
     assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
-    assert (tmp_path / "one/evaluated/few/metrics.json").exists()
-    assert not (tmp_path / "one/data/prepared/glyphs/report.json").exists()
+    assert any((shipped.folder / clone / "evaluated/few/metrics.json").exists() for clone in shipped.workers)
+    for clone in shipped.workers:
+        assert not (shipped.folder / clone / "data/prepared/glyphs/report.json").exists()
+
+
+def test_two_workers_take_two_studies(shipped: Machines) -> None:
+    shipped.run(*PIPELINE, *(word for name in STUDIES for word in ("--study", name)))
+    made = [[w for w in shipped.workers if (shipped.folder / w / "studies" / name).exists()] for name in STUDIES]
+    assert sorted(made) == [["one"], ["two"]]
+    stages = [f"studies/dvc.yaml:study@{name}" for name in STUDIES]
+    assert "Running stage" not in shipped.run("dvc", "repro", *stages).stdout
+    assert all((shipped.home.folder / "studies" / name / "summary.json").exists() for name in STUDIES)
 
 
 @pytest.fixture
