@@ -17,7 +17,7 @@ from cones.common.errors import ConesError
 from cones.common.process import compute_threads, cores
 from flows.batches import Batch, batch_size
 from flows.errands import Errand, Pool
-from flows.gpus import gpus, one_gpu
+from flows.gpus import gpus, some_gpus
 from flows.graph import Stage
 from flows.processes import Programs
 
@@ -52,9 +52,9 @@ def reproduce(stage: Stage, batch: Batch | Errand) -> None:
     devices = gpus() if stage.gpu else []
     if not devices:
         return batch.run(stage.name, environment, log)
-    with gpu_slot(), one_gpu(devices) as device:
-        log(f"on GPU {device}")
-        return batch.run(stage.name, {**environment, "CUDA_VISIBLE_DEVICES": device}, log)
+    with gpu_slots(stage.processes), some_gpus(devices, stage.processes) as lent:
+        log(f"on GPU {', '.join(lent)}")
+        return batch.run(stage.name, {**environment, "CUDA_VISIBLE_DEVICES": ",".join(lent)}, log)
 
 
 def stage_environment() -> dict[str, str]:
@@ -62,14 +62,20 @@ def stage_environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
 
 
-def gpu_slot() -> AbstractContextManager[None]:
-    """A leased slot of the limit on GPU stages; nothing where nobody has made that limit."""
+def gpu_slots(count: int) -> AbstractContextManager[None]:
+    """Leased slots of the limit on GPU stages, one a GPU; nothing where nobody has made that limit. `ConesError` where
+    it is lower."""
     try:
         with get_client(sync_client=True) as client:
-            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+            limit = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
     except ObjectNotFound:
         return nullcontext()
-    return concurrency(GPU_LIMIT, occupy=1)
+    if count > limit:
+        raise ConesError(
+            f"a row with `processes: {count}` wants {count} slots of the limit `{GPU_LIMIT}`, which has {limit}; "
+            f"`prefect gcl update {GPU_LIMIT} --limit {count}` raises it, or lower `processes`"
+        )
+    return concurrency(GPU_LIMIT, occupy=count)
 
 
 def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs, pool: Pool | None = None) -> list[str]:
