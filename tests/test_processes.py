@@ -274,8 +274,8 @@ def test_one_is_written_nowhere() -> None:
     ("row", "mistake"),
     [
         ("runs:\n  a: {concept: few, processes: 2, method: {name: coop}}",
-         "`coop` searches on features that are kept, and gains nothing by several `processes`, which are for vpt_shallow, "
-         "vpt_deep, upt; leave it out (runs.a.processes)"),
+         "`coop` searches on features that are kept, and gains nothing by several `processes`, which are for "
+         "vpt_shallow, vpt_deep, upt; leave it out (runs.a.processes)"),
         ("runs:\n  a: {concept: few, processes: 0, method: {name: upt}}", "`processes`: "),
         ("finetunes:\n  b: {concept: few, from: few-zero-shot, kind: head, processes: 2}",
          "`kind: head` is not defined on a `clip` backbone"),

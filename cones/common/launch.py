@@ -67,7 +67,7 @@ def _run(count: int, folder: Path, errors: Sequence[IO[bytes] | None]) -> int:
 def _environment(number: int, count: int, folder: Path) -> dict[str, str]:
     """What one of the processes is told: the variables of torch's and accelerate's launchers, and ours."""
     ranks = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-    threads = int(os.environ.get("OMP_NUM_THREADS", compute_threads()))
+    threads = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or compute_threads())
     loopback = _loopback()
     ours = {MEET: str(folder / "meet"), LAUNCHER: os.getpid(), "OMP_NUM_THREADS": max(1, threads // count)}
     talk = {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
