@@ -24,9 +24,11 @@ from cones.common.layout import ERRANDS, FLOW_LOCK
 from cones.common.process import lock
 from cones.common.redaction import guard_output
 from cones.common.system_errors import in_words
+from cones.config.params import load_params
 from flows.batches import Batch
 from flows.clones import check_packages, forget, stand_at
 from flows.errands import AT, BEAT, GPU, MACHINE, TRAVEL
+from flows.graph import processes_of
 from flows.processes import CommandFailed, Programs
 from flows.stages import stage_environment
 
@@ -68,14 +70,14 @@ def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]
 def make(
     stages: list[str], lines: dict[str, Any], programs: Programs, at: dict[str, str], log: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Bring stages up to date one after the other, on one GPU; what became of each."""
+    """Bring stages up to date one after the other, on a GPU or as many as a row has processes; what became of each."""
     file = ERRANDS / "taken.json"
     write_json(file, {"lock": lines})
     at[AT] = "pulling"
     programs.run("pulling", [*TRAVEL, "take", str(file), *stages], {}, log)
     outcomes: dict[str, dict[str, Any]] = {}
-    batch = Batch(stages, (), programs)
-    with stage_environment(True, log) as environment:
+    batch, processes = Batch(stages, (), programs), processes_of(load_params())
+    with stage_environment(max(processes.get(name, 1) for name in stages), log) as environment:
         at[GPU] = environment.get("CUDA_VISIBLE_DEVICES", "")
         for name in stages:
             at[AT], began = name, time.monotonic()

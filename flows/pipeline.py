@@ -38,7 +38,7 @@ from cones.common.system_errors import in_words
 from cones.config.params import Params, load_params
 from flows.errands import Pool
 from flows.gpus import gpus
-from flows.graph import stage_graph
+from flows.graph import processes_of, stage_graph
 from flows.processes import Programs
 from flows.results import publish_results
 from flows.stages import may_pass, run_stages
@@ -70,7 +70,7 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
     log = get_run_logger()
     try:
         params = load_params()
-        graph = stage_graph(targets)
+        graph = stage_graph(targets, processes_of(params))
         pool = Pool(on) if on else None
         at_once = parallel or (pool.workers() if pool else len(gpus())) or min(len(cores()), MOST_ON_CPU)
         if pool:

@@ -18,7 +18,7 @@ from cones.common.errors import ConesError
 from cones.common.process import compute_threads, cores
 from flows.batches import Batch, batch_size
 from flows.errands import Errand, Pool
-from flows.gpus import gpus, one_gpu
+from flows.gpus import gpus, some_gpus
 from flows.graph import Stage
 from flows.processes import Programs
 
@@ -48,13 +48,14 @@ def reproduce(stage: Stage, batch: Batch | Errand) -> None:
     if isinstance(batch, Errand):
         batch.run(stage.name, log)
         return
-    with stage_environment(stage.gpu, log) as environment:
+    with stage_environment(stage.processes if stage.gpu else 0, log) as environment:
         batch.run(stage.name, environment, log)
 
 
 @contextmanager
-def stage_environment(gpu: bool, log: Callable[[str], None]) -> Iterator[dict[str, str]]:
-    """The variables that say what a stage computes with; one that wants a `gpu` has it to itself, where there are some.
+def stage_environment(count: int, log: Callable[[str], None]) -> Iterator[dict[str, str]]:
+    """The variables that say what a stage computes with; one that wants `count` GPUs has them to itself, where there
+    are some.
 
     That is as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they wait for
     each other without spinning, since they share the cores.
@@ -62,23 +63,29 @@ def stage_environment(gpu: bool, log: Callable[[str], None]) -> Iterator[dict[st
     environment = {
         "OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"
     }  # fmt: skip
-    devices = gpus() if gpu else []
+    devices = gpus() if count else []
     if not devices:
         yield environment
         return
-    with gpu_slot(), one_gpu(devices) as device:
-        log(f"on GPU {device}")
-        yield {**environment, "CUDA_VISIBLE_DEVICES": device}
+    with gpu_slots(count), some_gpus(devices, count) as lent:
+        log(f"on GPU {', '.join(lent)}")
+        yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(lent)}
 
 
-def gpu_slot() -> AbstractContextManager[None]:
-    """A leased slot of the limit on GPU stages; nothing where nobody has made that limit."""
+def gpu_slots(count: int) -> AbstractContextManager[None]:
+    """Leased slots of the limit on GPU stages, one a GPU; nothing where nobody has made that limit. `ConesError` where
+    it is lower."""
     try:
         with get_client(sync_client=True) as client:
-            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+            limit = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
     except ObjectNotFound:
         return nullcontext()
-    return concurrency(GPU_LIMIT, occupy=1)
+    if count > limit:
+        raise ConesError(
+            f"a row with `processes: {count}` wants {count} slots of the limit `{GPU_LIMIT}`, which has {limit}; "
+            f"`prefect gcl update {GPU_LIMIT} --limit {count}` raises it, or lower `processes`"
+        )
+    return concurrency(GPU_LIMIT, occupy=count)
 
 
 def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs, pool: Pool | None = None) -> list[str]:

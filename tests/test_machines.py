@@ -95,7 +95,9 @@ class Machines:
         folder.mkdir(parents=True)
         shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
         ignored = "/plan\n/made\n/after-*\n/report\n/checkpoints\n__pycache__\n/prefect*\n"
-        for name, text in {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored}.items():
+        tables = "".join(f"{name}: {{}}\n" for name in ("data", "backbones", "concepts", "runs"))
+        files = {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored, "params.yaml": tables}
+        for name, text in files.items():
             (folder / name).write_text(text)
         project = Project.at(folder)
         for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
