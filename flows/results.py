@@ -13,9 +13,20 @@ from cones.common.layout import RESULTS
 from cones.common.redaction import address
 from cones.config.params import Params
 from cones.results.summary import rows_of, summarise
+from flows.graph import Stage
 
 MARKS = re.compile(r"[\\`*_{}\[\]()#!|<>~&]")
 """What Markdown gives a meaning."""
+
+
+STAGES = "stages"
+"""The artefact that says what a flow run is about, from its beginning."""
+
+
+def publish_stages(graph: dict[str, Stage]) -> None:
+    """Put the stages of a flow beside its run, with those that each waits for."""
+    rows = [{"stage": s.name, "waits for": ", ".join(s.needs), "wants a GPU": s.gpu} for s in graph.values()]
+    create_table_artifact(rows, key=STAGES, description="What this flow brings up to date, and what waits for what.")
 
 
 def publish_results(params: Params, concepts: Iterable[str] | None = None) -> None:
