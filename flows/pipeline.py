@@ -40,8 +40,8 @@ from flows.errands import Pool
 from flows.gpus import gpus
 from flows.graph import stage_graph
 from flows.processes import Programs
-from flows.results import publish_results, publish_stages
-from flows.signs import COMMIT, beating
+from flows.results import publish_results
+from flows.signs import COMMIT, beating, publish_stages
 from flows.stages import may_pass, run_stages
 
 guard_output()  # of a worker, too, which imports this file and no entry point

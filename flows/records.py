@@ -20,12 +20,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     TaskRunFilter,
     TaskRunFilterSubFlowRuns,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
-from prefect.exceptions import ObjectNotFound
 
-from flows.results import STAGES
+from flows.signs import STAGES
 
 AWAY = "stage"
 """The flow of a worker."""
@@ -80,14 +81,13 @@ def graphs_of(client: SyncPrefectClient, runs: list[UUID]) -> dict[UUID, dict[st
     return graphs
 
 
-def workers_online(client: SyncPrefectClient, pool: str) -> int | None:
-    """How many workers of a pool are online; None for no pool."""
-    if not pool:
-        return None
-    try:
-        return sum(w.status == WorkerStatus.ONLINE for w in client.read_workers_for_work_pool(pool))
-    except ObjectNotFound:
-        return 0
+def workers_online(client: SyncPrefectClient, pools: Iterable[str]) -> dict[str, int]:
+    """How many workers of work pools are online, of those that there are."""
+    named = WorkPoolFilter(name=WorkPoolFilterName(any_=sorted(pools)))
+    found = [pool.name for pool in client.read_work_pools(work_pool_filter=named)] if pools else []
+    return {
+        name: sum(w.status == WorkerStatus.ONLINE for w in client.read_workers_for_work_pool(name)) for name in found
+    }
 
 
 def _pages(read: Callable[[int], Sequence[Any]]) -> Iterable[Any]:

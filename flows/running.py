@@ -39,8 +39,8 @@ class Run:
     machine: str
     since: datetime | None
     pool: str
-    """The work pool that it asks or, of a stage that no flow waits for, the one that it is asked of."""
-    online: int | None
+    """The work pool whose workers it asks, else the one that itself is of."""
+    online: int
     """Workers of that pool."""
     done: int
     failed: int
@@ -57,22 +57,21 @@ def running(client: SyncPrefectClient) -> list[Run]:
     home = [(flow, run) for flow, run in runs if flow != AWAY]
     identities = [run.id for _, run in home]
     tasks, graphs = tasks_of(client, identities), graphs_of(client, identities)
+    online = workers_online(client, {_pool(run) for _, run in runs} - {""})
     found, taken = [], set[UUID]()
     for flow, run in home:
         sent = [other for other in away if _asked_by(run, other)]
         taken |= {other.id for other in sent}
-        online = workers_online(client, _pool(run))
-        found.append(_at_home(flow, run, online, tasks[run.id], graphs.get(run.id, {}), sent))
+        found.append(_at_home(flow, run, online.get(_pool(run), 0), tasks[run.id], graphs.get(run.id, {}), sent))
     for run in away:
         if run.id not in taken:
             work = tuple(_sent(run, name) for name in _stages(run))
-            online, pool = workers_online(client, run.work_pool_name or ""), run.work_pool_name or ""
-            found.append(Run(AWAY, *_about(run), pool, online, 0, 0, len(work), work))
+            found.append(Run(AWAY, *_about(run), _pool(run), online.get(_pool(run), 0), 0, 0, len(work), work))
     return found
 
 
 def _at_home(
-    flow: str, run: FlowRun, online: int | None, tasks: Mapping[str, TaskRun], graph: Mapping[str, Sequence[str]],
+    flow: str, run: FlowRun, online: int, tasks: Mapping[str, TaskRun], graph: Mapping[str, Sequence[str]],
     away: Sequence[FlowRun],
 ) -> Run:  # fmt: skip
     """A flow with the stages of its graph."""
@@ -147,7 +146,8 @@ def _machine(run: FlowRun) -> str:
 
 
 def _pool(run: FlowRun) -> str:
-    return str(run.parameters.get("on") or "")
+    """The work pool that a flow asks, or that a stage is asked of."""
+    return str(run.parameters.get("on") or run.work_pool_name or "")
 
 
 def _stages(run: FlowRun) -> list[str]:

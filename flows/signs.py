@@ -1,13 +1,16 @@
-"""What a process says of itself on its flow run, as labels: that it lives, where it is, and what it is at."""
+"""What a process says of itself on its flow run: what it is about, that it lives, where it is, and what it is at."""
 
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.context import get_run_context
+
+from flows.graph import Stage
 
 BEAT, AT, MACHINE, GPU = "cones.beat", "cones.at", "cones.machine", "cones.gpu"
 """Labels: a number that grows while the process lives, and of a worker what it is at, on which machine and GPU."""
@@ -15,6 +18,9 @@ BEAT, AT, MACHINE, GPU = "cones.beat", "cones.at", "cones.machine", "cones.gpu"
 COMMIT, GPUS = "cones.commit", "cones.gpus"
 """Labels of a flow at home: the commit that it sends to workers, and a JSON object of its stages that want a GPU, with
 the one that each has, or nothing while it waits for one."""
+
+STAGES = "stages"
+"""The artefact that says what waits for what."""
 
 BEAT_SECONDS = 10.0
 """How often a process says that it lives, besides whenever its labels change."""
@@ -49,6 +55,12 @@ class Signs:
                 self._gpus[stage] = device
             if self._gpus != before:
                 self[GPUS] = json.dumps(self._gpus)
+
+
+def publish_stages(graph: Mapping[str, Stage]) -> None:
+    """Put the stages of a flow beside its run, with those that each waits for."""
+    rows = [{"stage": s.name, "waits for": ", ".join(s.needs), "wants a GPU": s.gpu} for s in graph.values()]
+    create_table_artifact(rows, key=STAGES, description="What this flow brings up to date, and what waits for what.")
 
 
 @contextmanager

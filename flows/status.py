@@ -32,7 +32,8 @@ from cones.common.redaction import address, redacted
 from cones.common.system_errors import Away
 from flows.running import Run, Work, running
 
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS, RETRIES = 10.0, 2
+"""How long to wait for an answer, and how often to ask again a server that is too busy for one."""
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def asking() -> Iterator[SyncPrefectClient]:
     where = address(url)
     try:
         with (
-            temporary_settings({PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS, PREFECT_CLIENT_MAX_RETRIES: 0}),
+            temporary_settings({PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS, PREFECT_CLIENT_MAX_RETRIES: RETRIES}),
             get_client(sync_client=True) as client,
         ):
             yield client
@@ -90,11 +91,11 @@ def _plain(value: Any) -> Any:
 
 def as_lines(runs: list[Run]) -> Iterator[str]:
     for run in runs:
-        yield ", ".join([_head(run), *_facts(run)])
+        yield told(", ".join([_head(run), *_facts(run)]))
         for work in run.work:
             where = [w for w in (f"on {work.machine}" * bool(work.machine), _gpu(work)) if w]
             parts = [f"  {work.name}: {work.state}", *where, since(work.since), _waits(work)]
-            yield ", ".join(part for part in parts if part)
+            yield told(", ".join(part for part in parts if part))
 
 
 def as_table(runs: list[Run]) -> Table:
@@ -174,7 +175,7 @@ def main() -> None:
         elif console.is_terminal:
             console.print(as_table(runs))
         else:
-            print("\n".join(map(told, as_lines(runs))))
+            print("\n".join(as_lines(runs)))
 
 
 if __name__ == "__main__":
