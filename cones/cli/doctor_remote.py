@@ -47,8 +47,8 @@ def _secrets(name: str, options: dict[str, Any]) -> Iterator[Finding]:
     of += ["url"] if redacted(str(options.get("url", ""))) != str(options.get("url", "")) else []
     for option in of:
         to_do = (
-            f"take it out (`dvc remote modify {name} --unset {option}`, or mend the address), have another one made, as "
-            "git keeps it, and put that into the environment, ~/.aws or .dvc/config.local"
+            f"take it out (`dvc remote modify {name} --unset {option}`, or mend the address), have another one made, "
+            "as git keeps it, and put that into the environment, ~/.aws or .dvc/config.local"
         )
         yield Finding(WHAT, f".dvc/config, which is committed, has `{option}` of `{name}` in it", False, to_do)
 

@@ -40,7 +40,7 @@ def remote_error(error: BaseException) -> RemoteAway | RemoteRefused | None:
     if not isinstance(error, OSError) and kind.__module__.partition(".")[0] not in LIBRARIES:
         return None
     told = (str(error).splitlines() or [""])[0] or kind.__name__
-    if isinstance(error, OSError) and error.errno in FULL or kind.__name__.startswith(("SFTPNoSpace", "SFTPQuota")):
+    if (isinstance(error, OSError) and error.errno in FULL) or kind.__name__.startswith(("SFTPNoSpace", "SFTPQuota")):
         return RemoteRefused(f"DVC's remote is full ({told}); free some space there and run it again: nothing is lost")
     if {k.__name__ for k in kind.__mro__} & REFUSALS or (isinstance(error, OSError) and error.errno == errno.EROFS):
         step = NEXT.get(kind.__name__, "put that right")
