@@ -77,6 +77,7 @@ def remote(sending: bool = False) -> Iterator[None]:
         except Exception as error:
             reasons.append(error)
     if reasons:
+        _drop_halves(reasons)
         full = None if sending else _full_disk(reasons)
         raise full or remote_error(reasons[0]) or reasons[0] from reasons[-1]
 
@@ -94,6 +95,7 @@ def here() -> Iterator[None]:
         except RunCacheNotFoundError:
             raise
         except DvcException as error:
+            _drop_halves(reasons)
             if full := _full_disk([*reasons, error]):
                 raise full from None
             told = str(error).splitlines()[0]
@@ -131,6 +133,14 @@ def _reasons() -> Iterator[list[BaseException]]:
             logger.removeHandler(listener)
             logger.setLevel(level)
             logger.propagate = propagate
+
+
+def _drop_halves(errors: list[BaseException]) -> None:
+    """Remove what DVC began to write and left, by a name that nobody takes for the whole, so that it fills no disk."""
+    for error in errors:
+        half = error.filename2 if isinstance(error, OSError) and isinstance(error.filename2, str) else ""
+        if half.endswith(".tmp"):
+            Path(half).unlink(missing_ok=True)
 
 
 def _full_disk(errors: list[BaseException]) -> ConesError | None:

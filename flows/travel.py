@@ -10,6 +10,7 @@ cache; what it would keep does not depend on that, so here it is asked to.
 """
 
 import argparse
+import errno
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -77,6 +78,10 @@ def receive(repo: "Repo", names: list[str]) -> None:
     """Take what these stages made elsewhere as if they had run here."""
     lacking = [name for name in names if not _restore(repo, _stage(repo, name))]
     if lacking:
+        with remote():
+            there = repo.cloud.get_remote(None, "fetch")
+            if not there.fs.isdir(there.path):
+                raise FileNotFoundError(errno.ENOENT, "it is not there", there.path)
         raise DataError(
             f"{', '.join(lacking)}: made on a worker, but not in DVC's remote, or from other data than here; run the "
             "flow again"

@@ -314,7 +314,13 @@ def test_a_worker_that_cannot_stand_where_it_is_asked_to_says_so(clone: Path) ->
 def test_other_packages_than_the_commits_are_named(clone: Path) -> None:
     pins = f"prefect=={version('prefect')} \\\n    --hash=sha256:0\nwaitress==3.0.2 ; sys_platform == 'win32' \\\n"
     (clone / "requirements.txt").write_text(pins)
+    torch = version("torch").partition("+")[0]
+    (clone / "requirements-cuda.txt").write_text(f"nvidia-of-another-machine==1 \\\ntorch=={torch} \\\n")
     check_packages()
+    (clone / "requirements-cuda.txt").write_text("torch==0.1 \\\n")
+    with pytest.raises(ConesError, match=rf"those of the commit: torch is {torch} and not 0\.1; `make"):
+        check_packages()
+    (clone / "requirements-cuda.txt").unlink()
     (clone / "requirements.txt").write_text(f"{pins}mlflow==0.1 \\\nnowhere-to-be-had==1.0\n")
     wrong = f"mlflow is {version('mlflow')} and not 0.1, nowhere-to-be-had is missing and not 1.0; `make .venv/ready`"
     with pytest.raises(ConesError, match=re.escape(wrong)):

@@ -95,5 +95,5 @@ def _write(name: str, config: Any) -> None:
         with suppress(FileNotFoundError):
             fs.rm_file(file)
         if not there:
-            with suppress(Exception):  # buckets have no folders
-                fs.rmdir(folder)
+            with suppress(Exception):  # buckets have no folders; over SSH `rmdir` does nothing, and `rm` what it should
+                (fs.rm if fs.protocol == "ssh" else fs.rmdir)(folder)

@@ -8,12 +8,13 @@ from cones.common.system_errors import FULL
 LIBRARIES = ("dvc", "dvc_data", "dvc_objects", "dvc_ssh", "dvc_s3", "asyncssh", "s3fs", "botocore", "aiobotocore")
 REFUSALS = {
     "PermissionDenied", "SFTPPermissionDenied", "PermissionError", "HostKeyNotVerifiable", "KeyExchangeFailed",
-    "NoCredentialsError", "RemoteMissingDepsError", "RemoteConfigError", "ConfigError", "RemoteNotFoundError",
+    "NoCredentialsError", "RemoteMissingDepsError", "ImportError", "RemoteConfigError", "ConfigError",
+    "RemoteNotFoundError",
 }  # fmt: skip
 """What goes away by no waiting."""
 NEXT = {
     "HostKeyNotVerifiable": "log in there once with `ssh`, and see that its key is the right one",
-    "RemoteMissingDepsError": 'install what it needs: `pip install ".[s3]"` for a bucket',
+    "ImportError": 'for a bucket `pip install ".[s3]"`',
 }
 
 
@@ -37,7 +38,7 @@ def check_ssh_hosts() -> None:
 def remote_error(error: BaseException) -> RemoteAway | RemoteRefused | None:
     """What a person is told of an error that came of using a remote; None if it is a mistake in the program."""
     kind = type(error)
-    if not isinstance(error, OSError) and kind.__module__.partition(".")[0] not in LIBRARIES:
+    if not isinstance(error, OSError | ImportError) and kind.__module__.partition(".")[0] not in LIBRARIES:
         return None
     told = (str(error).splitlines() or [""])[0] or kind.__name__
     if (isinstance(error, OSError) and error.errno in FULL) or kind.__name__.startswith(("SFTPNoSpace", "SFTPQuota")):
