@@ -2,10 +2,12 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import psutil
 import pytest
 from conftest import PREFECT_PASSWORD, ROOT, Project, Server
 from ruamel.yaml import YAML
+from test_faults import LONG, small_disk  # noqa: F401
 
 from cones.common.errors import ConesError
 from flows.clones import check_packages, commit_here, stand_at
@@ -83,6 +86,14 @@ class Machines:
         self.commit()
         self.run("prefect", "work-pool", "create", pool, "--type", "process")
         self.workers: dict[str, subprocess.Popen] = {}
+
+    @staticmethod
+    def of(machines: "Machines", pool: str) -> "Machines":
+        """The same home and remote with another pool."""
+        other = copy(machines)
+        other.pool, other.workers = pool, {}
+        other.run("prefect", "work-pool", "create", pool, "--type", "process")
+        return other
 
     def _small(self, folder: Path) -> Project:
         folder.mkdir(parents=True)
@@ -258,16 +269,66 @@ def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
     assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
-def test_rows_of_the_shipped_graph_are_made_in_a_fresh_clone(
+def test_ctrl_c_cancels_a_run_that_nobody_else_waits_for(machines: Machines) -> None:
+    (machines.folder / "steps").write_text("600")
+    machines.change("for two")
+    others = machines.folder / "others"
+    senders = (machines.home, Project.at(others if others.exists() else machines.clone("others")))
+    flows = [who.start(f"{i}.log", *machines.flow("make@a"), **machines.more) for i, who in enumerate(senders)]
+    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
+    wait_for(lambda: (machines.folder / "made").exists())
+    ((_, _, made),) = machines.made()
+    flows[0].send_signal(signal.SIGINT)
+    assert flows[0].wait(60) != 0
+    time.sleep(3)  # in which it would be cancelled
+    assert psutil.pid_exists(int(made))
+    flows[1].send_signal(signal.SIGINT)
+    assert flows[1].wait(60) != 0
+    wait_for(lambda: not psutil.pid_exists(int(made)))
+    (machines.folder / "steps").write_text("1")
+
+
+def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines, small_disk: Path) -> None:  # noqa: F811
+    """The flow names it, and goes on with it when there is space."""
+    machines.change("with little space")
+    small = Machines.of(machines, "small")
+    clone = small.clone("little")
+    (clone / "made").symlink_to(small_disk)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 1024)
+    with small.worker("little"):
+        failed = small.run(*small.flow("make@a", "plan"), check=False)
+        assert failed.returncode == 1
+        assert "bad: ['make@a']" in failed.stdout
+        assert "No space left on device" in failed.stdout
+        filler.unlink()
+        small.run(*small.flow("make@a"))
+
+
+def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_home(
     finished: Project, machines: Machines, tmp_path: Path
 ) -> None:
-    """A search, then the evaluation that looks at it, with the same bits; all that they read has travelled."""
-    team = Machines(tmp_path, machines.server, "shipped", finished.copy(tmp_path / "home"))
-    row, before = team.home.folder / "searched/few/few-coop", team.lock()
+    """In a fresh clone: a search, then the evaluation that looks at it, with the same bits; what they read has
+    travelled, and nothing else."""
+    home = finished.copy(tmp_path / "home")
+    home.params(LONG)
+    team = Machines(tmp_path, machines.server, "shipped", home)
+    team.run("dvc", "repro", "evaluate@few")
+    row, before = home.folder / "searched/few/few-coop", team.lock()
     alone = {name: (row / name).read_bytes() for name in ("concept.safetensors", "metrics.json")}
     shutil.rmtree(row)
+    shutil.rmtree(home.folder / ".dvc/cache/runs")
+    flow = home.start("flow.log", *team.flow("evaluate@few", silence=15), **team.more)
+    with team.worker("one") as worker:
+        wait_for(lambda: list((tmp_path / "one").glob("checkpoints/*/state.safetensors")))
+        for process in (*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)):
+            process.kill()
+        worker.wait()
     with team.worker("one"):
-        team.run(*team.flow("evaluate@few"))
+        assert flow.wait(200) == 0, home.log("flow.log")
+    assert "few-coop: resuming after epoch" in (tmp_path / "one.log").read_text()
     assert {name: (row / name).read_bytes() for name in alone} == alone
     outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, team.lock())]
     assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
