@@ -93,7 +93,7 @@ class Pool:
 
         Whoever asks for the same at the same time waits for the same run. `Lost` if its worker is gone.
         """
-        parameters = {"stages": asked["stages"], "lines": asked["lock"], "commit": self.commit, "gpu": True}
+        parameters = {"stages": asked["stages"], "lines": asked["lock"], "commit": self.commit}
         attempt = 0
         while True:
             key = content_hash([parameters, attempt])

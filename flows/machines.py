@@ -5,8 +5,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +24,9 @@ from cones.common.layout import ERRANDS, FLOW_LOCK
 from cones.common.process import lock
 from cones.common.redaction import guard_output
 from cones.common.system_errors import in_words
+from flows.batches import Batch
 from flows.clones import check_packages, forget, stand_at
 from flows.errands import AT, BEAT, GPU, MACHINE, TRAVEL
-from flows.gpus import gpus, one_gpu
 from flows.processes import CommandFailed, Programs
 from flows.stages import stage_environment
 
@@ -42,7 +42,7 @@ StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.
 
 
 @flow(name="stage", persist_result=False)
-def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]], gpu: bool = True) -> State:
+def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]) -> State:
     """Make stages that are ready, from what DVC's remote has, and push what they made.
 
     `lines`: what the sender's lock files say of all that these stages need. The state's message is a JSON object:
@@ -54,7 +54,7 @@ def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]
             stand_at(commit)
             check_packages()
             try:
-                outcomes = make(stages, lines, gpu, programs, at, log)
+                outcomes = make(stages, lines, programs, at, log)
             finally:
                 forget()
     except (ConesError, OSError, MemoryError) as error:
@@ -66,7 +66,7 @@ def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]
 
 
 def make(
-    stages: list[str], lines: dict[str, Any], gpu: bool, programs: Programs, at: dict[str, str], log: Any
+    stages: list[str], lines: dict[str, Any], programs: Programs, at: dict[str, str], log: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
     """Bring stages up to date one after the other, on one GPU; what became of each."""
     file = ERRANDS / "taken.json"
@@ -74,14 +74,13 @@ def make(
     at[AT] = "pulling"
     programs.run("pulling", [*TRAVEL, "take", str(file), *stages], {}, log)
     outcomes: dict[str, dict[str, Any]] = {}
-    devices = gpus() if gpu else []
-    with one_gpu(devices) if devices else nullcontext("") as device:
-        at[GPU] = device
-        environment = stage_environment() | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
+    batch = Batch(stages, (), programs)
+    with stage_environment(True, log) as environment:
+        at[GPU] = environment.get("CUDA_VISIBLE_DEVICES", "")
         for name in stages:
             at[AT], began = name, time.monotonic()
             try:
-                programs.run(name, ["dvc", "--wait-for-lock", "repro", "--single-item", name], environment, log)
+                batch.run(name, environment, log)
                 outcomes[name] = {"seconds": round(time.monotonic() - began, 2)}
             except CommandFailed as error:
                 outcomes[name] = {"error": str(error), "may_pass": error.may_pass}
@@ -92,20 +91,17 @@ def make(
     return outcomes
 
 
-def push(made: list[str], programs: Programs, log: Any) -> None:
+def push(made: list[str], programs: Programs, log: Callable[[str], None]) -> None:
     """Push what stages made, and try again from here: another worker, who does not have it, would make it again."""
-    for seconds in PUSH_AGAIN:
+    for seconds in (*PUSH_AGAIN, None):
         try:
-            return programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
+            programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
+            return
         except CommandFailed as error:
-            if not error.may_pass:
-                raise
+            if seconds is None or not error.may_pass:
+                raise ConesError(f"{error} ({', '.join(made)} kept by the worker in {Path.cwd()})") from None
             log(f"{error}; again in {seconds} seconds")
             time.sleep(seconds)
-    try:
-        programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
-    except CommandFailed as error:
-        raise ConesError(f"{error} ({', '.join(made)} kept by the worker in {Path.cwd()})") from None
 
 
 @contextmanager

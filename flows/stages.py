@@ -3,7 +3,8 @@ help."""
 
 import time
 from collections import defaultdict
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from graphlib import TopologicalSorter
 
 from prefect import State, get_run_logger, task
@@ -41,25 +42,33 @@ def may_pass(task: object, task_run: object, state: State) -> bool:
 def reproduce(stage: Stage, batch: Batch | Errand) -> None:
     """Bring one stage of a batch up to date, here or on another machine.
 
-    It computes with as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they
-    wait for each other without spinning, since they share the cores. A search that was killed goes on from its
-    checkpoint when it is tried again.
+    A search that was killed goes on from its checkpoint when it is tried again.
     """
     log = get_run_logger().info
     if isinstance(batch, Errand):
-        return batch.run(stage.name, log)
-    environment = stage_environment()
-    devices = gpus() if stage.gpu else []
+        batch.run(stage.name, log)
+        return
+    with stage_environment(stage.gpu, log) as environment:
+        batch.run(stage.name, environment, log)
+
+
+@contextmanager
+def stage_environment(gpu: bool, log: Callable[[str], None]) -> Iterator[dict[str, str]]:
+    """The variables that say what a stage computes with; one that wants a `gpu` has it to itself, where there are some.
+
+    That is as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they wait for
+    each other without spinning, since they share the cores.
+    """
+    environment = {
+        "OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"
+    }  # fmt: skip
+    devices = gpus() if gpu else []
     if not devices:
-        return batch.run(stage.name, environment, log)
+        yield environment
+        return
     with gpu_slot(), one_gpu(devices) as device:
         log(f"on GPU {device}")
-        return batch.run(stage.name, {**environment, "CUDA_VISIBLE_DEVICES": device}, log)
-
-
-def stage_environment() -> dict[str, str]:
-    """What a stage computes with."""
-    return {"OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
+        yield {**environment, "CUDA_VISIBLE_DEVICES": device}
 
 
 def gpu_slot() -> AbstractContextManager[None]:

@@ -11,14 +11,13 @@ cache; what it would keep does not depend on that, so here it is asked to.
 
 import argparse
 import errno
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cones.cli.remotes import check_ssh_hosts
 from cones.common.errors import DataError
-from cones.common.files import write_json
+from cones.common.files import read_json, write_json
 from cones.common.process import plain_errors
 from flows.remotes import fetch_run, here, remote, send_run
 
@@ -55,7 +54,7 @@ def offer(repo: "Repo", file: Path, names: list[str]) -> None:
 
 def take(repo: "Repo", file: Path, names: list[str]) -> None:
     """Pull what these stages read, by the lines in `file`, and what somebody has made of it in the meantime."""
-    _merge(repo, json.loads(file.read_text())["lock"])
+    _merge(repo, read_json(file)["lock"])
     stages = [_stage(repo, name) for name in names]
     if inputs := sorted({path for stage in stages for path, _ in _inputs(repo, stage)}):  # DVC takes none for all
         with remote():

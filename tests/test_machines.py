@@ -13,12 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PREFECT_PASSWORD, ROOT, Project, Server
+from conftest import ROOT, Project
 from ruamel.yaml import YAML
 from test_faults import LONG, small_disk  # noqa: F401
 
 from cones.common.errors import ConesError
+from cones.common.files import read_json
 from flows.clones import check_packages, commit_here, stand_at
+from flows.machines import make
+from flows.processes import Programs
 
 GRAPH = """
 stages:
@@ -111,9 +114,6 @@ class Machines:
         made = str(self.folder / "made")
         return {**self.server, "PYTHONPATH": str(ROOT), "MADE": made, "PREFECT_WORKER_QUERY_SECONDS": "1"}
 
-    def environment(self) -> dict[str, str]:
-        return self.home.environment(**self.more)
-
     def change(self, text: str) -> None:
         """Another commit, at which all has to be made again."""
         self.forget()
@@ -121,10 +121,7 @@ class Machines:
         self.commit()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            command, cwd=self.home.folder, env=self.environment(), text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        done = self.home.run(*command, **self.more)
         assert not check or done.returncode == 0, done.stdout
         return done
 
@@ -143,7 +140,7 @@ class Machines:
         with (self.folder / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
                 ["prefect", "worker", "start", "--pool", self.pool, "--name", name, "--limit", "1"], cwd=where,
-                env=self.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=self.home.environment(**self.more), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self.workers[name] = process
         try:
@@ -174,11 +171,9 @@ class Machines:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory, prefect_server: Server) -> Iterator[Machines]:
+def machines(tmp_path_factory: pytest.TempPathFactory, with_prefect: dict[str, str]) -> Iterator[Machines]:
     """With a worker in each of two clones."""
-    server = {"PREFECT_API_URL": f"http://127.0.0.1:{prefect_server.port}/api",
-              "PREFECT_HOME": str(prefect_server.folder), "PREFECT_API_AUTH_STRING": PREFECT_PASSWORD}  # fmt: skip
-    made = Machines(tmp_path_factory.mktemp("machines"), server, "away")
+    made = Machines(tmp_path_factory.mktemp("machines"), with_prefect, "away")
     with made.worker("one"), made.worker("two"):
         yield made
 
@@ -255,6 +250,28 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     for sender in ("0.log", "1.log"):
         assert "no word for 15 seconds from the worker on" in machines.home.log(sender)
     assert (other.folder / "made/a").read_bytes() == (machines.home.folder / "made/a").read_bytes()
+
+
+def test_stages_that_travel_together_share_a_dvc_process_and_no_failure(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines.change("together")
+    machines.run("dvc", "repro", "-q", "plan")
+    asked = machines.folder / "asked.json"
+    machines.run("python", "-m", "flows.travel", "offer", str(asked), "make@a", "make@b")
+    offered = read_json(asked)
+    assert offered["stages"] == ["make@a", "make@b"]
+    monkeypatch.chdir(machines.clone("three"))
+    monkeypatch.setenv("MADE", str(machines.folder / "made"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("made/a").mkdir(parents=True)  # in the place of its file
+    lines: list[str] = []
+    with Programs() as programs:
+        outcomes = make(offered["stages"], offered["lock"], programs, {}, lines.append)
+    assert {name: "error" in of for name, of in outcomes.items()} == {"make@a": True, "make@b": False}
+    machines.run("python", "-m", "flows.travel", "receive", "make@b")
+    assert (machines.home.folder / "made/b").exists()
+    assert not (machines.home.folder / "made/a").exists()
 
 
 def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
