@@ -356,6 +356,6 @@ def test_a_bucket_wants_its_extra(tmp_path: Path) -> None:
     clones = Clones(tmp_path, "s3://bucket/folder")
     (finding,) = examine(clones.home)
     assert finding.well is False
-    assert '`pip install ".[s3]"`' in finding.to_do
+    assert '`pip install --editable ".[s3]"`' in finding.to_do
     with pytest.raises(RemoteRefused, match="s3"):
         clones.offer("make@a")

@@ -14,7 +14,7 @@ REFUSALS = {
 """What goes away by no waiting."""
 NEXT = {
     "HostKeyNotVerifiable": "log in there once with `ssh`, and see that its key is the right one",
-    "ImportError": 'for a bucket `pip install ".[s3]"`',
+    "ImportError": 'for a bucket `pip install --editable ".[s3]"`',
 }
 
 
