@@ -2,10 +2,12 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import psutil
 import pytest
 from conftest import ROOT, Project
 from ruamel.yaml import YAML
+from test_faults import LONG, small_disk  # noqa: F401
 
 from cones.common.errors import ConesError
 from cones.common.files import read_json
@@ -73,8 +76,6 @@ bad = short()
 sys.exit(f"bad: {bad}" if bad else 0)
 """
 
-PIPELINE = ("python", "-m", "flows.pipeline", "--on", "shipped")
-
 pytestmark = pytest.mark.timeout(600)  # for machines that are busy
 
 
@@ -90,6 +91,14 @@ class Machines:
         self.commit()
         self.run("prefect", "work-pool", "create", pool, "--type", "process")
         self.workers: dict[str, subprocess.Popen] = {}
+
+    @staticmethod
+    def of(machines: "Machines", pool: str) -> "Machines":
+        """The same home and remote with another pool."""
+        other = copy(machines)
+        other.pool, other.workers = pool, {}
+        other.run("prefect", "work-pool", "create", pool, "--type", "process")
+        return other
 
     def _small(self, folder: Path) -> Project:
         folder.mkdir(parents=True)
@@ -281,51 +290,96 @@ def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
     assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
-STUDIES = ("taskres", "lp_plus_plus")
+def test_ctrl_c_cancels_a_run_that_nobody_else_waits_for(machines: Machines) -> None:
+    (machines.folder / "steps").write_text("600")
+    machines.change("for two")
+    others = machines.folder / "others"
+    senders = (machines.home, Project.at(others if others.exists() else machines.clone("others")))
+    flows = [who.start(f"{i}.log", *machines.flow("make@a"), **machines.more) for i, who in enumerate(senders)]
+    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
+    wait_for(lambda: (machines.folder / "made").exists())
+    ((_, _, made),) = machines.made()
+    flows[0].send_signal(signal.SIGINT)
+    assert flows[0].wait(60) != 0
+    time.sleep(3)  # in which it would be cancelled
+    assert psutil.pid_exists(int(made))
+    flows[1].send_signal(signal.SIGINT)
+    assert flows[1].wait(60) != 0
+    wait_for(lambda: not psutil.pid_exists(int(made)))
+    (machines.folder / "steps").write_text("1")
 
 
-@pytest.fixture(scope="module")
-def shipped(
+def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines, small_disk: Path) -> None:  # noqa: F811
+    """The flow names it, and goes on with it when there is space."""
+    machines.change("with little space")
+    small = Machines.of(machines, "small")
+    clone = small.clone("little")
+    (clone / "made").symlink_to(small_disk)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 1024)
+    with small.worker("little"):
+        failed = small.run(*small.flow("make@a", "plan"), check=False)
+        assert failed.returncode == 1
+        assert "bad: ['make@a']" in failed.stdout
+        assert "No space left on device" in failed.stdout
+        filler.unlink()
+        small.run(*small.flow("make@a"))
+
+
+def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_home(
+    finished: Project, machines: Machines, tmp_path: Path
+) -> None:
+    """In a fresh clone: a search, then the evaluation that looks at it, with the same bits; what they read has
+    travelled, and nothing else."""
+    home = finished.copy(tmp_path / "home")
+    home.params(LONG)
+    team = Machines(tmp_path, machines.server, "shipped", home)
+    team.run("dvc", "repro", "evaluate@few")
+    row, before = home.folder / "searched/few/few-coop", team.lock()
+    alone = {name: (row / name).read_bytes() for name in ("concept.safetensors", "metrics.json")}
+    shutil.rmtree(row)
+    shutil.rmtree(home.folder / ".dvc/cache/runs")
+    flow = home.start("flow.log", *team.flow("evaluate@few", silence=15), **team.more)
+    with team.worker("one") as worker:
+        wait_for(lambda: list((tmp_path / "one").glob("checkpoints/*/state.safetensors")))
+        for process in (*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)):
+            process.kill()
+        worker.wait()
+    with team.worker("one"):
+        assert flow.wait(200) == 0, home.log("flow.log")
+    assert "few-coop: resuming after epoch" in (tmp_path / "one.log").read_text()
+    assert {name: (row / name).read_bytes() for name in alone} == alone
+    outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, team.lock())]
+    assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
+    assert (tmp_path / "one/evaluated/few/metrics.json").exists()
+    assert not (tmp_path / "one/data/prepared/glyphs/report.json").exists()
+
+
+def test_two_workers_take_two_studies(
     finished: Project, with_prefect: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Machines]:
-    """The shipped graph, made at home but for two studies, with a worker in each of two fresh clones."""
-    folder = tmp_path_factory.mktemp("shipped")
+) -> None:
+    """Sent by the flow that people start, whole, up to the registry."""
+    folder, names = tmp_path_factory.mktemp("studies"), ("taskres", "lp_plus_plus")
     home = finished.copy(folder / "home")
     yaml, params = YAML(), home.folder / "params.yaml"
     content = yaml.load(params)
     study = {"data": "glyphs", "backbone": "toy", "shots": [1], "seeds": 2, "views": 2}
-    content["studies"] = {name: {**study, "methods": [name]} for name in STUDIES}
+    content["studies"] = {name: {**study, "methods": [name]} for name in names}
     yaml.dump(content, params)
     (home.folder / "studies").mkdir()
     for name in ("dvc.yaml", ".gitignore"):
         shutil.copy(ROOT / "studies" / name, home.folder / "studies" / name)
     assert home.run("dvc", "repro", "-q", "plan", "prepare@glyphs").returncode == 0
-    team = Machines(folder, with_prefect, "shipped", home)
+    team = Machines(folder, with_prefect, "studies", home)
     with team.worker("one"), team.worker("two"):
-        yield team
-
-
-def test_rows_of_the_shipped_graph_are_made_in_a_fresh_clone(shipped: Machines) -> None:
-    """A search, then the evaluation that looks at it, with the same bits; all that they read has travelled."""
-    row, before = shipped.home.folder / "searched/few/few-coop", shipped.lock()
-    alone = {name: (row / name).read_bytes() for name in ("concept.safetensors", "metrics.json")}
-    shutil.rmtree(row)
-    shipped.run(*PIPELINE, "--row", "few-coop")
-    assert {name: (row / name).read_bytes() for name in alone} == alone
-    outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, shipped.lock())]
-    assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
-    assert any((shipped.folder / clone / "evaluated/few/metrics.json").exists() for clone in shipped.workers)
-    for clone in shipped.workers:
-        assert not (shipped.folder / clone / "data/prepared/glyphs/report.json").exists()
-
-
-def test_two_workers_take_two_studies(shipped: Machines) -> None:
-    shipped.run(*PIPELINE, *(word for name in STUDIES for word in ("--study", name)))
-    made = [[w for w in shipped.workers if (shipped.folder / w / "studies" / name).exists()] for name in STUDIES]
+        asked = [word for name in names for word in ("--study", name)]
+        team.run("python", "-m", "flows.pipeline", "--on", team.pool, *asked)
+    made = [[w for w in ("one", "two") if (folder / w / "studies" / name).exists()] for name in names]
     assert sorted(made) == [["one"], ["two"]]
-    stages = [f"studies/dvc.yaml:study@{name}" for name in STUDIES]
-    assert "Running stage" not in shipped.run("dvc", "repro", *stages).stdout
-    assert all((shipped.home.folder / "studies" / name / "summary.json").exists() for name in STUDIES)
+    assert "Running stage" not in team.run("dvc", "repro", *(f"studies/dvc.yaml:study@{n}" for n in names)).stdout
+    assert all((home.folder / "studies" / name / "summary.json").exists() for name in names)
 
 
 @pytest.fixture
@@ -367,7 +421,13 @@ def test_a_worker_that_cannot_stand_where_it_is_asked_to_says_so(clone: Path) ->
 def test_other_packages_than_the_commits_are_named(clone: Path) -> None:
     pins = f"prefect=={version('prefect')} \\\n    --hash=sha256:0\nwaitress==3.0.2 ; sys_platform == 'win32' \\\n"
     (clone / "requirements.txt").write_text(pins)
+    torch = version("torch").partition("+")[0]
+    (clone / "requirements-cuda.txt").write_text(f"nvidia-of-another-machine==1 \\\ntorch=={torch} \\\n")
     check_packages()
+    (clone / "requirements-cuda.txt").write_text("torch==0.1 \\\n")
+    with pytest.raises(ConesError, match=rf"those of the commit: torch is {torch} and not 0\.1; `make"):
+        check_packages()
+    (clone / "requirements-cuda.txt").unlink()
     (clone / "requirements.txt").write_text(f"{pins}mlflow==0.1 \\\nnowhere-to-be-had==1.0\n")
     wrong = f"mlflow is {version('mlflow')} and not 0.1, nowhere-to-be-had is missing and not 1.0; `make .venv/ready`"
     with pytest.raises(ConesError, match=re.escape(wrong)):

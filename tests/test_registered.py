@@ -56,7 +56,9 @@ def test_the_report_of_the_server_has_links_and_that_of_the_stage_none(there: Pr
     experiment = client.get_experiment_by_name("reports").experiment_id
     (run,) = client.search_runs([experiment])
     assert run.info.status == "FINISHED"
-    assert report_address() == f"{mlflow_server}/#/experiments/{experiment}/runs/{run.info.run_id}/artifacts/report.html"
+    assert (
+        report_address() == f"{mlflow_server}/#/experiments/{experiment}/runs/{run.info.run_id}/artifacts/report.html"
+    )
     with urlopen(f"{mlflow_server}/get-artifact?path=report.html&run_uuid={run.info.run_id}") as answer:
         assert answer.read().decode() == linked
 
@@ -85,7 +87,9 @@ def test_links_are_of_what_is_there_now_on_the_server_that_is_set(
     assert (pages_of(ROWS), report_address()) == ({}, None)
 
 
-def test_a_flow_run_has_table_report_and_links(there: Project, mlflow_server: str, with_prefect: dict[str, str]) -> None:
+def test_a_flow_run_has_table_report_and_links(
+    there: Project, mlflow_server: str, with_prefect: dict[str, str]
+) -> None:
     @flow(name="publishing")
     def publishing() -> None:
         publish_results(load_params())
