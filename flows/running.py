@@ -46,6 +46,7 @@ class Run:
     failed: int
     """With what did not begin for it."""
     stages: int
+    """In all, of a flow that has a graph."""
     work: tuple[Work, ...]
     """What is not over, in the order of the graph."""
 
@@ -66,7 +67,7 @@ def running(client: SyncPrefectClient) -> list[Run]:
     for run in away:
         if run.id not in taken:
             work = tuple(_sent(run, name) for name in _stages(run))
-            found.append(Run(AWAY, *_about(run), _pool(run), online.get(_pool(run), 0), 0, 0, len(work), work))
+            found.append(Run(AWAY, *_about(run), _pool(run), online.get(_pool(run), 0), 0, 0, 0, work))
     return found
 
 
