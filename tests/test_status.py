@@ -129,7 +129,7 @@ def test_what_a_worker_was_asked_for_says_where_it_is(server: SyncPrefectClient)
         r"stage \S+, running, on one, since \d\d:\d\d \(\d+ s\), pool status-gpus, 0 workers online", head
     )
     assert re.fullmatch(r"  search@b: running, on one, GPU GPU-7, since \d\d:\d\d \(\d+ s\)", lines[1])
-    assert re.fullmatch(r"  search@c: waits, on one, since \S+ \(\d+ s\), for search@b", lines[2])
+    assert re.fullmatch(r"  search@c: waits, on one, since \d\d:\d\d \(\d+ s\), for search@b", lines[2])
     server.update_flow_run_labels(run, {AT: "pushing"})
     assert {work.state for work in (only(server) or asked).work} == {"pushing"}
 
