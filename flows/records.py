@@ -1,6 +1,5 @@
 """What a Prefect server has of the flows of this project that are not over."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -26,7 +25,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, TaskRun, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 
-from flows.signs import STAGES
+from flows.graph import Stage
+from flows.signs import STAGES, stages_told
 
 AWAY = "stage"
 """The flow of a worker."""
@@ -68,16 +68,13 @@ def tasks_of(client: SyncPrefectClient, runs: list[UUID]) -> dict[UUID, dict[str
     return found
 
 
-def graphs_of(client: SyncPrefectClient, runs: list[UUID]) -> dict[UUID, dict[str, list[str]]]:
-    """What each flow run said of its stages when it began: those that each one waits for."""
+def graphs_of(client: SyncPrefectClient, runs: list[UUID]) -> dict[UUID, dict[str, Stage]]:
+    """What each flow run said of its stages when it began."""
     graphs = {}
     if runs:
         told = ArtifactFilter(key=ArtifactFilterKey(any_=[STAGES]), flow_run_id=ArtifactFilterFlowRunId(any_=runs))
         for artefact in _pages(lambda offset: client.read_artifacts(artifact_filter=told, limit=PAGE, offset=offset)):
-            lines = json.loads(artefact.data) if isinstance(artefact.data, str) else artefact.data
-            graphs[artefact.flow_run_id] = {
-                str(line["stage"]): [need for need in str(line["waits for"]).split(", ") if need] for line in lines
-            }
+            graphs[artefact.flow_run_id] = stages_told(artefact.data)
     return graphs
 
 

@@ -11,6 +11,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun, TaskRun
 
 from flows.errands import SILENCE
+from flows.graph import Stage
 from flows.records import AWAY, graphs_of, tasks_of, unfinished, workers_online
 from flows.signs import AT, BEAT, COMMIT, GPU, GPUS, MACHINE
 
@@ -46,6 +47,7 @@ class Run:
     failed: int
     """With what did not begin for it."""
     stages: int
+    """In all, of a flow that has a graph."""
     work: tuple[Work, ...]
     """What is not over, in the order of the graph."""
 
@@ -66,12 +68,12 @@ def running(client: SyncPrefectClient) -> list[Run]:
     for run in away:
         if run.id not in taken:
             work = tuple(_sent(run, name) for name in _stages(run))
-            found.append(Run(AWAY, *_about(run), _pool(run), online.get(_pool(run), 0), 0, 0, len(work), work))
+            found.append(Run(AWAY, *_about(run), _pool(run), online.get(_pool(run), 0), 0, 0, 0, work))
     return found
 
 
 def _at_home(
-    flow: str, run: FlowRun, online: int, tasks: Mapping[str, TaskRun], graph: Mapping[str, Sequence[str]],
+    flow: str, run: FlowRun, online: int, tasks: Mapping[str, TaskRun], graph: Mapping[str, Stage],
     away: Sequence[FlowRun],
 ) -> Run:  # fmt: skip
     """A flow with the stages of its graph."""
@@ -79,8 +81,8 @@ def _at_home(
     failed = {name for name in over & set(graph) if not tasks[name].state.is_completed()}
     sent = {name: other for other in away for name in _stages(other)}
     gpus, work = _gpus(run), list[Work]()
-    for name, needs in graph.items():
-        waits = tuple(need for need in needs if need not in over)
+    for name, stage in graph.items():
+        waits = tuple(need for need in stage.needs if need not in over)
         task = tasks.get(name)
         if name in over:
             continue
@@ -90,6 +92,8 @@ def _at_home(
             work.append(Work(name, "waits", waits_for=waits))
         elif task.state.is_running():
             state = "waits for a GPU" if gpus.get(name) == "" else "running"
+            if stage.gpu and run.parameters.get("on"):
+                state = "is sent or fetched"
             work.append(Work(name, state, _machine(run), gpus.get(name, ""), task.start_time))
         else:
             work.append(Work(name, "is tried again" if task.run_count else "begins", _machine(run)))

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from prefect.artifacts import create_table_artifact
 from prefect.client.orchestration import get_client
@@ -61,6 +62,13 @@ def publish_stages(graph: Mapping[str, Stage]) -> None:
     """Put the stages of a flow beside its run, with those that each waits for."""
     rows = [{"stage": s.name, "waits for": ", ".join(s.needs), "wants a GPU": s.gpu} for s in graph.values()]
     create_table_artifact(rows, key=STAGES, description="What this flow brings up to date, and what waits for what.")
+
+
+def stages_told(data: Any) -> dict[str, Stage]:
+    """What `publish_stages` put there, as the server gives it back."""
+    lines = json.loads(data) if isinstance(data, str) else data
+    told = [(str(x["stage"]), str(x["waits for"]).split(", "), bool(x["wants a GPU"])) for x in lines]
+    return {name: Stage(name, tuple(filter(None, needs)), gpu) for name, needs, gpu in told}
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def as_lines(runs: list[Run]) -> Iterator[str]:
         yield told(", ".join([_head(run), *_facts(run)]))
         for work in run.work:
             where = [w for w in (f"on {work.machine}" * bool(work.machine), _gpu(work)) if w]
-            parts = [f"  {work.name}: {work.state}", *where, since(work.since), _waits(work)]
+            parts = [f"  {work.name}: {work.state}", *where, _began(work.since), _waits(work)]
             yield told(", ".join(part for part in parts if part))
 
 
@@ -137,8 +137,11 @@ def _head(run: Run) -> str:
 
 def _facts(run: Run) -> list[str]:
     where = [f"on {run.machine}"] if run.machine else []
-    began = f"since {since(run.since)}" if run.since else ""
-    return [part for part in (run.state, *_counts(run), *where, began, _asks(run)) if part]
+    return [part for part in (run.state, *_counts(run), *where, _began(run.since), _asks(run)) if part]
+
+
+def _began(moment: datetime | None) -> str:
+    return f"since {since(moment)}" if moment else ""
 
 
 def _counts(run: Run) -> list[str]:

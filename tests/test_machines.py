@@ -1,8 +1,10 @@
 """Stages made by workers in clones of their own, over a real Prefect server and a folder as DVC's remote."""
 
+import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -243,6 +245,9 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
     wait_for(lambda: (machines.folder / "made").exists())
     ((_, where, _),) = machines.made()
+    told = json.loads(machines.run("cones", "status", "--json").stdout)
+    (work,) = [work for run in told for work in run["work"] if work["name"] == "make@a"]
+    assert (work["state"], work["machine"]) == ("running", socket.gethostname())
     killed = machines.workers[where]
     for process in (*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)):
         process.kill()
