@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,9 @@ from cones.methods.searched import Row
 from cones.search.row import search_row
 from cones.search.trained import Trained
 from flows import gpus as lending
+from flows import stages
 from flows.gpus import some_gpus
+from flows.graph import Stage, processes_of
 
 NEARER = 100
 """Times that the result of two processes is nearer to that of one with twice the batch than to that of one with the
@@ -358,3 +361,18 @@ def test_gpus_of_two_rows_are_lent_without_a_deadlock(monkeypatch: pytest.Monkey
         some_gpus(names, 4),
     ):
         pass
+
+
+def test_a_stage_is_lent_a_gpu_for_each_of_its_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert processes_of(parse_params(YAML(typ="safe").load(PARAMS))) == {"finetune@few-lora": 2}
+    monkeypatch.setattr(lending, "LOCK_FOLDERS", (tmp_path,))
+    monkeypatch.setenv("PATH", str(tmp_path))  # without nvidia-smi, also where there are GPUs
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    monkeypatch.setattr(stages, "get_run_logger", lambda: SimpleNamespace(info=print))
+    monkeypatch.setattr(stages, "gpu_slots", lambda count: nullcontext(count))
+    lent = []
+    batch = SimpleNamespace(run=lambda name, environment, log: lent.append(environment["CUDA_VISIBLE_DEVICES"]))
+    with some_gpus(["1"], 1):
+        for processes in (1, 2):
+            stages.reproduce.fn(Stage("finetune@few-lora", (), gpu=True, processes=processes), batch)
+    assert lent == ["0", "0,2"]
