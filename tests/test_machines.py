@@ -283,18 +283,6 @@ def test_stages_that_travel_together_share_a_dvc_process_and_no_failure(
     assert not (machines.home.folder / "made/a").exists()
 
 
-def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
-    command = machines.flow("make@a")
-    nowhere = machines.run(*command[:3], "nowhere", *command[4:], check=False)
-    assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in nowhere.stdout
-    machines.run("dvc", "remote", "remove", "store")
-    (machines.home.folder / "more.py").write_text("")
-    refused = machines.run(*command, check=False).stdout
-    assert "this work tree is none: .dvc/config, more.py; commit or stash" in refused
-    machines.commit()
-    assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
-
-
 def test_ctrl_c_cancels_a_run_that_nobody_else_waits_for(machines: Machines) -> None:
     (machines.folder / "steps").write_text("600")
     machines.change("for two")
@@ -319,7 +307,7 @@ def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines
     machines.change("with little space")
     small = Machines.of(machines, "small")
     clone = small.clone("little")
-    (clone / "made").symlink_to(small_disk)
+    (clone / ".dvc/cache").symlink_to(small_disk)
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -328,9 +316,21 @@ def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines
         failed = small.run(*small.flow("make@a", "plan"), check=False)
         assert failed.returncode == 1
         assert "bad: ['make@a']" in failed.stdout
-        assert "No space left on device" in failed.stdout
+        assert "pulling failed: error: the disk is full" in failed.stdout
         filler.unlink()
         small.run(*small.flow("make@a"))
+
+
+def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
+    command = machines.flow("make@a")
+    nowhere = machines.run(*command[:3], "nowhere", *command[4:], check=False)
+    assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in nowhere.stdout
+    machines.run("dvc", "remote", "remove", "store")
+    (machines.home.folder / "more.py").write_text("")
+    refused = machines.run(*command, check=False).stdout
+    assert "this work tree is none: .dvc/config, more.py; commit or stash" in refused
+    machines.commit()
+    assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
 def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_home(
