@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,7 +153,7 @@ def members(launcher: psutil.Process) -> list[psutil.Process]:
     return sorted(found, key=lambda process: int(process.environ()["RANK"]))
 
 
-def wait_until(done: Callable[[], object], seconds: float = 60) -> None:
+def wait_until(done: Callable[[], object], seconds: float = 240) -> None:
     until = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, "it takes too long"
@@ -172,11 +172,14 @@ def test_a_row_goes_on_to_the_same_bits_after_a_process_was_killed(project: Proj
     shutil.rmtree(row)
 
     process = psutil.Popen([*command], cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: list(project.folder.glob("checkpoints/*/state.safetensors")))
-    both = members(process)
-    assert len(both) == 2
-    both[1].kill()
-    told = process.communicate(timeout=20)[1]
+    try:
+        wait_until(lambda: list(project.folder.glob("checkpoints/*/state.safetensors")))
+        both = members(process)
+        assert len(both) == 2
+        both[1].kill()
+        told = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == 128 + signal.SIGKILL
     assert "error: process 2 of 2 was ended by SIGKILL, and so the others were ended, too" in told
     assert "Traceback" not in told
@@ -212,16 +215,20 @@ SLEEP = "time.sleep(60)"
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[[str], psutil.Popen]:
+def start(tmp_path: Path) -> Iterator[Callable[[str], psutil.Popen]]:
     """Start a program that runs in three processes."""
 
     def begin(does: str) -> psutil.Popen:
         (tmp_path / "program.py").write_text(PROGRAM.format(does=does))
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         environment = {k: v for k, v in os.environ.items() if k != "DVC_STAGE"} | {"PYTHONPATH": str(ROOT)}
-        return psutil.Popen([sys.executable, "program.py"], cwd=tmp_path, text=True, env=environment, **pipes)
+        started.append(psutil.Popen([sys.executable, "program.py"], cwd=tmp_path, text=True, env=environment, **pipes))
+        return started[-1]
 
-    return begin
+    started: list[psutil.Popen] = []
+    yield begin
+    for process in started:
+        process.kill()
 
 
 def begun(folder: Path) -> list[psutil.Process]:

@@ -33,9 +33,10 @@ def open_accelerator() -> "Accelerator":
 
     if MEET not in os.environ:
         return Accelerator()
-    from accelerate.utils import InitProcessGroupKwargs, check_cuda_p2p_ib_support
+    from accelerate.utils import InitProcessGroupKwargs, check_cuda_p2p_ib_support, parse_flag_from_env
 
-    cpu, count = not torch.cuda.is_available(), int(os.environ["WORLD_SIZE"])
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    count = int(os.environ["WORLD_SIZE"])
     if not cpu and count > torch.cuda.device_count():
         there = torch.cuda.device_count()
         raise ConesError(
