@@ -6,7 +6,6 @@
 """
 
 import json
-import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -69,5 +68,4 @@ def main(file: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     run_stage(main)

@@ -124,11 +124,12 @@ def test_two_find_what_one_does_with_twice_the_batch(
     twice, once = (run_row(row_of(name, places, times), accelerator) for times in (2, 1))
     assert twice is not None
     assert once is not None
-    print(name, away(shared[name], twice), away(once, twice), shared[name]["losses"], twice["losses"])
     assert shared[name]["losses"] == pytest.approx(twice["losses"], rel=LOSS)
     assert shared[name]["metrics"] == pytest.approx(twice["metrics"], rel=LOSS)
     assert [rate["lr"] for rate in shared[name]["rates"]] == [rate["lr"] for rate in twice["rates"]]
-    assert NEARER * away(shared[name], twice) < away(once, twice)
+    assert once["losses"] != pytest.approx(twice["losses"], rel=LOSS)
+    if not name.startswith("detector"):  # whose best is the start, as random weights find nothing
+        assert NEARER * away(shared[name], twice) < away(once, twice)
 
 
 PARAMS = """
