@@ -6,11 +6,11 @@
 """
 
 import json
-import sys
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from cones.common.launch import ran_in_processes
 from cones.common.process import run_stage
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 CONCEPT = {"task": "classification", "backbone": "toy", "data": "glyphs", "shots": 3, "views": 2}
 
 
+@mock.patch("cones.search.epochs.Epochs.restore", return_value=None)
+@mock.patch("cones.search.trained.Trained.restore", return_value=None)
 def run_row(row: dict[str, Any], accelerator: "Accelerator") -> dict[str, Any] | None:
-    """Run one; in the main process its losses, its metrics and all numbers that it trained."""
+    """Run one; in the main process its losses, its metrics and all numbers that it trained, as the last step left them:
+    the best may be the start, where random weights find nothing."""
     from safetensors.torch import load
 
     from cones.concept.file import Concept
@@ -69,5 +72,4 @@ def main(file: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     run_stage(main)
