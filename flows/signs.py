@@ -78,19 +78,19 @@ def beating() -> Iterator[Signs]:
 
     def beat() -> None:
         count = 0
-        with get_client(sync_client=True) as client:
-            while not ended.is_set():
-                count += 1
-                signs.changed.clear()
-                with suppress(Exception):  # a server that is away comes back
-                    client.update_flow_run_labels(run, {**signs.labels, BEAT: count})
-                signs.changed.wait(BEAT_SECONDS)
+        while not ended.is_set():
+            count += 1
+            signs.changed.clear()
+            with suppress(Exception):  # a server that is away comes back
+                client.update_flow_run_labels(run, {**signs.labels, BEAT: count})
+            signs.changed.wait(BEAT_SECONDS)
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield signs
-    finally:
-        ended.set()
-        signs.changed.set()
-        thread.join(BEAT_SECONDS)
+    with get_client(sync_client=True) as client:  # here, as a thread does not see the settings of this one
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield signs
+        finally:
+            ended.set()
+            signs.changed.set()
+            thread.join(BEAT_SECONDS)

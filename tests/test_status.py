@@ -13,8 +13,10 @@ from uuid import UUID
 
 import pytest
 from conftest import PARAMS, Project
+from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Running
 from rich.console import Console
@@ -25,10 +27,11 @@ from cones.common.errors import ConesError
 from flows import running as reading
 from flows import status as program
 from flows.gpus import one_gpu
+from flows.graph import Stage
 from flows.machines import stage
 from flows.pipeline import pipeline
 from flows.running import Run, Work, running
-from flows.signs import AT, BEAT, GPU, MACHINE
+from flows.signs import AT, BEAT, COMMIT, GPU, MACHINE, beating, publish_stages
 from flows.status import as_json, as_lines, as_table, asking
 
 HOST, DEVICE = socket.gethostname(), f"GPU-of-the-tests-of-status-{os.getpid()}"
@@ -132,6 +135,36 @@ def test_what_a_worker_was_asked_for_says_where_it_is(server: SyncPrefectClient)
     assert re.fullmatch(r"  search@c: waits, on one, since \d\d:\d\d \(\d+ s\), for search@b", lines[2])
     server.update_flow_run_labels(run, {AT: "pushing"})
     assert {work.state for work in (only(server) or asked).work} == {"pushing"}
+
+
+def test_what_a_flow_sent_stands_with_it(server: SyncPrefectClient) -> None:
+    server.create_work_pool(WorkPoolCreate(name="status-gpus", type="process"), overwrite=True)
+    needs: dict[str, tuple[str, ...]] = {"search@a": (), "search@b": (), "evaluate@x": ("search@a", "search@b")}
+    found: list[Run] = []
+
+    @task(task_run_name="search@b")
+    def as_reproduce() -> None:
+        wait_for(lambda: (work := stage_of(server, "search@b")) and work.machine)
+        found.extend(running(server))
+
+    @flow(name="pipeline")
+    def sends(on: str) -> None:
+        with beating() as signs:
+            signs[COMMIT] = "1" * 40
+            publish_stages({name: Stage(name, waits, True) for name, waits in needs.items()})
+            wait_for(lambda: server.read_flow_run(get_run_context().flow_run.id).labels.get(COMMIT))
+            run = sent(server, on, stages=["search@a"], commit="1" * 40)
+            as_reproduce()
+            server.set_flow_run_state(run, Cancelled(), force=True)
+
+    sends("status-gpus")
+    (run,) = found
+    assert (run.flow, run.pool, run.online, run.stages) == ("pipeline", "status-gpus", 0, 3)
+    assert [(work.name, work.state, work.waits_for) for work in run.work] == [
+        ("search@a", "waits for a worker", ()),
+        ("search@b", "is sent or fetched", ()),
+        ("evaluate@x", "waits", ("search@a", "search@b")),
+    ]
 
 
 HOSTILE = "\x1b]0;owned\x07\u202e[red]&\n"
