@@ -310,7 +310,7 @@ def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines
     machines.change("with little space")
     small = Machines.of(machines, "small")
     clone = small.clone("little")
-    (clone / "made").symlink_to(small_disk)
+    (clone / ".dvc/cache").symlink_to(small_disk)
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -319,7 +319,7 @@ def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines
         failed = small.run(*small.flow("make@a", "plan"), check=False)
         assert failed.returncode == 1
         assert "bad: ['make@a']" in failed.stdout
-        assert "No space left on device" in failed.stdout
+        assert "error: the disk is full where" in failed.stdout
         filler.unlink()
         small.run(*small.flow("make@a"))
 
