@@ -22,6 +22,7 @@ from cones.common.layout import ERRANDS
 from cones.common.redaction import redacted
 from flows.clones import commit_here
 from flows.processes import Programs
+from flows.signs import BEAT, MACHINE
 
 SILENCE = 45.0
 """Seconds without a word of a worker that runs a stage, after which it counts as gone."""
@@ -34,8 +35,6 @@ SERVER_SILENCE = 600.0
 """Seconds without an answer of Prefect's server, after which a flow no longer waits for what it sent away."""
 
 LOOK_SECONDS = 1.0
-BEAT, AT, MACHINE, GPU = "cones.beat", "cones.at", "cones.machine", "cones.gpu"
-"""Labels of a flow run by which a worker says that it lives, and what it is at, where."""
 
 SENDER = "cones.sender."
 """How the label of each flow that waits for a run begins; true as long as it does."""

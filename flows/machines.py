@@ -2,19 +2,15 @@
 
 import json
 import os
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # read when prefect is imported
 
 from prefect import State, flow, get_run_logger
-from prefect.client.orchestration import get_client
-from prefect.context import get_run_context
 from prefect.states import Completed, Failed
 from pydantic import StringConstraints
 
@@ -24,19 +20,19 @@ from cones.common.layout import ERRANDS, FLOW_LOCK
 from cones.common.process import lock
 from cones.common.redaction import guard_output
 from cones.common.system_errors import in_words
+from cones.config.params import load_params
 from flows.batches import Batch
 from flows.clones import check_packages, forget, stand_at
-from flows.errands import AT, BEAT, GPU, MACHINE, TRAVEL
+from flows.errands import TRAVEL
+from flows.graph import processes_of
 from flows.processes import CommandFailed, Programs
+from flows.signs import AT, GPU, Signs, beating
 from flows.stages import stage_environment
 
 guard_output()
 
 PUSH_AGAIN = (5, 30)
 """Seconds after which a push that failed is tried again."""
-
-BEAT_SECONDS = 10.0
-"""How often a worker says what it is at."""
 
 StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:@-]*$", max_length=300)]
 
@@ -66,16 +62,17 @@ def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]
 
 
 def make(
-    stages: list[str], lines: dict[str, Any], programs: Programs, at: dict[str, str], log: Callable[[str], None]
+    stages: list[str], lines: dict[str, Any], programs: Programs, at: Signs, log: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Bring stages up to date one after the other, on one GPU; what became of each."""
+    """Bring stages up to date one after the other, on a GPU or as many as a row has processes; what became of each."""
     file = ERRANDS / "taken.json"
     write_json(file, {"lock": lines})
     at[AT] = "pulling"
     programs.run("pulling", [*TRAVEL, "take", str(file), *stages], {}, log)
     outcomes: dict[str, dict[str, Any]] = {}
-    batch = Batch(stages, (), programs)
-    with stage_environment(True, log) as environment:
+    batch, processes = Batch(stages, (), programs), processes_of(load_params())
+    at[AT] = "waiting for a GPU"
+    with stage_environment(max(processes.get(name, 1) for name in stages), log) as environment:
         at[GPU] = environment.get("CUDA_VISIBLE_DEVICES", "")
         for name in stages:
             at[AT], began = name, time.monotonic()
@@ -110,26 +107,3 @@ def one_errand() -> Iterator[None]:
     own = f"the project in {Path.cwd()} (workers need clones of their own)"
     with lock(ERRANDS / "one.lock", own, wait=float("inf")), lock(FLOW_LOCK, own):
         yield
-
-
-@contextmanager
-def beating() -> Iterator[dict[str, str]]:
-    """Say on the flow run every `BEAT_SECONDS` that this process lives, and what the yielded labels say."""
-    labels, ended, run = {MACHINE: socket.gethostname()}, threading.Event(), get_run_context().flow_run.id
-
-    def beat() -> None:
-        count = 0
-        with get_client(sync_client=True) as client:
-            while not ended.is_set():
-                count += 1
-                with suppress(Exception):  # a server that is away comes back
-                    client.update_flow_run_labels(run, {**labels, BEAT: count})
-                ended.wait(BEAT_SECONDS)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield labels
-    finally:
-        ended.set()
-        thread.join()

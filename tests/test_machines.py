@@ -1,8 +1,10 @@
 """Stages made by workers in clones of their own, over a real Prefect server and a folder as DVC's remote."""
 
+import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -76,6 +78,8 @@ bad = short()
 sys.exit(f"bad: {bad}" if bad else 0)
 """
 
+pytestmark = pytest.mark.timeout(600)  # for machines that are busy
+
 
 class Machines:
     """A small project at home, a folder as its remote, and workers in clones, all of one Prefect server."""
@@ -102,7 +106,9 @@ class Machines:
         folder.mkdir(parents=True)
         shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
         ignored = "/plan\n/made\n/after-*\n/report\n/checkpoints\n__pycache__\n/prefect*\n"
-        for name, text in {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored}.items():
+        tables = "".join(f"{name}: {{}}\n" for name in ("data", "backbones", "concepts", "runs"))
+        files = {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored, "params.yaml": tables}
+        for name, text in files.items():
             (folder / name).write_text(text)
         project = Project.at(folder)
         for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
@@ -239,6 +245,9 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
     wait_for(lambda: (machines.folder / "made").exists())
     ((_, where, _),) = machines.made()
+    told = json.loads(machines.run("cones", "status", "--json").stdout)
+    (work,) = [work for run in told for work in run["work"] if work["name"] == "make@a"]
+    assert (work["state"], work["machine"]) == ("running", socket.gethostname())
     killed = machines.workers[where]
     for process in (*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)):
         process.kill()
@@ -272,18 +281,6 @@ def test_stages_that_travel_together_share_a_dvc_process_and_no_failure(
     machines.run("python", "-m", "flows.travel", "receive", "make@b")
     assert (machines.home.folder / "made/b").exists()
     assert not (machines.home.folder / "made/a").exists()
-
-
-def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
-    command = machines.flow("make@a")
-    nowhere = machines.run(*command[:3], "nowhere", *command[4:], check=False)
-    assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in nowhere.stdout
-    machines.run("dvc", "remote", "remove", "store")
-    (machines.home.folder / "more.py").write_text("")
-    refused = machines.run(*command, check=False).stdout
-    assert "this work tree is none: .dvc/config, more.py; commit or stash" in refused
-    machines.commit()
-    assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
 def test_ctrl_c_cancels_a_run_that_nobody_else_waits_for(machines: Machines) -> None:
@@ -324,6 +321,18 @@ def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines
         small.run(*small.flow("make@a"))
 
 
+def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
+    command = machines.flow("make@a")
+    nowhere = machines.run(*command[:3], "nowhere", *command[4:], check=False)
+    assert "there is no work pool `nowhere`; `prefect work-pool create nowhere" in nowhere.stdout
+    machines.run("dvc", "remote", "remove", "store")
+    (machines.home.folder / "more.py").write_text("")
+    refused = machines.run(*command, check=False).stdout
+    assert "this work tree is none: .dvc/config, more.py; commit or stash" in refused
+    machines.commit()
+    assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
+
+
 def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_home(
     finished: Project, machines: Machines, tmp_path: Path
 ) -> None:
@@ -351,6 +360,31 @@ def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_hom
     assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
     assert (tmp_path / "one/evaluated/few/metrics.json").exists()
     assert not (tmp_path / "one/data/prepared/glyphs/report.json").exists()
+
+
+def test_two_workers_take_two_studies(
+    finished: Project, with_prefect: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Sent by the flow that people start, whole, up to the registry."""
+    folder, names = tmp_path_factory.mktemp("studies"), ("taskres", "lp_plus_plus")
+    home = finished.copy(folder / "home")
+    yaml, params = YAML(), home.folder / "params.yaml"
+    content = yaml.load(params)
+    study = {"data": "glyphs", "backbone": "toy", "shots": [1], "seeds": 2, "views": 2}
+    content["studies"] = {name: {**study, "methods": [name]} for name in names}
+    yaml.dump(content, params)
+    (home.folder / "studies").mkdir()
+    for name in ("dvc.yaml", ".gitignore"):
+        shutil.copy(ROOT / "studies" / name, home.folder / "studies" / name)
+    assert home.run("dvc", "repro", "-q", "plan", "prepare@glyphs").returncode == 0
+    team = Machines(folder, with_prefect, "studies", home)
+    with team.worker("one"), team.worker("two"):
+        asked = [word for name in names for word in ("--study", name)]
+        team.run("python", "-m", "flows.pipeline", "--on", team.pool, *asked)
+    made = [[w for w in ("one", "two") if (folder / w / "studies" / name).exists()] for name in names]
+    assert sorted(made) == [["one"], ["two"]]
+    assert "Running stage" not in team.run("dvc", "repro", *(f"studies/dvc.yaml:study@{n}" for n in names)).stdout
+    assert all((home.folder / "studies" / name / "summary.json").exists() for name in names)
 
 
 @pytest.fixture
