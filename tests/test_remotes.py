@@ -220,6 +220,25 @@ def test_a_remote_that_is_away_may_come_back(clones: Clones, sshd: Sshd) -> None
     clones.send("make@a")
 
 
+def test_what_could_not_be_sent_is_not_made_again(tmp_path: Path) -> None:
+    clones = Clones(tmp_path, str(tmp_path / "store"))
+    clones.offer("make@a")
+    clones.travel(clones.worker, travel.take, "make@a")
+    clones.make(clones.worker, "make@a")
+    clones.store.rename(tmp_path / "away")
+    clones.store.write_text("a file in the place of the folder")
+    with pytest.raises(RemoteAway):
+        clones.travel(clones.worker, travel.give, "make@a")
+    clones.store.unlink()
+    (tmp_path / "away").rename(clones.store)
+    (clones.worker / "dvc.lock").unlink()
+    shutil.rmtree(clones.worker / "made")
+    clones.travel(clones.worker, travel.take, "make@a")  # asked again
+    assert (clones.worker / "made/a").exists()
+    clones.travel(clones.worker, travel.give, "make@a")
+    clones.travel(clones.home, travel.receive, "make@a")
+
+
 def test_only_the_host_that_is_known_is_sent_anything(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
