@@ -51,14 +51,14 @@ def fetch_run(repo: "Repo", stage: "PipelineStage") -> None:
 
 
 def send_run(repo: "Repo", stage: "PipelineStage") -> None:
-    """Tell the remote of the run that made what is here; its outputs have to be there before."""
+    """Tell the remote of the run that made what is here, which is in the run cache here; its outputs have to be there
+    before."""
     from dvc.stage.cache import _get_cache_hash, _get_stage_hash
     from dvc.stage.serialize import to_single_stage_lockfile
     from dvc_objects.fs import generic
 
     runs = repo.stage_cache
     with here():
-        runs.save(stage)
         file = Path(runs._get_cache_path(_get_stage_hash(stage), _get_cache_hash(to_single_stage_lockfile(stage))))
     with remote(sending=True):
         there = repo.cloud.get_remote_odb(None, "push --run-cache", hash_name="md5-dos2unix")

@@ -67,10 +67,14 @@ def take(repo: "Repo", file: Path, names: list[str]) -> None:
 
 def give(repo: "Repo", names: list[str]) -> None:
     """Push what these stages made, and then that it is there."""
+    stages = [_stage(repo, name) for name in names]
+    with here():
+        for stage in stages:
+            repo.stage_cache.save(stage)  # where this clone finds it again, if the remote is away now
     with remote(sending=True):
         repo.push(targets=names)
-    for name in names:
-        send_run(repo, _stage(repo, name))
+    for stage in stages:
+        send_run(repo, stage)
 
 
 def receive(repo: "Repo", names: list[str]) -> None:

@@ -316,7 +316,7 @@ def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines
         failed = small.run(*small.flow("make@a", "plan"), check=False)
         assert failed.returncode == 1
         assert "bad: ['make@a']" in failed.stdout
-        assert "pulling failed: error: the disk is full" in failed.stdout
+        assert "error: the disk is full where" in failed.stdout
         filler.unlink()
         small.run(*small.flow("make@a"))
 
@@ -333,6 +333,7 @@ def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
     assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
+@pytest.mark.timeout(600)
 def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_home(
     finished: Project, machines: Machines, tmp_path: Path
 ) -> None:
@@ -353,7 +354,7 @@ def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_hom
             process.kill()
         worker.wait()
     with team.worker("one"):
-        assert flow.wait(200) == 0, home.log("flow.log")
+        assert flow.wait(400) == 0, home.log("flow.log")
     assert "few-coop: resuming after epoch" in (tmp_path / "one.log").read_text()
     assert {name: (row / name).read_bytes() for name in alone} == alone
     outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, team.lock())]

@@ -4,14 +4,18 @@ import contextlib
 import getpass
 import hashlib
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from test_faults import small_disk  # noqa: F401
 
 from cones.cli import doctor_remote
@@ -216,23 +220,54 @@ def test_a_remote_that_is_away_may_come_back(clones: Clones, sshd: Sshd) -> None
     clones.send("make@a")
 
 
+def test_what_could_not_be_sent_is_not_made_again(tmp_path: Path) -> None:
+    clones = Clones(tmp_path, str(tmp_path / "store"))
+    clones.offer("make@a")
+    clones.travel(clones.worker, travel.take, "make@a")
+    clones.make(clones.worker, "make@a")
+    clones.store.rename(tmp_path / "away")
+    clones.store.write_text("a file in the place of the folder")
+    with pytest.raises(RemoteAway):
+        clones.travel(clones.worker, travel.give, "make@a")
+    clones.store.unlink()
+    (tmp_path / "away").rename(clones.store)
+    (clones.worker / "dvc.lock").unlink()
+    shutil.rmtree(clones.worker / "made")
+    clones.travel(clones.worker, travel.take, "make@a")  # asked again
+    assert (clones.worker / "made/a").exists()
+    clones.travel(clones.worker, travel.give, "make@a")
+    clones.travel(clones.home, travel.receive, "make@a")
+
+
 def test_only_the_host_that_is_known_is_sent_anything(
     sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clones = over_ssh(sshd, tmp_path, monkeypatch)
     impostor = " ".join((sshd.folder / "stranger.pub").read_text().split()[:2])
     try:
-        for known in ("", f"[127.0.0.1]:{sshd.port} {impostor}\n"):
-            sshd.trust(known)
-            with pytest.raises(RemoteRefused, match=r"Host key is not trusted .*; log in there once with `ssh`"):
-                clones.offer("make@a")
+        sshd.trust(f"[127.0.0.1]:{sshd.port} {impostor}\n")
+        with pytest.raises(RemoteRefused, match=r"Host key is not trusted .*; log in there once with `ssh`"):
+            clones.offer("make@a")
+        sshd.trust("")
+        assert offer_by_program(clones) == (1, "error: DVC's remote refuses: Host key is not trusted")
     finally:
         sshd.trust(sshd.known)
     config = clones.home / ".dvc/config"
     config.write_text(config.read_text().replace(str(sshd.folder / "user"), str(sshd.folder / "stranger")))
     with pytest.raises(RemoteRefused, match="DVC's remote refuses: Permission denied"):
         clones.offer("make@a")
+    config.write_text(config.read_text().replace(str(sshd.port), "1"))
+    assert offer_by_program(clones) == (75, "error: DVC's remote cannot be used: [Errno 111]")
     assert not clones.store.exists()
+
+
+def offer_by_program(clones: Clones) -> tuple[int, str]:
+    """As a flow does it: exit code and the beginning of what is told."""
+    command = [sys.executable, "-m", "flows.travel", "offer", str(clones.asked), "make@a"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=clones.home, env=environment, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    return done.returncode, re.sub(r"( for host|(?<=111\])).*", "", last)
 
 
 def test_a_file_that_was_changed_here_is_kept_and_is_no_fault_of_the_remote(tmp_path: Path) -> None:
