@@ -50,7 +50,7 @@ from cones.synthetic import world as synthetic
 from cones.tasks.classification.settings import ClassificationConcept
 from cones.tasks.encode import draw, encode_concept
 
-pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries", "visuals"]
+pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries", "teams", "visuals"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what tests start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
