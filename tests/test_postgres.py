@@ -2,14 +2,14 @@
 outlive restarts of each of them."""
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
-from conftest import PARAMS, ROOT, Project, Server
+from conftest import PARAMS, ROOT, Project, Server, without_servers
 from dotenv import dotenv_values
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
@@ -40,13 +40,16 @@ class Team:
         quiet = {"PREFECT_HOME": str(folder / "home"), "PGPORT": str(postgres.port)}
         self.prefect = Server(folder, [], "/api/health", **known, **quiet)
         self.mlflow = Server(folder, [], "/health", **known, **quiet)
-        made = line("psql").replace("sudo --preserve-env=PGPASSWORD -u postgres psql", postgres.superuser())
-        database = Server(folder, [], "", **known)
-        psutil.Popen(["sh", "-c", made], cwd=folder, env=database.environment).wait(60)
+        self.make_databases(**known)
         prefect = line("prefect server").replace("--background", f"--port {self.prefect.port}")
         mlflow = line("mlflow server").replace("nohup ", "").partition(" > ")[0].replace("5000", str(self.mlflow.port))
         self.prefect.command = ["sh", "-c", f"exec env {prefect}"]
         self.mlflow.command = ["sh", "-c", f"exec env {mlflow.replace('/shared', str(folder))} --workers 1"]
+
+    def make_databases(self, **environment: str) -> subprocess.CompletedProcess:
+        command = line("psql").replace("sudo --preserve-env=PGPASSWORD -u postgres psql", self.postgres.superuser())
+        known = {**without_servers(), **environment}
+        return subprocess.run(["sh", "-c", command], cwd=self.folder, env=known, capture_output=True, text=True)
 
     def clients(self) -> dict[str, str]:
         """The environment of a program that uses them."""
@@ -117,7 +120,7 @@ def test_registering_waits_for_no_database_and_two_at_once_register_a_row_once(
     assert f"MLflow at {team.registry} cannot be used" in away.stdout
     others = [project, finished.copy(tmp_path / "two")]
     running = [p.start(f"{i}.log", "cones", "register", **team.clients()) for i, p in enumerate(others)]
-    assert [process.wait(120) for process in running] == [0, 0], project.log("0.log") + project.log("1.log")
+    assert [process.wait(240) for process in running] == [0, 0], project.log("0.log") + project.log("1.log")
     assert registered() == {"versions": ROWS, "runs": ROWS}
     fetched = project.cones("lookup", "few", **team.clients())
     assert "models:/few@champion" in fetched.stdout
@@ -140,7 +143,7 @@ def test_a_flow_outlives_restarts_of_postgresql_and_of_prefect(
         time.sleep(1)
         team.prefect.start()
         assert flow.poll() is None
-        assert flow.wait(180) == 0, project.log("flow.log")
+        assert flow.wait(240) == 0, project.log("flow.log")
     finally:
         flow.kill()
     log = project.log("flow.log")
@@ -162,7 +165,11 @@ def test_the_passwords_stand_in_no_log_and_on_no_command_line(team: Team) -> Non
     assert set(SERVERS_OWN) <= set(team.passwords)
 
 
-def test_the_password_is_asked_for(team: Team) -> None:
+def test_databases_are_made_once_and_with_a_password(team: Team) -> None:
+    told = team.make_databases()
+    assert told.returncode != 0
+    assert "PGPASSWORD is not set: `cones servers init`, then" in told.stderr
+    assert 'role "cones" already exists' in team.make_databases(PGPASSWORD="another").stderr
     assert team.postgres.ask("postgres", "SELECT DISTINCT auth_method FROM pg_hba_file_rules WHERE type = 'host'") == [
         "scram-sha-256"
     ]
