@@ -93,7 +93,8 @@ def registered(team: Team, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict
         for name, value in team.clients().items():
             monkeypatch.setenv(name, value)
         client = MlflowClient(team.registry, team.registry)
-        runs = client.search_runs([client.get_experiment_by_name("few").experiment_id])
+        known = client.get_experiment_by_name("few")
+        runs = client.search_runs([known.experiment_id]) if known else []
         versions = client.search_model_versions("name = 'few'")
         assert {v.run_id for v in versions} <= {run.info.run_id for run in runs}
         return {
@@ -135,7 +136,7 @@ def test_a_flow_outlives_restarts_of_postgresql_and_of_prefect(
     before = registered()["versions"]
     flow = project.start("flow.log", *FLOW, **team.clients())
     try:
-        wait_for(lambda: checkpoints(project.folder))
+        wait_for(lambda: checkpoints(project.folder), 240)
         team.postgres.stop()
         time.sleep(2)
         team.postgres.start()
