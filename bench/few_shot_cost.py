@@ -38,7 +38,7 @@ from cones.config.params import parse_method
 from cones.config.tables import RunConfig
 from cones.features.encoded import Encoded
 from cones.features.store import FeatureStore, write_features
-from cones.interfaces.pictures import Features
+from cones.interfaces.pictures import WHOLE, Features, Share
 from cones.interfaces.protocols import prompts_of
 from cones.interfaces.texts import TextEmbeds
 from cones.methods.fitted import Fits
@@ -80,9 +80,9 @@ class RandomPictures:
         tensors = dict(self.backbone.encode(pixels, self.visual_tokens()))
         return Features(tensors, torch.zeros_like(indices), self.store.labels[indices])
 
-    def batches(self, size: int) -> Iterator[Features]:
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Features]:
         with torch.no_grad():
-            yield from (self.batch(rows) for rows in torch.arange(len(self)).split(min(size, 64)))
+            yield from (self.batch(rows) for rows, _ in share.batches(len(self), min(size, 64)))
 
 
 def random_store(classes: int, width: int) -> FeatureStore:

@@ -75,7 +75,16 @@ def few_shot_cost() -> str:
     return "\n".join(lines)
 
 
-def _epoch(line: dict, limit: int) -> str:
+def few_shot_cost_gpu() -> str:
+    """Seconds an epoch, or of a fit, on a GPU at ViT-B/16 width by classes."""
+    wide = read_json(RESULTS / "few_shot_cost_gpu.json")["by_classes"]["ViT-B/16, random weights"]
+    lines = [f"| | {' | '.join(f'{classes} classes' for classes in wide)} |", "|---" * (len(wide) + 1) + "|"]
+    for method in sorted(next(iter(wide.values())), key=list(METHOD_ORDER).index):
+        lines.append(f"| {method} | {' | '.join(_epoch(by[method]) for by in wide.values())} |")
+    return "\n".join(lines)
+
+
+def _epoch(line: dict, limit: int = 0) -> str:
     """Seconds of an epoch, of a whole fit where a method has no epochs, or what it needed too much of."""
     if "more_than_bytes" in line:
         return f"over {line['more_than_bytes'] // 2**30} GiB"
@@ -305,6 +314,7 @@ def main() -> None:
         ("glyphs", fewshot("glyphs")),
         ("study", study("glyphs")),
         ("few-shot cost", few_shot_cost()),
+        ("few-shot cost gpu", few_shot_cost_gpu()),
         ("upt", upt()),
         ("cells", fewshot("cells")),
         ("few-shot real", few_shot_real()),

@@ -62,17 +62,20 @@ def forget() -> None:
         Path(path).unlink(missing_ok=True)
 
 
-def check_packages(files: tuple[str, ...] = ("requirements.txt",)) -> None:
-    """`ConesError` where a package is here in another version than the commit's requirements pin, or not at all."""
+def check_packages() -> None:
+    """`ConesError` where a package is here in another version than the commit's requirements pin, or not at all.
+
+    Any build of a version will do: of torch a machine has that for CPUs or for CUDA.
+    """
     from packaging.markers import Marker
 
     wrong = []
-    for line in (line for file in files for line in Path(file).read_text().splitlines()):
+    for line in _pins():
         pin = PIN.match(line)
         if not pin or (pin[3] and not Marker(pin[3].strip()).evaluate()):
             continue
         try:
-            found = version(pin[1])
+            found = version(pin[1]).partition("+")[0]
         except PackageNotFoundError:
             found = "missing"
         if found != pin[2]:
@@ -82,6 +85,13 @@ def check_packages(files: tuple[str, ...] = ("requirements.txt",)) -> None:
             f"the packages of the worker in {Path.cwd()} are not those of the commit: {_told(wrong)}; "
             "`make .venv/ready` there, and start the worker again"
         )
+
+
+def _pins() -> list[str]:
+    """The lines of requirements that go for every machine: of those for CUDA, torch's alone."""
+    cuda = Path("requirements-cuda.txt")
+    torch = [line for line in (cuda.read_text().splitlines() if cuda.exists() else ()) if line.startswith("torch==")]
+    return Path("requirements.txt").read_text().splitlines() + torch
 
 
 def _told(found: list[str], most: int = 8) -> str:

@@ -4,6 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from cones.common.layout import ERRANDS
 from cones.common.redaction import redacted
 from flows.clones import commit_here
 from flows.processes import Programs
+from flows.signs import BEAT, MACHINE
 
 SILENCE = 45.0
 """Seconds without a word of a worker that runs a stage, after which it counts as gone."""
@@ -33,8 +35,9 @@ SERVER_SILENCE = 600.0
 """Seconds without an answer of Prefect's server, after which a flow no longer waits for what it sent away."""
 
 LOOK_SECONDS = 1.0
-BEAT, AT, MACHINE, GPU = "cones.beat", "cones.at", "cones.machine", "cones.gpu"
-"""Labels of a flow run by which a worker says that it lives, and what it is at, where."""
+
+SENDER = "cones.sender."
+"""How the label of each flow that waits for a run begins; true as long as it does."""
 
 TRAVEL = ("python", "-m", "flows.travel")
 
@@ -89,7 +92,7 @@ class Pool:
 
         Whoever asks for the same at the same time waits for the same run. `Lost` if its worker is gone.
         """
-        parameters = {"stages": asked["stages"], "lines": asked["lock"], "commit": self.commit, "gpu": True}
+        parameters = {"stages": asked["stages"], "lines": asked["lock"], "commit": self.commit}
         attempt = 0
         while True:
             key = content_hash([parameters, attempt])
@@ -101,14 +104,15 @@ class Pool:
                 break
             attempt += 1  # one of before
         log(f"sent to `{self.name}` as flow run {run.id}")
+        mine = f"{SENDER}{secrets.token_hex(8)}"
         try:
-            return self._outcomes(self._follow(run.id, ending, log), asked["stages"])
+            return self._outcomes(self._follow(run.id, mine, ending, log), asked["stages"])
         except BaseException:
-            _set(run.id, Cancelling(message="the flow that asked for it ended"))
+            _leave(run.id, mine)
             raise
 
-    def _follow(self, run: UUID, ending: Callable[[], bool], log: Callable[[str], None]) -> FlowRun:
-        """The flow run when it is over."""
+    def _follow(self, run: UUID, mine: str, ending: Callable[[], bool], log: Callable[[str], None]) -> FlowRun:
+        """The flow run when it is over; until then it has the label `mine`."""
         seen, since, told = None, time.monotonic(), ""
         answered = since
         with get_client(sync_client=True) as client:
@@ -130,13 +134,16 @@ class Pool:
                 answered = time.monotonic()
                 if found.state is None or found.state.is_final():
                     return found
+                if not found.labels.get(mine):  # yet, or any more: of two labels set at once the server may keep one
+                    with suppress(httpx.HTTPError, PrefectHTTPStatusError):
+                        client.update_flow_run_labels(run, {mine: True})
                 sign = (found.state.type, found.labels.get(BEAT))
                 if sign != seen:
                     seen, since = sign, time.monotonic()
                 elif time.monotonic() - since > (silence := self._silence(found)):
                     where = found.labels.get(MACHINE, "a machine that it had not named")
                     message = f"no word for {silence:.0f} seconds from the worker on {where}"
-                    _set(run, Crashed(message=message))
+                    _crash(run, message)
                     raise Lost(f"{message}: it, or its machine, is gone")
                 if found.labels.get(MACHINE, told) != told:
                     told = str(found.labels[MACHINE])
@@ -207,9 +214,15 @@ def _need_remote() -> None:
             )
 
 
-def _set(run: UUID, state: Any) -> None:
-    try:
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run, state, force=state.is_crashed())
-    except Exception:  # whoever sent it has ended, and says why
-        return
+def _leave(run: UUID, mine: str) -> None:
+    """Wait for a run no more, and cancel it if nobody else does."""
+    with suppress(Exception), get_client(sync_client=True) as client:  # whoever sent it has ended, and says why
+        client.update_flow_run_labels(run, {mine: False})
+        labels = client.read_flow_run(run).labels
+        if not any(waits for name, waits in labels.items() if name.startswith(SENDER)):
+            client.set_flow_run_state(run, Cancelling(message="the flows that asked for it ended"))
+
+
+def _crash(run: UUID, message: str) -> None:
+    with suppress(Exception), get_client(sync_client=True) as client:  # whoever sent it tells the same
+        client.set_flow_run_state(run, Crashed(message=message), force=True)

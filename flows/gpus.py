@@ -8,8 +8,10 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from cones.common.errors import ConesError
 
 LOCK_FOLDERS = (Path("/run/lock"), Path("/dev/shm"), Path("/tmp"))
 """Where locks may be: folders of the machine, not of a user as TMPDIR's."""
@@ -52,25 +54,47 @@ def lock_folder() -> Path:
 
 
 @contextmanager
-def one_gpu(names: list[str], interval: float = 0.5) -> Iterator[str]:
-    """The first of these GPUs that no other process of this machine holds; waits until there is one.
+def some_gpus(names: list[str], count: int, interval: float = 0.5) -> Iterator[list[str]]:
+    """The first `count` of these GPUs that no other process of this machine holds; waits until there are so many.
+    `ConesError` where these are fewer.
 
-    The lock is the system's own on a file, so it goes with this process however it ends.
+    The locks are the system's own on files, so they go with this process however it ends. Who wants several GPUs keeps
+    those that it has while it waits for the others; only one at a time does so, so that no two wait for each other.
     """
-    while True:
-        for name in names:
-            held = _open(lock_folder() / f"cones-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(held)
-                continue
-            try:
-                yield name
-            finally:
-                os.close(held)
-            return
+    if count > len(names):
+        raise ConesError(
+            f"a row with `processes: {count}` wants {count} GPUs, and there are {len(names)} here; lower `processes`"
+        )
+    found: dict[str, int] = {}
+    with ExitStack() as held, ExitStack() as gate:
+        if count > 1:
+            gate.callback(os.close, _wait_for("several", interval))
+        while len(found) < count:
+            for name in names:
+                if len(found) < count and name not in found and (lock := _lock(name)) is not None:
+                    found[name] = lock
+                    held.callback(os.close, lock)
+            if len(found) < count:
+                time.sleep(interval)
+        gate.close()
+        yield [name for name in names if name in found]
+
+
+def _wait_for(name: str, interval: float) -> int:
+    while (lock := _lock(name)) is None:
         time.sleep(interval)
+    return lock
+
+
+def _lock(name: str) -> int | None:
+    """A lock as an open file; None if it is held."""
+    held = _open(lock_folder() / f"cones-gpu-{re.sub(r'[^A-Za-z0-9-]', '_', name)}.lock")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        return None
+    return held
 
 
 def _open(path: Path) -> int:

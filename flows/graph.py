@@ -1,10 +1,11 @@
 """DVC's own stage graph: what there is to run, what needs what, and what wants a GPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cones.common.errors import ConesError
 from cones.common.messages import nearest
+from cones.config.params import Params
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,20 @@ class Stage:
     needs: tuple[str, ...]
     gpu: bool
     """Whether dvc.yaml marks it with `meta: {gpu: true}`."""
+    processes: int = 1
+    """Of its row, each of which wants a GPU."""
 
 
-def stage_graph(targets: Iterable[str] = ()) -> dict[str, Stage]:
+def processes_of(params: Params) -> dict[str, int]:
+    """The stages of rows that several processes work on, and how many."""
+    every = {row: getattr(settings, "processes", 1) for row, settings in params.rows().items()}
+    stage = {row: "finetune" if row in params.finetunes else "search" for row in every}
+    return {f"{stage[row]}@{row}": count for row, count in every.items() if count > 1}
+
+
+def stage_graph(targets: Iterable[str] = (), processes: Mapping[str, int] | None = None) -> dict[str, Stage]:
     """The stages of the project you stand in, or only `targets` and what they need; those before come first. Studies
-    are run where they are asked for.
+    are run where they are asked for. `processes` as `processes_of` has them.
 
     Frozen stages are left out: their outputs are committed. Raises `ConesError` for a target that is no stage.
     """
@@ -45,7 +55,8 @@ def stage_graph(targets: Iterable[str] = ()) -> dict[str, Stage]:
         for need in sorted(needs[name]):
             visit(need)
         known = tuple(n for n in sorted(needs[name]) if not stages[n].frozen)
-        found[name] = Stage(name, known, bool((stages[name].meta or {}).get("gpu")))
+        wants_gpu = bool((stages[name].meta or {}).get("gpu"))
+        found[name] = Stage(name, known, wants_gpu, (processes or {}).get(name, 1))
 
     for name in wanted:
         visit(name)

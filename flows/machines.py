@@ -2,19 +2,15 @@
 
 import json
 import os
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 os.environ.setdefault("DO_NOT_TRACK", "1")  # read when prefect is imported
 
 from prefect import State, flow, get_run_logger
-from prefect.client.orchestration import get_client
-from prefect.context import get_run_context
 from prefect.states import Completed, Failed
 from pydantic import StringConstraints
 
@@ -24,10 +20,13 @@ from cones.common.layout import ERRANDS, FLOW_LOCK
 from cones.common.process import lock
 from cones.common.redaction import guard_output
 from cones.common.system_errors import in_words
+from cones.config.params import load_params
+from flows.batches import Batch
 from flows.clones import check_packages, forget, stand_at
-from flows.errands import AT, BEAT, GPU, MACHINE, TRAVEL
-from flows.gpus import gpus, one_gpu
+from flows.errands import TRAVEL
+from flows.graph import processes_of
 from flows.processes import CommandFailed, Programs
+from flows.signs import AT, GPU, Signs, beating
 from flows.stages import stage_environment
 
 guard_output()
@@ -35,14 +34,11 @@ guard_output()
 PUSH_AGAIN = (5, 30)
 """Seconds after which a push that failed is tried again."""
 
-BEAT_SECONDS = 10.0
-"""How often a worker says what it is at."""
-
 StageName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./:@-]*$", max_length=300)]
 
 
 @flow(name="stage", persist_result=False)
-def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]], gpu: bool = True) -> State:
+def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]) -> State:
     """Make stages that are ready, from what DVC's remote has, and push what they made.
 
     `lines`: what the sender's lock files say of all that these stages need. The state's message is a JSON object:
@@ -54,7 +50,7 @@ def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]
             stand_at(commit)
             check_packages()
             try:
-                outcomes = make(stages, lines, gpu, programs, at, log)
+                outcomes = make(stages, lines, programs, at, log)
             finally:
                 forget()
     except (ConesError, OSError, MemoryError) as error:
@@ -66,22 +62,22 @@ def stage(stages: list[StageName], commit: str, lines: dict[str, dict[str, Any]]
 
 
 def make(
-    stages: list[str], lines: dict[str, Any], gpu: bool, programs: Programs, at: dict[str, str], log: Any
+    stages: list[str], lines: dict[str, Any], programs: Programs, at: Signs, log: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Bring stages up to date one after the other, on one GPU; what became of each."""
+    """Bring stages up to date one after the other, on a GPU or as many as a row has processes; what became of each."""
     file = ERRANDS / "taken.json"
     write_json(file, {"lock": lines})
     at[AT] = "pulling"
     programs.run("pulling", [*TRAVEL, "take", str(file), *stages], {}, log)
     outcomes: dict[str, dict[str, Any]] = {}
-    devices = gpus() if gpu else []
-    with one_gpu(devices) if devices else nullcontext("") as device:
-        at[GPU] = device
-        environment = stage_environment() | ({"CUDA_VISIBLE_DEVICES": device} if device else {})
+    batch, processes = Batch(stages, (), programs), processes_of(load_params())
+    at[AT] = "waiting for a GPU"
+    with stage_environment(max(processes.get(name, 1) for name in stages), log) as environment:
+        at[GPU] = environment.get("CUDA_VISIBLE_DEVICES", "")
         for name in stages:
             at[AT], began = name, time.monotonic()
             try:
-                programs.run(name, ["dvc", "--wait-for-lock", "repro", "--single-item", name], environment, log)
+                batch.run(name, environment, log)
                 outcomes[name] = {"seconds": round(time.monotonic() - began, 2)}
             except CommandFailed as error:
                 outcomes[name] = {"error": str(error), "may_pass": error.may_pass}
@@ -92,20 +88,17 @@ def make(
     return outcomes
 
 
-def push(made: list[str], programs: Programs, log: Any) -> None:
+def push(made: list[str], programs: Programs, log: Callable[[str], None]) -> None:
     """Push what stages made, and try again from here: another worker, who does not have it, would make it again."""
-    for seconds in PUSH_AGAIN:
+    for seconds in (*PUSH_AGAIN, None):
         try:
-            return programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
+            programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
+            return
         except CommandFailed as error:
-            if not error.may_pass:
-                raise
+            if seconds is None or not error.may_pass:
+                raise ConesError(f"{error} ({', '.join(made)} kept by the worker in {Path.cwd()})") from None
             log(f"{error}; again in {seconds} seconds")
             time.sleep(seconds)
-    try:
-        programs.run("pushing", [*TRAVEL, "give", *made], {}, log)
-    except CommandFailed as error:
-        raise ConesError(f"{error} ({', '.join(made)} kept by the worker in {Path.cwd()})") from None
 
 
 @contextmanager
@@ -114,26 +107,3 @@ def one_errand() -> Iterator[None]:
     own = f"the project in {Path.cwd()} (workers need clones of their own)"
     with lock(ERRANDS / "one.lock", own, wait=float("inf")), lock(FLOW_LOCK, own):
         yield
-
-
-@contextmanager
-def beating() -> Iterator[dict[str, str]]:
-    """Say on the flow run every `BEAT_SECONDS` that this process lives, and what the yielded labels say."""
-    labels, ended, run = {MACHINE: socket.gethostname()}, threading.Event(), get_run_context().flow_run.id
-
-    def beat() -> None:
-        count = 0
-        with get_client(sync_client=True) as client:
-            while not ended.is_set():
-                count += 1
-                with suppress(Exception):  # a server that is away comes back
-                    client.update_flow_run_labels(run, {**labels, BEAT: count})
-                ended.wait(BEAT_SECONDS)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield labels
-    finally:
-        ended.set()
-        thread.join()

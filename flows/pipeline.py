@@ -38,9 +38,10 @@ from cones.common.system_errors import in_words
 from cones.config.params import Params, load_params
 from flows.errands import Pool
 from flows.gpus import gpus
-from flows.graph import stage_graph
+from flows.graph import processes_of, stage_graph
 from flows.processes import Programs
 from flows.results import publish_results
+from flows.signs import COMMIT, beating, publish_stages
 from flows.stages import may_pass, run_stages
 
 guard_output()  # of a worker, too, which imports this file and no entry point
@@ -70,7 +71,7 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
     log = get_run_logger()
     try:
         params = load_params()
-        graph = stage_graph(targets)
+        graph = stage_graph(targets, processes_of(params))
         pool = Pool(on) if on else None
         at_once = parallel or (pool.workers() if pool else len(gpus())) or min(len(cores()), MOST_ON_CPU)
         if pool:
@@ -78,8 +79,11 @@ def run_all(targets: Iterable[str], parallel: int | None, concept: str | None = 
         log.info(
             "%d stages, at most %d at once, on %d cores and %d GPUs", len(graph), at_once, len(cores()), len(gpus())
         )
-        with lock(FLOW_LOCK, f"the project in {Path.cwd()}"), Programs() as programs:
-            bad = run_stages(graph, at_once, programs, pool)
+        with lock(FLOW_LOCK, f"the project in {Path.cwd()}"), beating() as signs, Programs() as programs:
+            if pool:
+                signs[COMMIT] = pool.commit
+            publish_stages(graph)
+            bad = run_stages(graph, at_once, programs, pool, signs)
             registered = register(programs, return_state=True)
             publish_results(params, [concept] if concept else None)
             found = look_up(concept, programs, return_state=True) if concept and not bad else registered

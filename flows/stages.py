@@ -3,7 +3,8 @@ help."""
 
 import time
 from collections import defaultdict
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from graphlib import TopologicalSorter
 
 from prefect import State, get_run_logger, task
@@ -17,9 +18,10 @@ from cones.common.errors import ConesError
 from cones.common.process import compute_threads, cores
 from flows.batches import Batch, batch_size
 from flows.errands import Errand, Pool
-from flows.gpus import gpus, one_gpu
+from flows.gpus import gpus, some_gpus
 from flows.graph import Stage
 from flows.processes import Programs
+from flows.signs import Signs
 
 GPU_LIMIT = "cones-gpu"
 """A Prefect concurrency limit that GPU stages of all machines count against, once it exists."""
@@ -38,47 +40,70 @@ def may_pass(task: object, task_run: object, state: State) -> bool:
     retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
 )
-def reproduce(stage: Stage, batch: Batch | Errand) -> None:
-    """Bring one stage of a batch up to date, here or on another machine.
+def reproduce(stage: Stage, batch: Batch | Errand, signs: Signs) -> None:
+    """Bring one stage of a batch up to date, here or on another machine; `signs` tell the GPU that it has here.
 
-    It computes with as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they
-    wait for each other without spinning, since they share the cores. A search that was killed goes on from its
-    checkpoint when it is tried again.
+    A search that was killed goes on from its checkpoint when it is tried again.
     """
     log = get_run_logger().info
     if isinstance(batch, Errand):
-        return batch.run(stage.name, log)
-    environment = stage_environment()
-    devices = gpus() if stage.gpu else []
+        batch.run(stage.name, log)
+        return
+    count = stage.processes if stage.gpu else 0
+    with signs.lending(stage.name) as lent, stage_environment(count, log, lent) as environment:
+        batch.run(stage.name, environment, log)
+
+
+@contextmanager
+def stage_environment(
+    count: int, log: Callable[[str], None], on_lent: Callable[[str], None] = lambda devices: None
+) -> Iterator[dict[str, str]]:
+    """The variables that say what a stage computes with; one that wants `count` GPUs has them to itself, where there
+    are some. `on_lent` is told which, and "" before.
+
+    That is as many threads as under a plain `dvc repro`, fewer would change the last bits of its results; they wait for
+    each other without spinning, since they share the cores.
+    """
+    environment = {
+        "OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"
+    }  # fmt: skip
+    devices = gpus() if count else []
     if not devices:
-        return batch.run(stage.name, environment, log)
-    with gpu_slot(), one_gpu(devices) as device:
-        log(f"on GPU {device}")
-        return batch.run(stage.name, {**environment, "CUDA_VISIBLE_DEVICES": device}, log)
+        yield environment
+        return
+    on_lent("")
+    with gpu_slots(count), some_gpus(devices, count) as lent:
+        on_lent(",".join(lent))
+        log(f"on GPU {', '.join(lent)}")
+        yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(lent)}
 
 
-def stage_environment() -> dict[str, str]:
-    """What a stage computes with."""
-    return {"OMP_NUM_THREADS": str(compute_threads()), "OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
-
-
-def gpu_slot() -> AbstractContextManager[None]:
-    """A leased slot of the limit on GPU stages; nothing where nobody has made that limit."""
+def gpu_slots(count: int) -> AbstractContextManager[None]:
+    """Leased slots of the limit on GPU stages, one a GPU; nothing where nobody has made that limit. `ConesError` where
+    it is lower."""
     try:
         with get_client(sync_client=True) as client:
-            client.read_global_concurrency_limit_by_name(GPU_LIMIT)
+            limit = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
     except ObjectNotFound:
         return nullcontext()
-    return concurrency(GPU_LIMIT, occupy=1)
+    if count > limit:
+        raise ConesError(
+            f"a row with `processes: {count}` wants {count} slots of the limit `{GPU_LIMIT}`, which has {limit}; "
+            f"`prefect gcl update {GPU_LIMIT} --limit {count}` raises it, or lower `processes`"
+        )
+    return concurrency(GPU_LIMIT, occupy=count)
 
 
-def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs, pool: Pool | None = None) -> list[str]:
+def run_stages(
+    graph: dict[str, Stage], parallel: int, programs: Programs, pool: Pool | None = None, signs: Signs | None = None
+) -> list[str]:
     """Run stages side by side, at most `parallel` at once, each after those it needs; the names of those that failed.
 
     What needs a failed stage is not run, everything else is. The CPU cores are divided among the stages that can run.
     Where more short stages of one kind are ready than can run at once, a DVC process gets several of them.
     With a `pool`, the stages that want a GPU are made by its workers.
     """
+    signs = signs or Signs()
     order = TopologicalSorter({name: stage.needs for name, stage in graph.items()})
     order.prepare()
     futures: dict[str, PrefectFuture] = {}
@@ -92,7 +117,7 @@ def run_stages(graph: dict[str, Stage], parallel: int, programs: Programs, pool:
     def submit(batch: Batch | Errand) -> None:
         name = batch.left.pop(0)
         needed = [futures[n] for n in graph[name].needs]
-        futures[name] = reproduce.submit(graph[name], batch, wait_for=needed)
+        futures[name] = reproduce.submit(graph[name], batch, signs, wait_for=needed)
         running[futures[name]] = name, batch, time.monotonic()
 
     while order.is_active():

@@ -10,17 +10,19 @@ cache; what it would keep does not depend on that, so here it is asked to.
 """
 
 import argparse
-import json
+import errno
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cones.common.errors import ConesError, DataError
-from cones.common.files import write_json
+from cones.cli.remotes import check_ssh_hosts
+from cones.common.errors import DataError
+from cones.common.files import read_json, write_json
 from cones.common.process import plain_errors
+from flows.remotes import fetch_run, here, remote, send_run
 
 if TYPE_CHECKING:
+    from dvc.output import Output
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
@@ -29,49 +31,56 @@ Lock = dict[str, dict[str, Any]]
 
 
 def offer(repo: "Repo", file: Path, names: list[str]) -> None:
-    """Write to `file` those of the stages that have to be made, and what the lock files say of all that they need.
+    """Write to `file` those of the stages that have to be made, and what the lock files say of what they read.
 
     A stage that is up to date, or that anyone made from the same before, is none of them: that is taken from the run
-    cache. What the others need is pushed.
+    cache. What the others read is pushed, whole outputs: once DVC has sent some files of a folder, it takes it for
+    there.
     """
     stages = [_stage(repo, name) for name in names]
-    with remote():
-        repo.stage_cache.pull(None)
-    wanted = [s for s in stages if s.changed() and not _restore(repo, s)]
-    needed = _needed(repo, wanted)
-    if needed:
-        with remote():
-            repo.push(targets=[s.addressing for s in needed])
-    write_json(file, {"stages": [s.addressing for s in wanted], "lock": _lines(needed)})
+    wanted = []
+    for stage in stages:
+        with here():
+            changed = stage.changed()
+        if changed and not _restore(repo, stage):
+            wanted.append(stage)
+    outs = {out.fs_path: out for stage in wanted for _, out in _inputs(repo, stage)}
+    if outs:
+        with remote(sending=True):
+            repo.push(targets=sorted(map(repo.fs.relpath, outs)))
+    makers = {out.stage.addressing: out.stage for out in outs.values()}
+    write_json(file, {"stages": [s.addressing for s in wanted], "lock": _lines(makers.values())})
 
 
 def take(repo: "Repo", file: Path, names: list[str]) -> None:
-    """Pull what these stages depend on, by the lines in `file`, and what somebody has made of it in the meantime."""
-    _merge(repo, json.loads(file.read_text())["lock"])
+    """Pull what these stages read, by the lines in `file`, and what somebody has made of it in the meantime."""
+    _merge(repo, read_json(file)["lock"])
     stages = [_stage(repo, name) for name in names]
-    with remote():
-        repo.stage_cache.pull(None)
-        if inputs := sorted({target for s in stages for target in _inputs(repo, s)}):  # DVC takes none for all
-            repo.pull(targets=inputs, force=True)  # over what a killed stage left, too
+    if inputs := sorted({path for stage in stages for path, _ in _inputs(repo, stage)}):  # DVC takes none for all
+        with remote():
+            repo.fetch(targets=inputs)
+        with here():
+            repo.checkout(targets=inputs, force=True)  # over what a killed stage left, too
     for stage in stages:
         _restore(repo, stage)
 
 
 def give(repo: "Repo", names: list[str]) -> None:
     """Push what these stages made, and then that it is there."""
-    for stage in (_stage(repo, name) for name in names):
-        repo.stage_cache.save(stage)
-    with remote():
+    with remote(sending=True):
         repo.push(targets=names)
-        repo.stage_cache.push(None)
+    for name in names:
+        send_run(repo, _stage(repo, name))
 
 
 def receive(repo: "Repo", names: list[str]) -> None:
     """Take what these stages made elsewhere as if they had run here."""
-    with remote():
-        repo.stage_cache.pull(None)
     lacking = [name for name in names if not _restore(repo, _stage(repo, name))]
     if lacking:
+        with remote():
+            there = repo.cloud.get_remote(None, "fetch")
+            if not there.fs.isdir(there.path):
+                raise FileNotFoundError(errno.ENOENT, "it is not there", there.path)
         raise DataError(
             f"{', '.join(lacking)}: made on a worker, but not in DVC's remote, or from other data than here; run the "
             "flow again"
@@ -92,46 +101,35 @@ def _stage(repo: "Repo", name: str) -> "PipelineStage":
 
 
 def _restore(repo: "Repo", stage: "PipelineStage") -> bool:
-    """Whether the run cache has what this stage makes from what it depends on now; then it and its line are here."""
+    """Whether anyone has made this stage from what it depends on now; then what it made and its line are here."""
     from dvc.stage.cache import RunCacheNotFoundError
     from dvc_data.hashfile.hash_info import HashInfo
 
     for out in stage.outs:  # else DVC takes what the lock file has for what is wanted
         out.hash_info = HashInfo()
+    fetch_run(repo, stage)
     try:
-        with remote():
-            repo.stage_cache.restore(stage, pull=True)
+        with here():
+            repo.stage_cache.restore(stage)
+            stage.save()
+            stage.commit()
+            stage.dump(update_pipeline=False)
     except RunCacheNotFoundError:
         return False
-    stage.save()
-    stage.commit()
-    stage.dump(update_pipeline=False)
     return True
 
 
-def _needed(repo: "Repo", stages: Iterable["PipelineStage"]) -> list["PipelineStage"]:
-    """All stages that these need, directly or not, but for those whose outputs are committed."""
-    graph = repo.index.graph
-    found, waiting = {}, list(stages)
-    while waiting:
-        for stage in graph.successors(waiting.pop()):
-            if stage.addressing not in found and not stage.frozen:
-                found[stage.addressing] = stage
-                waiting.append(stage)
-    return list(found.values())
-
-
-def _inputs(repo: "Repo", stage: "PipelineStage") -> Iterable[str]:
-    """What to pull for a stage: its dependencies as far as they are outputs of others, and what its `meta` says that it
-    reads besides."""
-    yield from (stage.meta or {}).get("reads", ())
-    outs = [out for other in _needed(repo, [stage]) for out in other.outs]
-    for dep in stage.deps:
+def _inputs(repo: "Repo", stage: "PipelineStage") -> Iterator[tuple[str, "Output"]]:
+    """What a stage reads of what others make, and the output that it is, or is in: its dependencies, and what its
+    `meta` says that it reads besides. What is committed is none of it."""
+    outs = [out for other in repo.index.stages if not other.frozen for out in other.outs]
+    reads = [repo.fs.abspath(path) for path in (stage.meta or {}).get("reads", ())]
+    for path in (*(dep.fs_path for dep in stage.deps), *reads):
         for out in outs:
-            if out.fs_path == dep.fs_path or out.fs.isin(dep.fs_path, out.fs_path):
-                yield repo.fs.relpath(dep.fs_path)
-            elif out.fs.isin(out.fs_path, dep.fs_path):
-                yield repo.fs.relpath(out.fs_path)
+            if out.fs.isin_or_eq(path, out.fs_path):
+                yield repo.fs.relpath(path), out
+            elif out.fs.isin(out.fs_path, path):
+                yield repo.fs.relpath(out.fs_path), out
 
 
 def _lines(stages: Iterable["PipelineStage"]) -> Lock:
@@ -141,7 +139,10 @@ def _lines(stages: Iterable["PipelineStage"]) -> Lock:
     lines: Lock = {}
     for stage in stages:
         path = _lock_path(stage)
-        lines.setdefault(path, {})[stage.name] = load_yaml(path)["stages"][stage.name]
+        known = load_yaml(path).get("stages") or {} if Path(path).exists() else {}
+        if stage.name not in known:
+            raise DataError(f"{stage.addressing} is read and has not been made here: `dvc repro {stage.addressing}`")
+        lines.setdefault(path, {})[stage.name] = known[stage.name]
     return lines
 
 
@@ -170,28 +171,6 @@ def _merge(repo: "Repo", lines: Lock) -> None:
     repo._reset()
 
 
-class Away(ConesError):
-    """DVC's remote does not answer, or not as it should."""
-
-    may_pass = True
-
-
-@contextmanager
-def remote() -> Iterator[None]:
-    """What goes over the remote; `Away` if that fails."""
-    from dvc.exceptions import DvcException
-    from dvc.stage.cache import RunCacheNotFoundError
-
-    try:
-        yield
-    except RunCacheNotFoundError:
-        raise
-    except (DvcException, OSError) as error:
-        raise Away(
-            f"DVC's remote cannot be used: {error}; what was made is kept, and the next try goes on with it"
-        ) from None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m flows.travel", description="Carry stages between clones.")
     parser.add_argument("what", choices=["offer", "take", "give", "receive"])
@@ -200,6 +179,7 @@ def main() -> None:
     with plain_errors():
         from dvc.repo import Repo, lock_repo
 
+        check_ssh_hosts()
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             if asked.what in ("offer", "take"):
                 (offer if asked.what == "offer" else take)(repo, Path(asked.names[0]), asked.names[1:])

@@ -46,7 +46,8 @@ def evaluate(planned: Planned, name: str) -> None:
     refuse_learnt_groups(split)
     for row, path in concepts.items():
         tuned = planned.part(f"rows.{row}.finetune", Finetune) if "finetune" in rows[row] else None
-        settings = RowSettings(name, concept, planned.part(f"rows.{row}.method", Method), tuned)
+        method, processes = planned.part(f"rows.{row}.method", Method), rows[row].get("processes", 1)
+        settings = RowSettings(name, concept, method, tuned, processes)
         refuse_other_settings(row, settings, Concept.load(path).card)
     hashes = {row: file_hash(path) for row, path in concepts.items()}
     device, judges = Accelerator().device, None

@@ -357,7 +357,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
     server.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def with_prefect(prefect_server: Server) -> dict[str, str]:
     """The environment of a program that uses the Prefect server."""
     url = f"http://127.0.0.1:{prefect_server.port}/api"

@@ -142,6 +142,7 @@ USED = {
     "noise: {copies: 1}": {"made lora", "made dreambooth"},
     "gradient_checkpointing: true": {"made lora", "made dreambooth"},
     "sample_every: 9": {"made lora", "made dreambooth"},
+    "processes: 2": {"found lora", "found full", "made lora", "made dreambooth"},
 }
 
 

@@ -155,10 +155,10 @@ class _Two:
     def batch(self, indices, views=None):
         return _features(self.image[indices])
 
-    def batches(self, size):
+    def batches(self, size, share=None):
         yield self.batch(torch.arange(20))
 
-    def sample(self, size, generator):
+    def sample(self, size, generator, share=None):
         return self.batch(torch.randperm(20, generator=generator)[:size])
 
 

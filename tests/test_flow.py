@@ -17,7 +17,7 @@ from cones.common.errors import ConesError
 from cones.config.params import load_params
 from flows import gpus as lending
 from flows.batches import BATCH_SECONDS, MOST, batch_size
-from flows.gpus import gpus, lock_folder, one_gpu
+from flows.gpus import gpus, lock_folder, some_gpus
 from flows.graph import stage_graph
 from flows.pipeline import row, with_row
 from flows.processes import CommandFailed, Programs
@@ -228,11 +228,11 @@ def test_a_gpu_is_lent_to_one_stage_at_a_time(monkeypatch: pytest.MonkeyPatch, t
     told = []
 
     def third() -> None:
-        with one_gpu(gpus(), interval=0.01) as device:
+        with some_gpus(gpus(), 1, interval=0.01) as (device,):
             told.append(device)
 
-    with one_gpu(gpus()) as first:
-        with one_gpu(gpus()) as second:
+    with some_gpus(gpus(), 1) as (first,):
+        with some_gpus(gpus(), 1) as (second,):
             assert (first, second) == ("0", "1")
             waiting = threading.Thread(target=third)
             waiting.start()
@@ -282,7 +282,7 @@ def test_locks_of_gpus_are_where_every_user_finds_them(monkeypatch: pytest.Monke
     assert lock_folder() == folders[2]
     before = os.umask(0o077)
     try:
-        with one_gpu(["GPU-aa11"]):
+        with some_gpus(["GPU-aa11"], 1):
             assert (folders[2] / "cones-gpu-GPU-aa11.lock").stat().st_mode & 0o777 == 0o644
     finally:
         os.umask(before)

@@ -3,7 +3,6 @@
 import io
 import resource
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -41,13 +40,12 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("between", BETWEEN)
-def test_a_jpeg_of_many_scans_is_refused_at_once(between: str, tmp_path: Path) -> None:
-    content, began = repeated(200, BETWEEN[between]), time.monotonic()
+def test_a_jpeg_of_many_scans_is_refused_by_their_number(between: str, tmp_path: Path) -> None:
+    content = repeated(200, BETWEEN[between])
     (tmp_path / "x.jpg").write_bytes(content)
     for source in (content, tmp_path / "x.jpg"):
         with pytest.raises(DataError, match=r"x\.jpg is a JPEG of more than 100 scans, which takes long to read; save"):
             open_picture(source, "x.jpg")
-    assert time.monotonic() - began < 1
 
 
 HONEST = {

@@ -32,7 +32,7 @@ from cones.readers.masks.settings import MaskData
 from cones.readers.prepare import prepare
 from cones.tasks.classification.infer import Prediction
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(60)
 
 DOORS: dict[str, Callable[[Path], Any]] = {
     "picture": open_picture,

@@ -105,6 +105,7 @@ def test_a_locked_database_may_be_free_later_and_a_read_only_one_not(
 ) -> None:
     from cones.registry.client import mlflow_client
 
+    monkeypatch.chdir(tmp_path)  # the readings of the address by others make a folder of its name
     path = shutil.copy(mlflow_store, tmp_path / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}?timeout=0.01")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:

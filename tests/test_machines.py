@@ -1,21 +1,29 @@
 """Stages made by workers in clones of their own, over a real Prefect server and a folder as DVC's remote."""
 
+import json
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PREFECT_PASSWORD, ROOT, Project, Server
+from conftest import ROOT, Project
 from ruamel.yaml import YAML
+from test_faults import LONG, small_disk  # noqa: F401
 
 from cones.common.errors import ConesError
+from cones.common.files import read_json
 from flows.clones import check_packages, commit_here, stand_at
+from flows.machines import make
+from flows.processes import Programs
 
 GRAPH = """
 stages:
@@ -70,6 +78,8 @@ bad = short()
 sys.exit(f"bad: {bad}" if bad else 0)
 """
 
+pytestmark = pytest.mark.timeout(600)  # for machines that are busy
+
 
 class Machines:
     """A small project at home, a folder as its remote, and workers in clones, all of one Prefect server."""
@@ -84,11 +94,21 @@ class Machines:
         self.run("prefect", "work-pool", "create", pool, "--type", "process")
         self.workers: dict[str, subprocess.Popen] = {}
 
+    @staticmethod
+    def of(machines: "Machines", pool: str) -> "Machines":
+        """The same home and remote with another pool."""
+        other = copy(machines)
+        other.pool, other.workers = pool, {}
+        other.run("prefect", "work-pool", "create", pool, "--type", "process")
+        return other
+
     def _small(self, folder: Path) -> Project:
         folder.mkdir(parents=True)
         shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
         ignored = "/plan\n/made\n/after-*\n/report\n/checkpoints\n__pycache__\n/prefect*\n"
-        for name, text in {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored}.items():
+        tables = "".join(f"{name}: {{}}\n" for name in ("data", "backbones", "concepts", "runs"))
+        files = {"dvc.yaml": GRAPH, "work.py": WORK, ".gitignore": ignored, "params.yaml": tables}
+        for name, text in files.items():
             (folder / name).write_text(text)
         project = Project.at(folder)
         for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
@@ -100,9 +120,6 @@ class Machines:
         made = str(self.folder / "made")
         return {**self.server, "PYTHONPATH": str(ROOT), "MADE": made, "PREFECT_WORKER_QUERY_SECONDS": "1"}
 
-    def environment(self) -> dict[str, str]:
-        return self.home.environment(**self.more)
-
     def change(self, text: str) -> None:
         """Another commit, at which all has to be made again."""
         self.forget()
@@ -110,10 +127,7 @@ class Machines:
         self.commit()
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            command, cwd=self.home.folder, env=self.environment(), text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        done = self.home.run(*command, **self.more)
         assert not check or done.returncode == 0, done.stdout
         return done
 
@@ -132,7 +146,7 @@ class Machines:
         with (self.folder / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
                 ["prefect", "worker", "start", "--pool", self.pool, "--name", name, "--limit", "1"], cwd=where,
-                env=self.environment(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                env=self.home.environment(**self.more), stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         self.workers[name] = process
         try:
@@ -163,11 +177,9 @@ class Machines:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory, prefect_server: Server) -> Iterator[Machines]:
+def machines(tmp_path_factory: pytest.TempPathFactory, with_prefect: dict[str, str]) -> Iterator[Machines]:
     """With a worker in each of two clones."""
-    server = {"PREFECT_API_URL": f"http://127.0.0.1:{prefect_server.port}/api",
-              "PREFECT_HOME": str(prefect_server.folder), "PREFECT_API_AUTH_STRING": PREFECT_PASSWORD}  # fmt: skip
-    made = Machines(tmp_path_factory.mktemp("machines"), server, "away")
+    made = Machines(tmp_path_factory.mktemp("machines"), with_prefect, "away")
     with made.worker("one"), made.worker("two"):
         yield made
 
@@ -233,6 +245,9 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
     wait_for(lambda: (machines.folder / "made").exists())
     ((_, where, _),) = machines.made()
+    told = json.loads(machines.run("cones", "status", "--json").stdout)
+    (work,) = [work for run in told for work in run["work"] if work["name"] == "make@a"]
+    assert (work["state"], work["machine"]) == ("running", socket.gethostname())
     killed = machines.workers[where]
     for process in (*psutil.Process(killed.pid).children(recursive=True), psutil.Process(killed.pid)):
         process.kill()
@@ -244,6 +259,66 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     for sender in ("0.log", "1.log"):
         assert "no word for 15 seconds from the worker on" in machines.home.log(sender)
     assert (other.folder / "made/a").read_bytes() == (machines.home.folder / "made/a").read_bytes()
+
+
+def test_stages_that_travel_together_share_a_dvc_process_and_no_failure(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machines.change("together")
+    machines.run("dvc", "repro", "-q", "plan")
+    asked = machines.folder / "asked.json"
+    machines.run("python", "-m", "flows.travel", "offer", str(asked), "make@a", "make@b")
+    offered = read_json(asked)
+    assert offered["stages"] == ["make@a", "make@b"]
+    monkeypatch.chdir(machines.clone("three"))
+    monkeypatch.setenv("MADE", str(machines.folder / "made"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("made/a").mkdir(parents=True)  # in the place of its file
+    lines: list[str] = []
+    with Programs() as programs:
+        outcomes = make(offered["stages"], offered["lock"], programs, {}, lines.append)
+    assert {name: "error" in of for name, of in outcomes.items()} == {"make@a": True, "make@b": False}
+    machines.run("python", "-m", "flows.travel", "receive", "make@b")
+    assert (machines.home.folder / "made/b").exists()
+    assert not (machines.home.folder / "made/a").exists()
+
+
+def test_ctrl_c_cancels_a_run_that_nobody_else_waits_for(machines: Machines) -> None:
+    (machines.folder / "steps").write_text("600")
+    machines.change("for two")
+    others = machines.folder / "others"
+    senders = (machines.home, Project.at(others if others.exists() else machines.clone("others")))
+    flows = [who.start(f"{i}.log", *machines.flow("make@a"), **machines.more) for i, who in enumerate(senders)]
+    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
+    wait_for(lambda: (machines.folder / "made").exists())
+    ((_, _, made),) = machines.made()
+    flows[0].send_signal(signal.SIGINT)
+    assert flows[0].wait(60) != 0
+    time.sleep(3)  # in which it would be cancelled
+    assert psutil.pid_exists(int(made))
+    flows[1].send_signal(signal.SIGINT)
+    assert flows[1].wait(60) != 0
+    wait_for(lambda: not psutil.pid_exists(int(made)))
+    (machines.folder / "steps").write_text("1")
+
+
+def test_a_full_disk_on_a_worker_fails_its_stage_and_no_other(machines: Machines, small_disk: Path) -> None:  # noqa: F811
+    """The flow names it, and goes on with it when there is space."""
+    machines.change("with little space")
+    small = Machines.of(machines, "small")
+    clone = small.clone("little")
+    (clone / ".dvc/cache").symlink_to(small_disk)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 1024)
+    with small.worker("little"):
+        failed = small.run(*small.flow("make@a", "plan"), check=False)
+        assert failed.returncode == 1
+        assert "bad: ['make@a']" in failed.stdout
+        assert "pulling failed: error: the disk is full" in failed.stdout
+        filler.unlink()
+        small.run(*small.flow("make@a"))
 
 
 def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
@@ -258,21 +333,58 @@ def test_what_cannot_be_sent_is_refused(machines: Machines) -> None:
     assert "this project has none: `dvc remote add --default" in machines.run(*command, check=False).stdout
 
 
-def test_rows_of_the_shipped_graph_are_made_in_a_fresh_clone(
+def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_home(
     finished: Project, machines: Machines, tmp_path: Path
 ) -> None:
-    """A search, then the evaluation that looks at it, with the same bits; all that they read has travelled."""
-    team = Machines(tmp_path, machines.server, "shipped", finished.copy(tmp_path / "home"))
-    row, before = team.home.folder / "searched/few/few-coop", team.lock()
+    """In a fresh clone: a search, then the evaluation that looks at it, with the same bits; what they read has
+    travelled, and nothing else."""
+    home = finished.copy(tmp_path / "home")
+    home.params(LONG)
+    team = Machines(tmp_path, machines.server, "shipped", home)
+    team.run("dvc", "repro", "evaluate@few")
+    row, before = home.folder / "searched/few/few-coop", team.lock()
     alone = {name: (row / name).read_bytes() for name in ("concept.safetensors", "metrics.json")}
     shutil.rmtree(row)
+    shutil.rmtree(home.folder / ".dvc/cache/runs")
+    flow = home.start("flow.log", *team.flow("evaluate@few", silence=15), **team.more)
+    with team.worker("one") as worker:
+        wait_for(lambda: list((tmp_path / "one").glob("checkpoints/*/state.safetensors")))
+        for process in (*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)):
+            process.kill()
+        worker.wait()
     with team.worker("one"):
-        team.run(*team.flow("evaluate@few"))
+        assert flow.wait(200) == 0, home.log("flow.log")
+    assert "few-coop: resuming after epoch" in (tmp_path / "one.log").read_text()
     assert {name: (row / name).read_bytes() for name in alone} == alone
     outs = [{out["path"]: out["md5"] for out in lock["evaluate@few"]["outs"]} for lock in (before, team.lock())]
     assert outs[0]["evaluated/few/metrics.json"] == outs[1]["evaluated/few/metrics.json"]
     assert (tmp_path / "one/evaluated/few/metrics.json").exists()
     assert not (tmp_path / "one/data/prepared/glyphs/report.json").exists()
+
+
+def test_two_workers_take_two_studies(
+    finished: Project, with_prefect: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Sent by the flow that people start, whole, up to the registry."""
+    folder, names = tmp_path_factory.mktemp("studies"), ("taskres", "lp_plus_plus")
+    home = finished.copy(folder / "home")
+    yaml, params = YAML(), home.folder / "params.yaml"
+    content = yaml.load(params)
+    study = {"data": "glyphs", "backbone": "toy", "shots": [1], "seeds": 2, "views": 2}
+    content["studies"] = {name: {**study, "methods": [name]} for name in names}
+    yaml.dump(content, params)
+    (home.folder / "studies").mkdir()
+    for name in ("dvc.yaml", ".gitignore"):
+        shutil.copy(ROOT / "studies" / name, home.folder / "studies" / name)
+    assert home.run("dvc", "repro", "-q", "plan", "prepare@glyphs").returncode == 0
+    team = Machines(folder, with_prefect, "studies", home)
+    with team.worker("one"), team.worker("two"):
+        asked = [word for name in names for word in ("--study", name)]
+        team.run("python", "-m", "flows.pipeline", "--on", team.pool, *asked)
+    made = [[w for w in ("one", "two") if (folder / w / "studies" / name).exists()] for name in names]
+    assert sorted(made) == [["one"], ["two"]]
+    assert "Running stage" not in team.run("dvc", "repro", *(f"studies/dvc.yaml:study@{n}" for n in names)).stdout
+    assert all((home.folder / "studies" / name / "summary.json").exists() for name in names)
 
 
 @pytest.fixture
@@ -314,7 +426,13 @@ def test_a_worker_that_cannot_stand_where_it_is_asked_to_says_so(clone: Path) ->
 def test_other_packages_than_the_commits_are_named(clone: Path) -> None:
     pins = f"prefect=={version('prefect')} \\\n    --hash=sha256:0\nwaitress==3.0.2 ; sys_platform == 'win32' \\\n"
     (clone / "requirements.txt").write_text(pins)
+    torch = version("torch").partition("+")[0]
+    (clone / "requirements-cuda.txt").write_text(f"nvidia-of-another-machine==1 \\\ntorch=={torch} \\\n")
     check_packages()
+    (clone / "requirements-cuda.txt").write_text("torch==0.1 \\\n")
+    with pytest.raises(ConesError, match=rf"those of the commit: torch is {torch} and not 0\.1; `make"):
+        check_packages()
+    (clone / "requirements-cuda.txt").unlink()
     (clone / "requirements.txt").write_text(f"{pins}mlflow==0.1 \\\nnowhere-to-be-had==1.0\n")
     wrong = f"mlflow is {version('mlflow')} and not 0.1, nowhere-to-be-had is missing and not 1.0; `make .venv/ready`"
     with pytest.raises(ConesError, match=re.escape(wrong)):

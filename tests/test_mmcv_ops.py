@@ -1,9 +1,9 @@
 """mmcv's other operators without compiling, and how they are installed."""
 
+import cProfile
 import importlib.metadata
 import math
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -61,9 +61,9 @@ def test_nms_keeps_boxes_at_the_threshold_and_empty_ones() -> None:
 
 def test_nms_of_a_thousand_boxes_is_no_python_loop_over_pairs() -> None:
     boxes, scores = 20 * random_boxes(1000), torch.rand(1000)
-    start = time.process_time()
-    nms(boxes, scores, 0.6, 0)
-    assert time.process_time() - start < 0.5  # seconds; 0.005 where this was written
+    with cProfile.Profile() as profile:
+        nms(boxes, scores, 0.6, 0)
+    assert sum(entry.callcount for entry in profile.getstats()) < 20_000  # of 499,500 pairs
 
 
 def test_mmcvs_batched_nms_keeps_classes_apart(ops: ModuleType) -> None:

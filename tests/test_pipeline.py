@@ -59,6 +59,7 @@ def test_from_nothing_to_a_looked_up_model(finished, tmp_path: Path) -> None:
     first = project.run("cones", "register")
     assert first.returncode == 0, first.stdout
     assert first.stdout.count("new") == 3
+    assert {path.name for path in (project.folder / "results").iterdir()} == {"report.html", "summary.json"}
     second = project.cones("register")
     assert second.stdout.count("new") == 0
     best = max(json.loads((project.folder / "results/summary.json").read_text()),

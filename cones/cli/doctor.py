@@ -62,6 +62,10 @@ def examine(cache: bool = False) -> Iterator[Finding]:
     yield from _packages()
     yield from _device()
     yield from _project()
+    if Path(".dvc").is_dir():
+        from cones.cli.doctor_remote import examine_remote
+
+        yield from examine_remote()
     yield from _tracking()
     yield _prefect()
     yield _passwords()

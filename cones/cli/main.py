@@ -228,6 +228,19 @@ def register() -> None:
 
 
 @app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list of the flow runs, for programs.")] = False,
+) -> None:
+    """Show what runs where, since when, on which GPU, and what waits for what, by the Prefect server.
+
+    Of every flow that the server of PREFECT_API_URL knows and that is not over, whoever started it on whatever machine.
+    """
+    from cones.cli.status import become_status
+
+    become_status(["--json"] * as_json)
+
+
+@app.command()
 def lookup(name: Annotated[str, typer.Argument(help="A concept's name, as in params.yaml.")]) -> None:
     """Print the champion of a registered concept: version, row, validation metrics and URI.
 

@@ -26,6 +26,9 @@ STOPPED_CODE, ENDED_CODE = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of a process that a person stopped with Ctrl-C, and of one that was ended with SIGTERM, as shells have it.
 """
 
+LAUNCHER = "CONES_LAUNCHER_PID"
+"""Names to each of a row's processes the one that started them, with which they end."""
+
 STAGE_WAIT = 5.0
 """Seconds that a stage waits for a lock of its own: that of a DVC that was killed ends a moment later."""
 
@@ -170,18 +173,23 @@ def die_with_parent(interval: float = 0.5) -> None:
     """End this process when the DVC that started it is gone: a killed `dvc` leaves its children running otherwise.
 
     The shell that DVC may put between is not the one to watch, but the flow that started that DVC is, if there is one.
-    Does nothing outside DVC.
+    One of several processes of a row watches what started these. Does nothing outside DVC else.
     """
-    if "DVC_STAGE" not in os.environ:
+    if not {"DVC_STAGE", LAUNCHER} & set(os.environ):
         return
     import psutil
 
+    def of(name: str) -> psutil.Process | None:
+        number = int(os.environ[name])
+        return psutil.Process(number) if psutil.pid_exists(number) else None
+
     watched: list[psutil.Process | None] = [psutil.Process().parent()]
-    if watched[0] is not None and watched[0].name() in {"sh", "bash", "dash", "zsh", "fish"}:
+    if LAUNCHER in os.environ:
+        watched = [of(LAUNCHER)]
+    elif watched[0] is not None and watched[0].name() in {"sh", "bash", "dash", "zsh", "fish"}:
         watched = [watched[0].parent()]
     if "CONES_FLOW_PID" in os.environ:
-        flow = int(os.environ["CONES_FLOW_PID"])
-        watched.append(psutil.Process(flow) if psutil.pid_exists(flow) else None)
+        watched.append(of("CONES_FLOW_PID"))
 
     def watch() -> None:
         try:

@@ -72,6 +72,11 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, le=100_000_000)]
 
 
+Processes = Annotated[int, Field(ge=1, le=64, exclude_if=lambda count: count == 1)]
+"""How many processes share the pictures of each step of a row, on a GPU each where there are any; `batch_size` is that
+of each of them. One is not written down, so that it makes nothing differ from what was made before."""
+
+
 Words = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_plain)]
 """A name or sentence of people; text encoders read less than a hundred tokens of it."""
 

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from cones.common.errors import ConceptError
 from cones.common.escaping import is_plain
+from cones.common.settings import Processes
 from cones.interfaces.base import (
     DEEPEST,
     MOST_DIGITS,
@@ -106,6 +107,8 @@ class ConceptCard(Checked):
     """How its pictures were cut from volumes (the settings of `kind: volumes`); None for pictures."""
     finetune: Plain | None = None
     """The settings of the second step, if there was one."""
+    processes: Processes = 1
+    """How many shared the steps of the search; a second step says that itself."""
     weights_sha256: Hash | None = None
     """Hash of the weights file beside the Concept, after a fine-tuning."""
     needs_text_encoder: bool = False

@@ -58,9 +58,13 @@ class Params(Strict):
         return run.method.on_classes(self.concepts[run.concept].described)
 
     def settings_of(self, row: str) -> dict[str, Any]:
-        """What a row says: its concept's name, its method (of a fine-tuning that of its start), its second step."""
+        """What a row says: its concept's name, its method and its processes if they are several (of a fine-tuning those
+        of its start), its second step."""
         settings = {"concept": self.rows()[row].concept, "method": self.method_of(row)}
-        return settings | ({"finetune": self.finetunes[row]} if row in self.finetunes else {})
+        tuned = self.finetunes.get(row)
+        processes = self.runs[row if tuned is None else tuned.from_].processes
+        settings |= {"processes": processes} if processes > 1 else {}
+        return settings | ({} if tuned is None else {"finetune": tuned})
 
     def entry(self, table: Literal["data", "backbones", "concepts", "runs", "finetunes"], name: str) -> Any:
         """One entry of a table; `ParamsError` with the nearest name if there is none."""

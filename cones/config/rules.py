@@ -41,6 +41,7 @@ def cross_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
         mistake = undefined_pair(method, _kind(raw, run)) or _without_effect(method) or _undescribed(method, concept)
         if mistake:
             yield f"{mistake} (runs.{plain(row)}.method)"
+        yield from _idle_processes(run, f"runs.{plain(row)}.processes")
 
 
 def _study_mistakes(raw: dict[Any, Any]) -> Iterator[str]:
@@ -204,6 +205,19 @@ def _without_effect(method: object) -> str | None:
     if optimiser == "adamw" and _is_given(method, "momentum"):
         return "`momentum` is for `optimiser: sgd`, and this one is adamw; leave it out"
     return None
+
+
+def _idle_processes(run: dict[str, Any], where: str) -> Iterator[str]:
+    """Several processes for a method that has no pictures to share out among them."""
+    method = run.get("method")
+    name = _word(method, "name") if isinstance(method, dict) else None
+    kind = BY_NAME.get(name or "")
+    if kind and not kind.enters_image_encoder and run.get("processes", 1) != 1:
+        those = ", ".join(name for name, of in BY_NAME.items() if of.enters_image_encoder)
+        yield (
+            f"`{name}` searches on features that are kept, and gains nothing by several `processes`, which are for "
+            f"{those}; leave it out ({where})"
+        )
 
 
 def _undescribed(method: object, concept: dict[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from cones.data.prepared import Split
 from cones.features.store import FeatureStore
 from cones.features.views import view_of
-from cones.interfaces.pictures import Features, Instances
+from cones.interfaces.pictures import WHOLE, Features, Instances, Share
 from cones.interfaces.protocols import OneSize
 
 PIXELS = 2**30
@@ -65,16 +65,19 @@ class LiveCrops:
         tensors = dict(self.backbone.encode(pixels, self.visual_tokens()))
         return Features(tensors, views.to(self.backbone.device), self.labels[indices].to(self.backbone.device))
 
-    def sample(self, size: int, generator: torch.Generator) -> Features:
-        """A batch to train on: different pictures drawn at random, each in a random view."""
-        return self.batch(*self.store.drawn(size, generator))
+    def sample(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Features:
+        """A batch to train on: different pictures drawn at random, each in a random view; what a share has of it."""
+        rows, views, part = self.store.drawn(size, generator, share)
+        return replace(self.batch(rows, views), part=part)
 
-    def batches(self, size: int) -> Iterator[Features]:
-        """All once in their plain view, in half precision and back, as kept features are and so those of the test."""
-        for rows in torch.arange(len(self)).split(min(size, AT_ONCE)):
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Features]:
+        """All once in their plain view, in half precision and back, as kept features are and so those of the test; of
+        each batch what a share has."""
+        for rows, part in share.batches(len(self), min(size, AT_ONCE)):
             with torch.no_grad():
                 features = self.batch(rows)
-            yield replace(features, tensors={name: t.half().float() for name, t in features.tensors.items()})
+            halves = {name: t.half().float() for name, t in features.tensors.items()}
+            yield replace(features, tensors=halves, part=part)
 
     def _view(self, index: int, view: int) -> Float[Tensor, "3 h w"]:
         if (index, view) in self._pixels:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cones.data.prepared import Split
 from cones.features.store import IN_MEMORY, FeatureStore
-from cones.interfaces.pictures import Features, Instances
+from cones.interfaces.pictures import WHOLE, Features, Instances, Share
 from cones.interfaces.protocols import Grounding
 
 
@@ -64,12 +64,14 @@ class LivePictures:
         none = torch.zeros(len(rows), 3, 1, 1)
         return self._encoded(rows, views, [1.0] * len(rows), none + 1, none)
 
-    def sample(self, size: int, generator: torch.Generator) -> Features:
+    def sample(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Features:
         """A batch to train on, as that of a `FeatureStore`, with gradients; size and colours of each are changed."""
-        rows, views = self.store.drawn(size, generator)
-        scales = torch.rand(len(rows), generator=generator).lerp(torch.ones(()), self.least_scale)
-        strengths = self.colour_jitter * (2 * torch.rand(2, len(rows), 3, 1, 1, generator=generator) - 1)
-        return self._encoded(rows, views, scales.tolist(), 1 + strengths[0], strengths[1])
+        rows, views, part = self.store.drawn(size, generator, share)
+        scales = torch.rand(part.whole, generator=generator).lerp(torch.ones(()), self.least_scale)[part.rows]
+        drawn = torch.rand(2, part.whole, 3, 1, 1, generator=generator)[:, part.rows]
+        strengths = self.colour_jitter * (2 * drawn - 1)
+        features = self._encoded(rows, views, scales.tolist(), 1 + strengths[0], strengths[1])
+        return replace(features, part=part)
 
     def _encoded(self, rows: Tensor, views: Tensor, scales: Sequence[float], gains: Tensor, shifts: Tensor) -> Features:
         """Views of pictures, shrunk and in other colours, with their objects."""
@@ -95,8 +97,10 @@ class LivePictures:
             self._decoded[row] = picture
         return picture
 
-    def batches(self, size: int) -> Iterator[Features]:
-        """All once in their plain view, in half precision and back, as kept features are and so those of the test."""
-        for rows in torch.arange(len(self)).split(size):
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Features]:
+        """All once in their plain view, in half precision and back, as kept features are and so those of the test; of
+        each batch what a share has."""
+        for rows, part in share.batches(len(self), size):
             features = self.batch(rows, torch.zeros_like(rows))
-            yield replace(features, tensors={name: t.half().float() for name, t in features.tensors.items()})
+            halves = {name: t.half().float() for name, t in features.tensors.items()}
+            yield replace(features, tensors=halves, part=part)

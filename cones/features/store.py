@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cones.common.errors import DataError
 from cones.common.files import fresh_folder, read_json, reading, write_json
 from cones.common.mapped import mapped_array
 from cones.features.targets import Targets, read_targets
-from cones.interfaces.pictures import Features, Instances
+from cones.interfaces.pictures import WHOLE, Features, Instances, Part, Share
 
 HEADROOM = 256 * 2**20
 """Bytes of disk that a cache leaves free."""
@@ -70,14 +71,18 @@ class FeatureStore:
         instances, geometry = self.targets.batch(rows.tolist(), views.tolist())
         return Features(tensors, views, instances=instances, geometry=geometry)
 
-    def sample(self, size: int, generator: torch.Generator) -> Features:
-        """A batch to train on: different pictures drawn at random, each in a random view."""
-        return self.batch(*self.drawn(size, generator))
+    def sample(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Features:
+        """A batch to train on: different pictures drawn at random, each in a random view; what a share has of it."""
+        rows, views, part = self.drawn(size, generator, share)
+        return replace(self.batch(rows, views), part=part)
 
-    def drawn(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which pictures (B,) and views (B,) such a batch has; B is smaller where there are fewer pictures."""
+    def drawn(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> tuple[Tensor, Tensor, Part]:
+        """Which pictures (b,) and views (b,) a share has of such a batch, and the part that these are; the batch is
+        smaller where there are fewer pictures."""
         rows = torch.randperm(len(self), generator=generator)[:size]
-        return rows, torch.randint(self.views, (len(rows),), generator=generator)
+        views = torch.randint(self.views, (len(rows),), generator=generator)
+        part = share.of(len(rows))
+        return rows[part.rows], views[part.rows], part
 
     @cached_property
     def targets(self) -> Targets | None:
@@ -99,10 +104,10 @@ class FeatureStore:
             return self._tensors[name][rows, views]
         return torch.from_numpy(self.arrays[name][rows.numpy(), views.numpy()]).float()
 
-    def batches(self, size: int) -> Iterator[Features]:
-        """All pictures once in their plain view, in order."""
-        for rows in torch.arange(len(self)).split(size):
-            yield self.batch(rows)
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Features]:
+        """All pictures once in their plain view, in order; of each batch what a share has."""
+        for rows, part in share.batches(len(self), size):
+            yield replace(self.batch(rows), part=part)
 
 
 def write_features(

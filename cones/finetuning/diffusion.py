@@ -16,6 +16,7 @@ from cones.finetuning.settings import Finetune
 from cones.finetuning.steps import Metrics, finetune
 from cones.finetuning.tuned import FinetunedRow, refuse_other_start, tuned_concept
 from cones.interfaces.pictures import Features
+from cones.interfaces.processes import gathered, share_of
 from cones.interfaces.protocols import Backbone, Paints
 from cones.interfaces.texts import TextEmbeds
 from cones.methods.sentences import drawn_sentences
@@ -74,14 +75,15 @@ def finetune_row(
         loss = objective(features, _drawn(text, features, generator), generator)
         if made is None:
             return loss
-        rows = torch.randint(len(made.views), (len(features.views),), generator=generator)
-        class_pictures = Features({n: t[rows] for n, t in made.tensors.items()}, made.views[rows]).to(device)
+        rows = features.draw(lambda n: torch.randint(len(made.views), (n,), generator=generator))
+        tensors = {n: t[rows] for n, t in made.tensors.items()}
+        class_pictures = Features(tensors, made.views[rows], part=features.part).to(device)
         kept = objective(class_pictures, _drawn(word, class_pictures, generator), generator)
         return loss + settings.prior_weight * kept
 
     def metrics_of(model: Backbone) -> Metrics:
-        predictions = predict_all(model, encoded.val.batches(task.batch), text, task, device)
-        return task.full(predictions, encoded.val, about["names"]).metrics
+        mine = predict_all(model, encoded.val.batches(task.batch, share_of(accelerator)), text, task, device)
+        return task.full(gathered(accelerator, mine), encoded.val, about["names"]).metrics
 
     watch: Callable[[int], None] = _watch_nothing
     if settings.sample_every and samples is not None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from cones.common.settings import Count, Weight
+from cones.common.settings import Count, Processes, Weight
 from cones.finetuning.settings import Finetune
 from cones.methods.searched import Noise
 
@@ -21,6 +21,7 @@ class DreamBooth(Finetune):
 
     families: ClassVar[frozenset[str]] = frozenset({"diffusion"})
     kind: Literal["dreambooth"]
+    processes: Processes = 1
     prior_pictures: int | None = Field(None, ge=0, le=10_000)
     """Pictures of the class word that the base model makes of itself first, for what it trains on beside the subject's
     (prior preservation, Ruiz et al. 2023, section 3.2); None: 200, as published."""

@@ -15,7 +15,8 @@ from cones.features.encoded import Encoded
 from cones.finetuning.settings import Encoders, Finetune
 from cones.finetuning.steps import Metrics, finetune
 from cones.finetuning.tuned import FinetunedRow, refuse_other_start, tuned_concept
-from cones.interfaces.pictures import Features, Pictures, Predictions
+from cones.interfaces.pictures import WHOLE, Features, Pictures, Predictions, Share
+from cones.interfaces.processes import gathered, share_of
 from cones.interfaces.protocols import Backbone
 from cones.interfaces.texts import TextEmbeds
 from cones.methods.cones.module import Cones
@@ -70,7 +71,7 @@ def finetune_row(
     weights, built = chosen.what_trains(backbone, encoded)
     prompts = Cones(start.text).to(device).requires_grad_(False)
     trained = Trained(weights, None if spoken else prompts.embeds, settings.validate_every).to(device)
-    objective, names = backbone.objective(settings), start.card.names
+    objective, names, share = backbone.objective(settings), start.card.names, share_of(accelerator)
     dropouts = [m for m in backbone.part("").modules() if isinstance(m, nn.Dropout) and m.p]
 
     def pictures_by(model: Backbone) -> tuple[Pictures, Pictures]:
@@ -82,13 +83,14 @@ def finetune_row(
         return model.embed_text(names, templates=about["templates"]) if spoken else prompts(names).text_embeds
 
     def loss_of(features: Features, generator: torch.Generator) -> Tensor:
-        with dropping(dropouts, generator):
+        with dropping(dropouts, generator, share):
             text = text_by(backbone)
         return objective(features, text, generator)
 
     @torch.no_grad()
     def predictions_by(model: Backbone, val: Pictures) -> list[Predictions]:
-        return predict_all(model, val.batches(measures.batch), text_by(model), measures, device)
+        mine = predict_all(model, val.batches(measures.batch, share), text_by(model), measures, device)
+        return gathered(accelerator, mine)
 
     def metrics_of() -> Metrics:
         return measures.quick(predictions_by(backbone, val), encoded.val, names)
@@ -116,13 +118,14 @@ def finetune_row(
 
 
 @contextmanager
-def dropping(dropouts: Sequence[nn.Module], generator: torch.Generator) -> Iterator[None]:
-    """Within it dropout is on, and what it drops comes from the generator."""
+def dropping(dropouts: Sequence[nn.Module], generator: torch.Generator, share: Share = WHOLE) -> Iterator[None]:
+    """Within it dropout is on, and what it drops comes from the generator, in each of several processes something
+    else."""
     if not dropouts:
         yield
         return
     with torch.random.fork_rng():
-        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)) + share.process)
         for layer in dropouts:
             layer.train()
         try:
@@ -142,10 +145,10 @@ class Dropping:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def sample(self, size: int, generator: torch.Generator) -> Features:
-        """A batch to train on: different pictures drawn at random, each in a random view."""
-        with dropping(self.dropouts, generator):
-            return self.pictures.sample(size, generator)
+    def sample(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Features:
+        """A batch to train on: different pictures drawn at random, each in a random view; what a share has of it."""
+        with dropping(self.dropouts, generator, share):
+            return self.pictures.sample(size, generator, share)
 
 
 def _refuse(name: str, settings: Tuning, start: Concept, encoded: Encoded, spoken: bool) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from cones.common.settings import OnlyFor, Rate
+from cones.common.settings import OnlyFor, Processes, Rate
 from cones.finetuning.settings import Encoders, Finetune, trained_parts
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ class Full(Finetune):
     families: ClassVar[frozenset[str]] = frozenset({"grounding", "dual_encoder"})
     keeps_features: ClassVar[bool] = False
     kind: Literal["full"]
+    processes: Processes = 1
     prompt_lr: Rate = 1e-3
     """Of the embeddings."""
     encoders: Annotated[Encoders, OnlyFor("dual_encoder")] = "both"

@@ -16,6 +16,7 @@ from cones.finetuning.settings import Finetune
 from cones.finetuning.steps import Metrics, finetune
 from cones.finetuning.tuned import FinetunedRow, refuse_other_start, tuned_concept
 from cones.interfaces.pictures import Features, Pictures, Predictions
+from cones.interfaces.processes import gathered, share_of
 from cones.interfaces.protocols import Backbone, DrawsMasks, Grounding
 from cones.interfaces.texts import TextEmbeds
 from cones.methods.cones.module import Cones
@@ -72,7 +73,8 @@ def finetune_row(
         return objective(features, text(), generator)
 
     def predictions_by(model: Backbone, pictures: Pictures) -> list[Predictions]:
-        return predict_all(model, pictures.batches(measures.batch), text(), measures, device)
+        mine = predict_all(model, pictures.batches(measures.batch, share_of(accelerator)), text(), measures, device)
+        return gathered(accelerator, mine)
 
     def metrics_of() -> Metrics:
         return measures.quick(predictions_by(backbone, val), encoded.val, about["names"])

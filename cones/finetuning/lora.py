@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 from pydantic import Field
 
-from cones.common.settings import Count, OnlyFor, Rate, Weight
+from cones.common.settings import Count, OnlyFor, Processes, Rate, Weight
 from cones.finetuning.settings import Encoders, Finetune, trained_parts
 from cones.methods.searched import Noise
 
@@ -24,6 +24,7 @@ class Lora(Finetune):
 
     families: ClassVar[frozenset[str]] = frozenset({"grounding", "diffusion", "dual_encoder"})
     kind: Literal["lora"]
+    processes: Processes = 1
     rank: int = Field(4, ge=1, le=256)
     """Of the additions."""
     alpha: Annotated[float, OnlyFor("dual_encoder")] = Field(1.0, gt=0, le=256)

@@ -11,6 +11,7 @@ from torch import Tensor
 from cones.common.errors import SearchError
 from cones.finetuning.settings import Finetune
 from cones.interfaces.pictures import Features, Pictures
+from cones.interfaces.processes import share_of, summed
 from cones.interfaces.randomness import generator_for
 from cones.search.checkpoint import Progress
 from cones.search.loop import OnLine, optimise
@@ -62,6 +63,15 @@ class Steps:
     ) -> None:
         self.module, self.loss_of, self.metrics, self.train = trained, loss_of, metrics_of, train
         self.settings, self.seed, self.accelerator, self.watch = settings, seed, accelerator, watch
+        self.share = share_of(accelerator)
+        count = self.share.processes
+        if count > len(train):
+            raise SearchError(
+                f"`processes: {count}` shares out the pictures of a step, and there are {len(train)} to train on; set "
+                f"it to at most {len(train)}"
+            )
+        self.batch_size = min(settings.batch_size * count, len(train)) // count * count
+        """Of all processes together, each as many as the others: then a mean is that of their means."""
         self.optimiser = optimiser_for(trained, settings)
         self.units, self.validate_every = settings.steps, settings.validate_every
         self.checkpoint_seconds = settings.checkpoint_seconds
@@ -80,14 +90,16 @@ class Steps:
         share = rate_share(unit, settings.steps)
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * share
-        features = self.train.sample(settings.batch_size, generator).to(self.accelerator.device)
+        features = self.train.sample(self.batch_size, generator, self.share).to(self.accelerator.device)
         with self.accelerator.autocast():
-            loss = self.loss_of(features, generator)
-        if not math.isfinite(value := loss.item()):
-            raise SearchError(self._not_finite(value, unit, share))
+            loss = self.loss_of(features, generator) / self.share.processes
         if loss.requires_grad:  # pictures without objects teach a mask head nothing
             self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(self.module.parameters(), LARGEST_GRADIENT)
+        trained = list(self.module.parameters())
+        if not math.isfinite(value := summed(self.accelerator, trained, loss).item()):
+            raise SearchError(self._not_finite(value, unit, share))
+        if any(p.grad is not None for p in trained):
+            self.accelerator.clip_grad_norm_(trained, LARGEST_GRADIENT)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
         self.module.losses[unit % settings.validate_every] = value
@@ -105,7 +117,7 @@ class Steps:
         if not (unit and validated):
             return line
         size, last = len(self.train), (unit - 1) % self.settings.validate_every
-        epochs = unit * min(self.settings.batch_size, size) / size
+        epochs = unit * self.batch_size / size
         return line | {"epoch": round(epochs, 2), "train_loss": self.module.losses[: last + 1].mean().item()}
 
 

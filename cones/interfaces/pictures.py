@@ -1,6 +1,6 @@
 """What stands for the picture side of a model: features of views, their objects, and what is predicted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -43,11 +43,56 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which of a batch's `whole` pictures some are: those from `start` to before `stop`."""
+
+    start: int
+    stop: int
+    whole: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+    @property
+    def weight(self) -> float:
+        """The share that they are of the batch."""
+        return (self.stop - self.start) / self.whole
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of some processes takes of each batch: a stretch of it, as long as those of the others or by one picture
+    longer or shorter."""
+
+    process: int = 0
+    processes: int = 1
+
+    def of(self, count: int) -> Part:
+        """Its part of a batch of `count` pictures; without any for the last of more processes than pictures."""
+        size, more = divmod(count, self.processes)
+        start = self.process * size + min(self.process, more)
+        return Part(start, start + size + (self.process < more), count)
+
+    def batches(self, count: int, size: int) -> Iterator[tuple[Int[Tensor, " b"], Part]]:
+        """Its rows of `count` pictures, which all go through in batches of `size`, in order."""
+        for rows in torch.arange(count).split(size):
+            part = self.of(len(rows))
+            if part.stop > part.start or self.processes == 1:
+                yield rows[part.rows], part
+
+
+WHOLE = Share()
+"""That of a process that has no others beside it."""
+
+
+@dataclass(frozen=True)
 class Features:
     """All of a batch of images that does not depend on the text, with what belongs to these views of them.
 
     `tensors` have B first. CLIP: `image` (B, d), of unit length. GLIP: a (B, channels, height, width) a pyramid level.
     Stable Diffusion: `mean` and `std` of the VAE latent. `views` says which view of each image it is; 0 is plain.
+    `part` says which they are of a batch that several processes share.
     """
 
     tensors: dict[str, Tensor]
@@ -55,6 +100,14 @@ class Features:
     labels: Int[Tensor, " b"] | None = None
     instances: tuple[Instances, ...] | None = None
     geometry: tuple[Geometry, ...] | None = None
+    part: Part | None = None
+
+    def draw(self, draw: Callable[[int], Tensor], each: int = 1) -> Tensor:
+        """What `draw` gives for these images, `each` a number of places: it is asked for as many as the whole batch
+        has, so that a draw does not depend on how many processes share it."""
+        if self.part is None:
+            return draw(each * len(self.views))
+        return draw(each * self.part.whole)[each * self.part.start : each * self.part.stop]
 
     def to(self, device: torch.device | str) -> "Features":
         """The same on a device."""
@@ -117,10 +170,10 @@ class Pictures(Protocol):
         """Some pictures, each in the view asked for; the plain one if none is."""
         ...
 
-    def batches(self, size: int) -> Iterator[Features]:
-        """All pictures once in their plain view, in order."""
+    def batches(self, size: int, share: Share = WHOLE) -> Iterator[Features]:
+        """All pictures once in their plain view, in order; of each batch what a share has."""
         ...
 
-    def sample(self, size: int, generator: torch.Generator) -> Features:
-        """A batch to train on: different pictures drawn at random, each in a random view."""
+    def sample(self, size: int, generator: torch.Generator, share: Share = WHOLE) -> Features:
+        """A batch to train on: different pictures drawn at random, each in a random view; what a share has of it."""
         ...

@@ -65,9 +65,10 @@ class TextEmbeds:
         pooled = None if self.pooled is None else self.pooled[places]
         return replace(self, embeds=self.embeds[places], mask=self.mask[places], owner=owner, pooled=pooled)
 
-    def in_turns(self, pictures: int) -> "TextEmbeds":
-        """A text for each of some pictures: they take turns. One that is for all stays so."""
-        return self if len(self.embeds) == 1 else self.at(torch.arange(pictures) % len(self.embeds))
+    def in_turns(self, pictures: int, first: int = 0) -> "TextEmbeds":
+        """A text for each of some pictures, of which `first` is the place of the first: they take turns. One that is
+        for all stays so."""
+        return self if len(self.embeds) == 1 else self.at((first + torch.arange(pictures)) % len(self.embeds))
 
     @staticmethod
     def one_per_class(embeds: Float[Tensor, "*b c d"]) -> "TextEmbeds":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
-from cones.common.settings import Count, Name, OnlyFor, Rate, RateOrAuto, Strict, Weight
+from cones.common.settings import Count, Name, OnlyFor, Processes, Rate, RateOrAuto, Strict, Weight
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,6 +93,8 @@ class Row(Strict):
 
     concept: Name
     method: SerializeAsAny[Method]
+    processes: Processes = 1
+    """For a method that enters the image encoder: any other searches on kept features, and gains nothing."""
 
 
 class Searched(Method):

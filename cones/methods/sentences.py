@@ -15,7 +15,7 @@ def drawn_sentences(count: int, features: Features | None, generator: torch.Gene
     pictures = len(features.views)
     if generator is None:
         return torch.arange(pictures) % count
-    return torch.randint(count, (pictures,), generator=generator)
+    return features.draw(lambda n: torch.randint(count, (n,), generator=generator))
 
 
 def fitted(vectors: Float[Tensor, "m d"], n: int | None) -> Float[Tensor, "n d"]:

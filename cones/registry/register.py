@@ -13,10 +13,12 @@ from cones.concept.file import Concept
 from cones.config.concepts import check_card
 from cones.config.params import Params
 from cones.registry.claims import CLAIM_TAG, KEY_TAG, claim, made_once, taken_back
-from cones.registry.client import mlflow_client
+from cones.registry.client import mlflow_client, tracking_uri
 from cones.registry.describe import description_of
 from cones.registry.faults import every_page
 from cones.registry.home import home_of, moved_from, version_moved_from
+from cones.registry.pages import EXPERIMENT as REPORTS
+from cones.registry.pages import LINKED, publish_report, web_address
 from cones.registry.run import FinishedRow, log_model, log_results, origin_of
 from cones.registry.studies import EXPERIMENT, FinishedStudy, finished_studies, log_study
 from cones.registry.versions import (
@@ -38,7 +40,8 @@ PROMOTIONS = 20
 
 def register(params: Params, tell: Callable[[str], None] = print) -> list[Registered]:
     """Mirror every finished row to MLflow and register it as a version of its concept, and log every study that has
-    been run; doing it again adds nothing. Returns the rows' versions.
+    been run; doing it again adds nothing. Returns the rows' versions. On a server the report is logged, too, with links
+    to its rows' runs.
 
     Of all versions there ever were, the best on validation has the alias `champion`, so a worse later one never takes
     it away; delete a version to take it out of the running. A row is finished when it is evaluated as it was last
@@ -57,6 +60,7 @@ def register(params: Params, tell: Callable[[str], None] = print) -> list[Regist
             found, changed = _register_rows(client, rows, tell)
             left += changed
             _log_studies(client, studies, tell)
+            _publish(client, params, found, tell)
     left += unlogged
     done = bool(found or studies)
     bad = [error for error in left if not (done and isinstance(error, OutOfDate))]
@@ -92,6 +96,13 @@ def _log_studies(client: Any, studies: list[FinishedStudy], tell: Callable[[str]
         cells, new = log_study(client, study, experiment)
         told = f"logged, {cells} of its {len(study.cells)} cells are new" if new else "nothing new"
         tell(f"study {study.name}: {told}")
+
+
+def _publish(client: Any, params: Params, found: list[Registered], tell: Callable[[str], None]) -> None:
+    server = web_address(tracking_uri())
+    if found and server is not None:
+        publish_report(client, params, found, _experiment(client, REPORTS, tell), server)
+        tell(f"{LINKED} is the report with links to its runs on {server}")
 
 
 def _finished_rows(params: Params) -> tuple[list[FinishedRow], list[ConesError]]:
@@ -131,7 +142,8 @@ def _register_row(client: Any, row: FinishedRow, experiment: str) -> Registered:
         client, row.row, row.key, experiment,
         lambda: _known_version(client, row), lambda: _log_row(client, row, experiment),
     )  # fmt: skip
-    return Registered(row.name, int(version.version), row.row, row.task, row.concept.card.val, False, new, row.key)
+    number, val, run = int(version.version), row.concept.card.val, version.run_id or ""
+    return Registered(row.name, number, row.row, row.task, val, False, new, row.key, run)
 
 
 def _known_version(client: Any, row: FinishedRow) -> Any | None:

@@ -94,6 +94,7 @@ def log_results(client: Any, identity: str, row: FinishedRow) -> None:
 def _knobs(card: ConceptCard) -> dict[str, Any]:
     knobs = {"concept": card.concept, "shots": card.shots, "seed": card.seed}
     knobs |= {f"method.{k}": v for k, v in card.method.items()}
+    knobs |= {"processes": card.processes} if card.processes > 1 else {}
     return knobs | {f"finetune.{k}": v for k, v in (card.finetune or {}).items()}
 
 

@@ -39,6 +39,8 @@ class Registered:
     new: bool = False
     key: str = ""
     """Of its content: the Concept and its metrics."""
+    run: str = ""
+    """MLflow's id of the run that it came from."""
 
     @property
     def uri(self) -> str:

@@ -64,13 +64,15 @@ class ConceptReport:
 
 
 def report_page(
-    summary: list[dict[str, Any]], methods: Mapping[str, str], studies: Mapping[str, Draws] = MappingProxyType({})
-) -> str:
+    summary: list[dict[str, Any]], methods: Mapping[str, str], studies: Mapping[str, Draws] = MappingProxyType({}),
+    runs: Mapping[str, str] = MappingProxyType({}),
+) -> str:  # fmt: skip
     """The page, as HTML, from `results/summary.json` and the files of the rows that it names; `methods` says what
-    each method does. `studies` has what each one draws: it says where their own pages are."""
+    each method does. `studies` has what each one draws: it says where their own pages are. `runs` has the addresses of
+    rows' runs, where there are some, as links."""
     names = dict.fromkeys(line["concept"] for line in summary)
     concepts = [_concept(name, [line for line in summary if line["concept"] == name]) for name in names]
-    return render("page.html.jinja", concepts=concepts, methods=methods, costs=COSTS, studies=studies)
+    return render("page.html.jinja", concepts=concepts, methods=methods, costs=COSTS, studies=studies, runs=runs)
 
 
 def _concept(name: str, lines: list[dict[str, Any]]) -> ConceptReport:

@@ -60,13 +60,14 @@ def validation_metrics(searched: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RowSettings:
-    """What a row says: its concept's name and settings, its method (of a fine-tuning that of its first step), and its
-    second step."""
+    """What a row says: its concept's name and settings, its method and processes (of a fine-tuning those of its first
+    step), and its second step."""
 
     name: str
     concept: ConceptSettings
     method: Method
     finetune: Finetune | None = None
+    processes: int = 1
 
 
 def refuse_other_settings(row: str, settings: RowSettings, card: ConceptCard) -> None:
@@ -77,6 +78,7 @@ def refuse_other_settings(row: str, settings: RowSettings, card: ConceptCard) ->
     tuned = settings.finetune
     asked: dict[str, Any] = {"concept": settings.name, "row": row, "method": settings.method.model_dump()}
     have: dict[str, Any] = {"concept": card.concept, "row": card.row, "method": _filled(card.method, settings.method)}
+    asked["processes"], have["processes"] = settings.processes, card.processes
     asked["finetune"] = None if tuned is None else tuned.model_dump(by_alias=True)
     have["finetune"] = None if card.finetune is None else _filled(card.finetune, tuned)
     again = f"`dvc repro --force --single-item {'search' if tuned is None else 'finetune'}@{row}`"
@@ -133,6 +135,8 @@ def rows_of(params: "Params") -> dict[str, RowSettings]:
     """What each row of params.yaml says."""
     told = {row: params.settings_of(row) for row in params.rows()}
     return {
-        row: RowSettings(of["concept"], params.concepts[of["concept"]], of["method"], of.get("finetune"))
+        row: RowSettings(
+            of["concept"], params.concepts[of["concept"]], of["method"], of.get("finetune"), of.get("processes", 1)
+        )
         for row, of in told.items()
     }

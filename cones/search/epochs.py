@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 from cones.common.errors import SearchError
-from cones.interfaces.pictures import Pictures
+from cones.interfaces.pictures import WHOLE, Pictures, Share
+from cones.interfaces.processes import gathered, share_of, summed
 from cones.interfaces.protocols import Backbone, text_of
 from cones.interfaces.randomness import generator_for
 from cones.methods.searched import Searched
@@ -62,11 +63,14 @@ class Batch:
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.stream)
 
-    def parts(self, count: int) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """Cut into so many, one after the other: indices, views, and the share of the whole."""
-        size = math.ceil(len(self.indices) / count)
-        for indices, views in zip(self.indices.split(size), self.views.split(size)):
-            yield indices, views, len(indices) / len(self.indices)
+    def parts(self, count: int, share: Share = WHOLE) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """What a share has of it, cut into so many, one after the other: indices, views, and their weight in it."""
+        rows = share.of(len(self.indices)).rows
+        mine, views_of_mine = self.indices[rows], self.views[rows]
+        size = math.ceil(len(mine) / count) or 1
+        for indices, views in zip(mine.split(size), views_of_mine.split(size)):
+            if len(indices):
+                yield indices, views, len(indices) / len(self.indices)
 
 
 class Epochs:
@@ -92,7 +96,9 @@ class Epochs:
         method.to(accelerator.device)
         self.module, self.method = method, method
         self.optimiser = optimiser_for(method.parameters(), settings)
-        self.units, self.steps_a_unit = settings.epochs, math.ceil(len(train) / settings.batch_size)
+        self.share = share_of(accelerator)
+        self.batch_size = settings.batch_size * self.share.processes
+        self.units, self.steps_a_unit = settings.epochs, math.ceil(len(train) / self.batch_size)
         self.validate_every = settings.validate_every if len(val) else None
         self.patience = settings.patience
         self.checkpoint_seconds = settings.checkpoint_seconds
@@ -104,7 +110,8 @@ class Epochs:
     def begin(self, progress: Progress) -> None:
         if progress.curves:
             self.backbone.text_encoder_calls = progress.text_encoder_calls
-        self.method = self.accelerator.prepare(self.method)
+        alone = self.share.processes == 1  # else `summed` does what the wrapper for several would
+        self.method = self.accelerator.prepare_model(self.method, evaluation_mode=not alone)
         if self.accelerator.scaler is not None:  # otherwise the wrapper adds nothing, and costs as much as a step
             self.optimiser = self.accelerator.prepare(self.optimiser)
         self.losses = [torch.tensor(loss, device=self.accelerator.device) for loss in progress.losses]
@@ -124,7 +131,7 @@ class Epochs:
 
     def batches(self, unit: int) -> list["Batch"]:
         """Those of an epoch: each picture once, in a random view."""
-        generator, size = generator_for(self.seed, unit), self.settings.batch_size
+        generator, size = generator_for(self.seed, unit), self.batch_size
         order = torch.randperm(len(self.train), generator=generator)
         views = torch.randint(self.train.views, (len(self.train),), generator=generator)
         parts = list(zip(order.split(size), views.split(size)))
@@ -141,14 +148,16 @@ class Epochs:
     def _step(self, batch: "Batch") -> Tensor:
         """One step on some pictures; the loss before it."""
         losses, generator = [], batch.generator()
-        for indices, views, share in batch.parts(self.settings.accumulate):
-            loss = self.loss(indices, views, generator) * share
+        for indices, views, weight in batch.parts(self.settings.accumulate, self.share):
+            loss = self.loss(indices, views, generator) * weight
             self.accelerator.backward(loss)
             losses.append(loss.detach())
+        mine = torch.stack(losses).sum() if losses else torch.zeros((), device=self.accelerator.device)
+        whole = summed(self.accelerator, self.module.parameters(), mine)
         self.optimiser.step()
         for parameter in self.method.parameters():
             parameter.grad = None
-        return torch.stack(losses).sum()
+        return whole
 
     def note(self, progress: Progress) -> None:
         progress.losses = torch.stack(self.losses).tolist() if self.losses else []
@@ -161,9 +170,9 @@ class Epochs:
     def metrics(self) -> dict[str, float]:
         text = partial(text_of, self.method, self.backbone, self.names)
         reads = self.settings.reads_pictures
-        batches = self.val.batches(at_once(self.task.batch, len(self.names), reads))
+        batches = self.val.batches(at_once(self.task.batch, len(self.names), reads), self.share)
         predictions = predict_all(self.backbone, batches, text, self.task, self.accelerator.device, reads)
-        return self.task.quick(predictions, self.val, self.names)
+        return self.task.quick(gathered(self.accelerator, predictions), self.val, self.names)
 
     def watch(self, unit: int) -> None:
         calls = self.backbone.text_encoder_calls

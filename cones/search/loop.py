@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from cones.search.checkpoint import Keeper, Progress, resume, save_checkpoint
 from cones.search.outcome import SearchResult
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 OnLine = Callable[[dict[str, float]], None]
 
@@ -21,6 +24,7 @@ class Work(Protocol):
     `module` holds what trains and all else that a resume needs; a unit has `steps_a_unit` optimiser steps.
     """
 
+    accelerator: "Accelerator"
     module: nn.Module
     optimiser: torch.optim.Optimizer
     units: int
@@ -73,11 +77,13 @@ def optimise(
     Without validation it holds the last.
 
     Every random choice comes from a seed and the number of the unit or step, so a resumed run has the same bits. With
-    `checkpoint` the state is written there every `checkpoint_seconds`, and a run that finds one goes on from it. Raises
-    `SearchError` where no validation gives a finite score.
+    `checkpoint` the state is written there every `checkpoint_seconds`, and a run that finds one goes on from it. Of
+    several processes the main one alone writes it and is watched. Raises `SearchError` where no validation gives a
+    finite score.
     """
-    began = time.perf_counter()
-    progress = resume(checkpoint, work.module, work.optimiser)
+    began, is_main = time.perf_counter(), work.accelerator.is_main_process
+    with work.accelerator.main_process_first():
+        progress = resume(checkpoint, work.module, work.optimiser)
     work.begin(progress)
     began -= progress.seconds
     every = work.validate_every
@@ -95,9 +101,13 @@ def optimise(
         work.note(progress)
         save_checkpoint(checkpoint, progress, work.module, work.optimiser)
 
-    with Keeper(None if checkpoint is None else save, work.checkpoint_seconds) as keep:
+    def watch(unit: int) -> None:
+        if is_main:
+            work.watch(unit)
+
+    with Keeper(save if checkpoint is not None and is_main else None, work.checkpoint_seconds) as keep:
         if not progress.curves:
-            began += seconds_of(work.watch, 0)
+            began += seconds_of(watch, 0)
             tell(work.line(0, every is not None), every is not None)
         for unit in range(progress.epoch, work.units):
             if out_of_patience(progress, work):
@@ -105,7 +115,7 @@ def optimise(
             for step in work.steps(unit):
                 keep(f"step {step}")
             progress.epoch, progress.losses = unit + 1, []
-            began += seconds_of(work.watch, progress.epoch)
+            began += seconds_of(watch, progress.epoch)
             due = every is not None and (not progress.epoch % every or progress.epoch == work.units)
             tell(work.line(progress.epoch, due), due)
             over = progress.epoch == work.units or out_of_patience(progress, work)

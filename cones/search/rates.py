@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from cones.common.errors import SearchError
+from cones.interfaces.processes import summed
 from cones.search.checkpoint import Progress
 from cones.search.epochs import Batch, Epochs, optimiser_for
 from cones.search.loop import optimise
@@ -52,6 +53,7 @@ class Race:
 
     def __init__(self, work: Epochs, task: str, note: Callable[[str], None]) -> None:
         settings, self.work, self.task, self._note = work.settings, work, task, note
+        self.accelerator = work.accelerator
         self.rates = [float(f"{settings.rate * 10 ** (step / 2):.3g}") for step in STEPS]
         self.names = [f"method.{name}" for name, _ in work.method.named_parameters()]
         start = [p.detach() for p in work.method.parameters()]
@@ -96,9 +98,10 @@ class Race:
         groups = [still] if self.batched else [[rate] for rate in still]
         for together in groups:
             generator = batch.generator()
-            for indices, views, share in batch.parts(self.work.settings.accumulate):
+            for indices, views, weight in batch.parts(self.work.settings.accumulate, self.work.share):
                 losses = self._losses(together, lambda: self.work.loss(indices, views, generator))  # noqa: B023
-                self.work.accelerator.backward(losses.sum() * share)
+                self.work.accelerator.backward(losses.sum() * weight)
+        summed(self.accelerator, self.module.parameters(), torch.zeros((), device=self.accelerator.device))
         self.optimiser.step()
         self.optimiser.zero_grad()
 

@@ -19,6 +19,7 @@ from cones.concept.card import ConceptCard, mistake_of
 from cones.concept.file import Concept
 from cones.features.encoded import Encoded
 from cones.interfaces.pictures import Pictures, mean_loss
+from cones.interfaces.processes import gathered, share_of
 from cones.interfaces.protocols import Backbone, Paints, prompts_of, refuse_missing_sites, text_of, told_by
 from cones.interfaces.texts import TextEmbeds
 from cones.methods.fitted import Fits
@@ -101,8 +102,8 @@ def search_row(
     metrics: dict[str, float] = {}
     if len(val):
         texts = partial(text_of, method, backbone, names) if own_texts else text
-        batches = val.batches(at_once(task.batch, len(names), own_texts))
-        predictions = predict_all(backbone, batches, texts, task, device, own_texts)
+        batches = val.batches(at_once(task.batch, len(names), own_texts), share_of(accelerator))
+        predictions = gathered(accelerator, predict_all(backbone, batches, texts, task, device, own_texts))
         metrics = task.full(predictions, encoded.val, names).metrics
     cost = cost_of(encoded, result, trained, calls)
     tensors = parts.concept_tensors(text, encoded)
@@ -146,7 +147,7 @@ def make_card(name: str, run: Row, encoded: Encoded, names: Sequence[str], site:
     special = ("score_threshold", "canvas", "guidance", "sampling_steps", "reading")
     facts = {key: about[key] for key in kept} | {key: about.get(key) for key in special}
     facts |= {"row": name, "method": run.method.model_dump(), "base": encoded.base, "names": names, "site": site}
-    facts["needs_text_encoder"] = run.method.reads_pictures
+    facts |= {"needs_text_encoder": run.method.reads_pictures, "processes": run.processes}
     try:
         return ConceptCard(**facts, trained_parameters=trained, val={}, versions=versions())
     except ValidationError as error:

@@ -126,5 +126,6 @@ def predict_all(
     for batch in (batch.to(device) for batch in batches):
         if texts is None or anew:
             texts = text if isinstance(text, TextEmbeds) else text(batch)
-        found.append(task.keep(backbone.predict(batch, texts.in_turns(len(batch.views)))))
+        first = 0 if batch.part is None else batch.part.start
+        found.append(task.keep(backbone.predict(batch, texts.in_turns(len(batch.views), first))))
     return found

@@ -12,6 +12,7 @@ from mmcv.ops import roi_align
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.registry import MODELS
+from mmdet.utils import reduce_mean
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,12 +48,13 @@ class MaskHead(nn.Module):
         return self.head(self.extract(tuple(pyramid[: self.levels]), rois))[:, 0]
 
     def loss(self, pyramid: Sequence[Tensor], instances: Sequence[Instances]) -> Float[Tensor, ""]:
-        """Binary cross entropy in the true boxes."""
+        """Binary cross entropy in the true boxes, which count alike in whichever of a row's processes they are."""
         logits = self(pyramid, [i.boxes for i in instances])
         targets = torch.cat([i.crops for i in instances if i.crops is not None]).to(logits)
+        mean = reduce_mean(torch.tensor(float(len(logits)), device=logits.device)).item()
         if not len(logits):
             return pyramid[0].sum() * 0
-        return F.binary_cross_entropy_with_logits(logits, targets)
+        return F.binary_cross_entropy_with_logits(logits, targets) * (len(logits) / mean)
 
     def predict(self, pyramid: Sequence[Tensor], boxes: Sequence[Float[Tensor, "_ 4"]]) -> tuple[Tensor, ...]:
         """Logits (n, s, s) of the masks in each image's boxes."""

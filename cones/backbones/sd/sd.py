@@ -263,9 +263,15 @@ class Diffusion:
         self, noising: Noising, features: Features, text: TextEmbeds, generator: torch.Generator | None = None
     ) -> Float[Tensor, ""]:
         copies, pairs = noising.copies, 2 if noising.antithetic else 1
-        mean, std = (features.tensors[name].repeat_interleave(copies // pairs, 0) for name in ("mean", "std"))
-        latents = (mean + std * self._normal(mean, generator)) * self.scale
-        noise, times = self._normal(mean, generator), self._times(len(mean), noising.stratified, generator)
+        each = copies // pairs
+        mean, std = (features.tensors[name].repeat_interleave(each, 0) for name in ("mean", "std"))
+
+        def normal() -> Tensor:
+            return features.draw(lambda n: torch.randn((n, *mean.shape[1:]), generator=generator), each).to(mean)
+
+        latents = (mean + std * normal()) * self.scale
+        noise = normal()
+        times = features.draw(lambda n: self._times(n, noising.stratified, generator), each)
         if noising.antithetic:
             latents, times = latents.repeat_interleave(2, 0), times.repeat_interleave(2)
             noise = torch.stack([noise, -noise], 1).flatten(0, 1)
@@ -283,7 +289,7 @@ class Diffusion:
         steps = len(self.weights)
         total = torch.zeros(len(latents), device=self.device)
         for i in range(HELD_TIMES):
-            noise = self._normal(latents[:1], generator).expand_as(latents)
+            noise = torch.randn(latents[:1].shape, generator=generator).to(latents).expand_as(latents)
             times = torch.full((len(latents),), int((i + 0.5) * steps / HELD_TIMES), device=self.device)
             total += self._errors(latents, noise, times, text.embeds, features.tensors.get("mask"))
         return Predictions(-total[:, None] / HELD_TIMES)
@@ -295,9 +301,6 @@ class Diffusion:
         snr = kept / (1 - kept)
         by_velocity = self.schedule.config.prediction_type == "v_prediction"
         return snr.clamp(max=MIN_SNR) / (snr + 1 if by_velocity else snr)
-
-    def _normal(self, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(like)
 
     def _times(self, count: int, stratified: bool, generator: torch.Generator | None) -> Int[Tensor, " b"]:
         """Random timesteps; stratified, one in each of `count` equal stretches, in random order."""
