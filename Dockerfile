@@ -21,8 +21,10 @@ COPY cones cones
 COPY models models
 RUN pip install --no-deps --no-build-isolation . && pip check
 
-# Any user id can run this and owns nothing in the image: its home is /tmp. The mounted clone's code comes first.
-RUN useradd --no-create-home --uid 1000 cones
+# Any user id can run this and owns nothing in the image but the place of DVC's cache: its home is /tmp. The mounted
+# clone's code comes first, and in a container of a work pool that of the clone that in-clone makes (deploy/).
+COPY deploy/in-clone /usr/local/bin/
+RUN useradd --no-create-home --uid 1000 cones && install --directory --owner cones /cache
 USER cones
 ENV HOME=/tmp \
     USER=cones \

@@ -50,7 +50,7 @@ from cones.synthetic import world as synthetic
 from cones.tasks.classification.settings import ClassificationConcept
 from cones.tasks.encode import draw, encode_concept
 
-pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries", "visuals"]
+pytest_plugins = ["finetunes", "generations", "mmcvs", "openings", "registries", "teams", "visuals"]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; what tests start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -60,8 +60,8 @@ ROOT = Path(__file__).parent.parent
 RECORDING = Path(__file__).parent / "recording"
 PREFECT_PASSWORD = "tests:of a server of tests"
 LONGEST = [
-    "faults", "generation_pipeline", "machines", "detection_pipeline", "extending", "pipeline", "volume_use", "flow",
-    "rerun", "search", "cli",
+    "faults", "generation_pipeline", "team", "machines", "postgres", "detection_pipeline", "extending", "pipeline",
+    "volume_use", "flow", "rerun", "search", "cli",
 ]  # fmt: skip
 """Files that begin first, the longest of them before the others, so that no worker is left with one at the end; those
 that wait for `finished` not two at once."""

@@ -67,7 +67,7 @@ def test_passwords_are_made_once_and_never_printed(project: Path) -> None:
     assert ".env now has" in first.output
     assert ".env already has" in again.output
     values = set(SECRET.findall(made.decode()))
-    assert len(values) == 3
+    assert len(values) == 4
     assert not [v for v in values if v in first.output + again.output]
 
 
@@ -77,7 +77,7 @@ def test_another_project_gets_other_passwords(project: Path) -> None:
         make_passwords()
         seen |= set(SECRET.findall(PASSWORDS.read_text()))
         PASSWORDS.unlink()
-    assert len(seen) == 9
+    assert len(seen) == 12
 
 
 def test_a_shell_prefect_and_docker_compose_read_the_same(project: Path) -> None:

@@ -16,7 +16,7 @@ PASSWORDS = Path(".env")
 PREFECT_NAMES = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")
 """What a Prefect server asks for, and what its clients answer."""
 
-SERVERS_OWN = (*PREFECT_NAMES, "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY")
+SERVERS_OWN = (*PREFECT_NAMES, "MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD")
 """What no stage and no command of ours needs to know."""
 
 TEXT = """\
@@ -30,6 +30,10 @@ MLFLOW_AUTH_ADMIN_PASSWORD={mlflow}
 MLFLOW_TRACKING_USERNAME=cones
 MLFLOW_TRACKING_PASSWORD={mlflow}
 MLFLOW_FLASK_SERVER_SECRET_KEY={key}
+# By these both servers get into PostgreSQL where they are started on it (docs/team.md).
+PGHOST=127.0.0.1
+PGUSER=cones
+PGPASSWORD={database}
 """
 
 
@@ -53,7 +57,7 @@ def make_passwords() -> bool:
 
 
 def _write() -> None:
-    new = {name: secrets.token_urlsafe(32) for name in ("prefect", "mlflow", "key")}
+    new = {name: secrets.token_urlsafe(32) for name in ("prefect", "mlflow", "key", "database")}
     with tempfile.NamedTemporaryFile("w", dir=".", prefix=f"{PASSWORDS}.") as file:  # of mode 600, and new
         file.write(TEXT.format(**new))
         file.flush()
