@@ -313,6 +313,7 @@ def main() -> None:
     for name, table in (
         ("glyphs", fewshot("glyphs")),
         ("study", study("glyphs")),
+        ("upt variants", study("glyphs-upt")),
         ("few-shot cost", few_shot_cost()),
         ("few-shot cost gpu", few_shot_cost_gpu()),
         ("upt", upt()),
