@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 CONCEPT = {"task": "classification", "backbone": "toy", "data": "glyphs", "shots": 3, "views": 2}
 
 
-@mock.patch("cones.search.epochs.Epochs.restore", new=lambda *_: None)
-@mock.patch("cones.search.trained.Trained.restore", new=lambda *_: None)
+@mock.patch("cones.search.epochs.Epochs.restore", new=mock.Mock())
+@mock.patch("cones.search.trained.Trained.restore", new=mock.Mock())
 def run_row(row: dict[str, Any], accelerator: "Accelerator") -> dict[str, Any] | None:
     """Run one; in the main process its losses, its metrics and all numbers that it trained, as the last step left them:
     the best may be the start, where random weights find nothing."""
