@@ -23,6 +23,7 @@ from cones.config.params import load_params
 from cones.config.plan import write_plan
 from cones.data.prepared import Split
 from cones.inference.open import load
+from cones.interfaces.pictures import WHOLE
 from cones.readers.prepare import prepare
 from cones.readers.world import SceneData
 from cones.results import evaluate
@@ -242,8 +243,8 @@ def test_a_shrunk_object_stands_where_its_box_says(bench: Bench, monkeypatch) ->
     given: list[Tensor] = []
     monkeypatch.setattr(live.backbone, "pyramid", lambda pixels: given.append(pixels) or {})
     for seed in range(5):
-        drawn = (torch.tensor([0]), torch.tensor([seed % 2]))
-        monkeypatch.setattr(live.store, "drawn", lambda size, generator, drawn=drawn: drawn)
+        drawn = (torch.tensor([0]), torch.tensor([seed % 2]), WHOLE.of(1))
+        monkeypatch.setattr(live.store, "drawn", lambda size, generator, share, drawn=drawn: drawn)
         batch = live.sample(1, torch.Generator().manual_seed(seed))
         ys, xs = (given[-1][0, 0] > 0).nonzero().unbind(1)
         seen = torch.tensor([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])

@@ -40,6 +40,7 @@ from flows import gpus as lending
 from flows import stages
 from flows.gpus import some_gpus
 from flows.graph import Stage, processes_of
+from flows.signs import Signs
 
 NEARER = 10
 """Times that the result of two processes is nearer to that of one with twice the batch than that of one with the same
@@ -388,5 +389,5 @@ def test_a_stage_is_lent_a_gpu_for_each_of_its_processes(monkeypatch: pytest.Mon
     batch = SimpleNamespace(run=lambda name, environment, log: lent.append(environment["CUDA_VISIBLE_DEVICES"]))
     with some_gpus(["1"], 1):
         for processes in (1, 2):
-            stages.reproduce.fn(Stage("finetune@few-lora", (), gpu=True, processes=processes), batch)
+            stages.reproduce.fn(Stage("finetune@few-lora", (), gpu=True, processes=processes), batch, Signs())
     assert lent == ["0", "0,2"]

@@ -26,7 +26,7 @@ from cones.cli import status as door
 from cones.common.errors import ConesError
 from flows import running as reading
 from flows import status as program
-from flows.gpus import one_gpu
+from flows.gpus import some_gpus
 from flows.graph import Stage
 from flows.machines import stage
 from flows.pipeline import pipeline
@@ -75,7 +75,7 @@ def test_a_flow_here_says_which_stage_has_the_gpu_and_what_waits_for_what(
 ) -> None:  # fmt: skip
     project = finished.copy(tmp_path / "project")
     project.params(PARAMS.replace("epochs: 5", "epochs: 6"))
-    with one_gpu([DEVICE]):
+    with some_gpus([DEVICE], 1):
         flow = project.start(
             "flow.log", "python", "-m", "flows.pipeline", "--parallel", "1", CUDA_VISIBLE_DEVICES=DEVICE, **with_prefect
         )
