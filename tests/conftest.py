@@ -302,13 +302,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Projec
     return Project.at(home / "project")
 
 
+def free_port() -> int:
+    """Of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 class Server:
     """A server on a free port of this machine, started by `command`, that answers at `health`."""
 
     def __init__(self, folder: Path, command: list[str], health: str, **environment: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.folder, self.health = folder, f"http://127.0.0.1:{self.port}{health}"
         self.command = [*command, "--host", "127.0.0.1", "--port", str(self.port)]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}

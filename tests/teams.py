@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, free_port
 
 PAGE = ROOT / "docs/team.md"
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/bin"), key=lambda p: int(p.parent.name))
@@ -24,12 +23,6 @@ def commands(section: str) -> list[str]:
     assert first, f"docs/team.md has no commands under {section}"
     lines = first[0].replace("\\\n", " ").splitlines()
     return [re.sub(r"\s+", " ", line.partition("   #")[0]).strip() for line in lines]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Postgres:

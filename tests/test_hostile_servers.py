@@ -3,6 +3,7 @@ commands, on free ports. A page of another origin sends what a browser lets it s
 whose name was made to point here (DNS rebinding) sends anything, under its own name as Host."""
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -73,12 +74,8 @@ def basic(login: str) -> dict[str, str]:
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder = tmp_path_factory.mktemp("servers")
     (folder / "prefect.toml").write_text((ROOT / "prefect.toml").read_text())
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         make_passwords()
-    finally:
-        os.chdir(before)
     made = Servers(folder)
     try:
         with ThreadPoolExecutor() as pool:

@@ -1,7 +1,7 @@
 """A team's Prefect and MLflow servers on a real PostgreSQL, started as docs/team.md says: flows and registrations
 outlive restarts of each of them."""
 
-import os
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -29,12 +29,8 @@ class Team:
         self.folder, self.postgres = folder, postgres
         for name in ("prefect.toml", "deploy"):
             (folder / name).symlink_to(ROOT / name)
-        before = Path.cwd()
-        os.chdir(folder)
-        try:
+        with contextlib.chdir(folder):
             make_passwords()
-        finally:
-            os.chdir(before)
         known = {name: str(value) for name, value in dotenv_values(folder / ".env").items()}
         self.passwords = {name: value for name, value in known.items() if len(value) > 20}
         quiet = {"PREFECT_HOME": str(folder / "home"), "PGPORT": str(postgres.port)}

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PARAMS, ROOT, Project, without_servers
+from conftest import PARAMS, ROOT, Project, free_port, without_servers
 from mlflow import MlflowClient
-from teams import Postgres, commands, free_port
+from teams import Postgres, commands
 
 from cones.cli.servers import SERVERS_OWN
 
