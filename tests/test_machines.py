@@ -121,8 +121,9 @@ class Machines:
         return {**self.server, "PYTHONPATH": str(ROOT), "MADE": made, "PREFECT_WORKER_QUERY_SECONDS": "1"}
 
     def change(self, text: str) -> None:
-        """Another commit, at which all has to be made again."""
+        """Another commit, at which all has to be made again and nothing has run."""
         self.forget()
+        self.made()
         (self.home.folder / "work.py").write_text(f"{WORK}# {text}\n")
         self.commit()
 
