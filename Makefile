@@ -1,11 +1,14 @@
-# `make run`: the main job. `make test`: the tests. Both set up .venv first, from requirements.txt alone.
+# `make run`: the main job. `make test`: the tests, but for slow ones: `make test-slow`. Each sets up .venv first, from
+# requirements.txt alone.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONDONTWRITEBYTECODE := 1
 INSTALL := pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 
-.PHONY: run test check bench pretrain lock
+PYTEST := pytest -n auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: run test test-slow check bench pretrain lock
 
 run: .venv/ready
 	cones check
@@ -14,7 +17,10 @@ run: .venv/ready
 	@echo "Results: results/report.html. Registry: .venv/bin/cones lookup NAME. Runs: .venv/bin/mlflow ui --allowed-hosts 127.0.0.1:5000,localhost:5000 --backend-store-uri sqlite:///mlflow.db"
 
 test: .venv/ready
-	pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/ready
+	$(PYTEST) -m slow
 
 check: .venv/ready
 	ruff check .

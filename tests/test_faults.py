@@ -9,13 +9,13 @@ import socket
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import PARAMS
+from conftest import PARAMS, wait_for
 from mlflow import MlflowClient
 from test_registry import Workspace
 from typer.testing import CliRunner
@@ -29,18 +29,6 @@ from cones.search.checkpoint import Progress, load_checkpoint, save_checkpoint
 
 LONG = PARAMS.replace("n_ctx: 2, epochs: 2", "n_ctx: 2, epochs: 300, checkpoint_seconds: 0.2")
 FLOW = ("python", "-m", "flows.pipeline")
-
-
-def wait_for(what: Callable, seconds: float = 90) -> object:
-    """What `what()` returns as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(psutil.Error, sqlite3.Error):
-            found = what()
-            if found:
-                return found
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
 
 
 def stages_of(process: subprocess.Popen) -> list[psutil.Process]:

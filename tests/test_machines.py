@@ -1,13 +1,12 @@
 """Stages made by workers in clones of their own, over a real Prefect server and a folder as DVC's remote."""
 
 import json
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import copy
 from importlib.metadata import version
@@ -15,13 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, Project
+from conftest import ROOT, Project, wait_for
 from ruamel.yaml import YAML
 from test_faults import LONG, small_disk  # noqa: F401
 
-from cones.common.errors import ConesError
 from cones.common.files import read_json
-from flows.clones import check_packages, commit_here, stand_at
 from flows.machines import make
 from flows.processes import Programs
 
@@ -78,7 +75,7 @@ bad = short()
 sys.exit(f"bad: {bad}" if bad else 0)
 """
 
-pytestmark = pytest.mark.timeout(600)  # for machines that are busy
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # for machines that are busy
 
 
 class Machines:
@@ -188,13 +185,6 @@ def machines(tmp_path_factory: pytest.TempPathFactory, with_prefect: dict[str, s
     made = Machines(tmp_path_factory.mktemp("machines"), with_prefect, "away")
     with made.worker("one"), made.worker("two"):
         yield made
-
-
-def wait_for(what: Callable[[], object], seconds: float = 300) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.1)
 
 
 def test_two_workers_make_what_one_machine_makes(machines: Machines) -> None:
@@ -392,55 +382,3 @@ def test_two_workers_take_two_studies(
     assert sorted(made) == [["one"], ["two"]]
     assert "Running stage" not in team.run("dvc", "repro", *(f"studies/dvc.yaml:study@{n}" for n in names)).stdout
     assert all((home.folder / "studies" / name / "summary.json").exists() for name in names)
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One of two commits, at the second, and where one stands."""
-    monkeypatch.chdir(tmp_path)
-    git("init", "-q")
-    for text in ("1", "2"):
-        (tmp_path / "file").write_text(text)
-        git("add", "-A")
-        git("-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", text)
-    return tmp_path
-
-
-def git(*command: str) -> str:
-    return subprocess.run(["git", *command], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def test_a_clone_goes_to_a_commit_and_forgets_what_dvc_wrote(clone: Path) -> None:
-    first = git("rev-parse", "HEAD~")
-    (clone / "dvc.lock").write_text("of the stage before")
-    stand_at(first)
-    assert (clone / "file").read_text() == "1"
-    assert not (clone / "dvc.lock").exists()
-    assert commit_here() == first
-
-
-def test_a_worker_that_cannot_stand_where_it_is_asked_to_says_so(clone: Path) -> None:
-    with pytest.raises(ConesError, match="`'main'` is no commit"):
-        stand_at("main")
-    with pytest.raises(ConesError, match=r"commit abcabcabcabc is not where .* fetches from; `git push` it there"):
-        stand_at("abc" * 13 + "a")
-    (clone / "file").write_text("3")
-    with pytest.raises(ConesError, match="has changes of its own: file; it has to be a clone that nobody works in"):
-        stand_at(git("rev-parse", "HEAD~"))
-    assert (clone / "file").read_text() == "3"
-
-
-def test_other_packages_than_the_commits_are_named(clone: Path) -> None:
-    pins = f"prefect=={version('prefect')} \\\n    --hash=sha256:0\nwaitress==3.0.2 ; sys_platform == 'win32' \\\n"
-    (clone / "requirements.txt").write_text(pins)
-    torch = version("torch").partition("+")[0]
-    (clone / "requirements-cuda.txt").write_text(f"nvidia-of-another-machine==1 \\\ntorch=={torch} \\\n")
-    check_packages()
-    (clone / "requirements-cuda.txt").write_text("torch==0.1 \\\n")
-    with pytest.raises(ConesError, match=rf"those of the commit: torch is {torch} and not 0\.1; `make"):
-        check_packages()
-    (clone / "requirements-cuda.txt").unlink()
-    (clone / "requirements.txt").write_text(f"{pins}mlflow==0.1 \\\nnowhere-to-be-had==1.0\n")
-    wrong = f"mlflow is {version('mlflow')} and not 0.1, nowhere-to-be-had is missing and not 1.0; `make .venv/ready`"
-    with pytest.raises(ConesError, match=re.escape(wrong)):
-        check_packages()

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, Project
+from conftest import ROOT, Project, wait_for
 from finetunes import Bench
 from generations import NOISE, Studio
 from ruamel.yaml import YAML
@@ -161,13 +161,6 @@ def end(process: psutil.Popen) -> None:
         process.kill()
 
 
-def wait_until(done: Callable[[], object], seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < until, "it takes too long"
-        time.sleep(0.02)
-
-
 def test_a_row_goes_on_to_the_same_bits_after_a_process_was_killed(project: Project) -> None:
     project.params(PARAMS)
     for stage, name in (("prepare", "glyphs"), ("encode", "few"), ("search", "few-zero-shot")):
@@ -181,7 +174,7 @@ def test_a_row_goes_on_to_the_same_bits_after_a_process_was_killed(project: Proj
 
     process = psutil.Popen([*command], cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True)
     try:
-        wait_until(lambda: list(project.folder.glob("checkpoints/*/state.safetensors")))
+        wait_for(lambda: list(project.folder.glob("checkpoints/*/state.safetensors")))
         both = members(process)
         assert len(both) == 2
         both[1].kill()
@@ -241,7 +234,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], psutil.Popen]]:
 
 def begun(folder: Path) -> list[psutil.Process]:
     """All three, once they have begun."""
-    wait_until(lambda: len(list(folder.glob("*.pid"))) == 3)
+    wait_for(lambda: len(list(folder.glob("*.pid"))) == 3)
     return [psutil.Process(int(path.stem)) for path in folder.glob("*.pid")]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import PARAMS, Project
+from conftest import PARAMS, Project, wait_for
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -20,7 +20,6 @@ from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Running
 from rich.console import Console
-from test_machines import wait_for
 
 from cones.cli import status as door
 from cones.common.errors import ConesError

@@ -124,6 +124,7 @@ def test_the_page_is_short_enough() -> None:
     assert sum(len(commands(section)) for section in SECTIONS) <= 15
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_machines_from_nothing(
     tmp_path: Path, toy_clip: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
