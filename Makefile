@@ -39,6 +39,7 @@ bench: .venv/ready
 	python bench/t2i.py
 	python bench/sd_step.py
 	python bench/flow.py
+	python bench/machines.py
 	python bench/readme_tables.py
 
 pretrain: export OMP_WAIT_POLICY := passive

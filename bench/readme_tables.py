@@ -2,8 +2,9 @@
 
 import re
 import sys
+import textwrap
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from cones.common.files import read_json
 
@@ -210,6 +211,30 @@ def flow() -> str:
     return "\n".join([*lines, f"\nSix rows side by side are {found['speedup']:.2f} times as fast."])
 
 
+def machines() -> str:
+    """What workers on other machines save and cost, and what travels."""
+    found = read_json(RESULTS / "machines.json")
+    search, count, size = mean(found["search_seconds"]), found["searches"], found["bytes_a_stage"]
+    lines = ["| | seconds |", "|---|---|"]
+    for n, of in ((1, "one worker"), (2, "two workers")):
+        lines.append(f"| {count} searches of {search:.0f} seconds, {of} | {found['seconds'][f'{n}_workers']:.0f} |")
+    rows = {
+        "a short search sent away, more than at home": found["overhead_per_stage_seconds"],
+        f"the same, each of {count} that travel together": found["overhead_together_seconds"],
+    }
+    for n, of in found["many_stages_seconds_a_stage"].items():
+        rows[f"each of {n} stages that do next to nothing, more than at home"] = of["overhead"]
+    killed = found["seconds_until_a_killed_workers_stage_runs_again"]
+    rows["from `kill -9` of a worker until its search goes on elsewhere"] = killed
+    lines += [f"| {what} | {seconds:.1f} |" for what, seconds in rows.items()]
+    told = (
+        f"Two workers are {found['speedup']:.2f} times as fast as one. A search reads {size['needs'] / 1e3:.0f} kB and "
+        f"makes {size['makes'] / 1e3:.0f} kB; its worker's cache has {size['in_the_workers_cache'] / 1e3:.0f} kB "
+        f"afterwards, that at home {size['at_home'] / 1e6:.0f} MB."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(told, 120)])
+
+
 def detection(name: str) -> str:
     """Box and mask AP of all methods by shots, with their cost; the seconds are a median, as machines are not idle."""
     parts = []
@@ -324,6 +349,7 @@ def main() -> None:
         ("real", real()),
         ("speed", speed()),
         ("flow", flow()),
+        ("machines", machines()),
         ("scenes", detection("scenes")),
         ("blood", detection("cells")),
         ("detection speed", detection_speed()),

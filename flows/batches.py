@@ -9,8 +9,9 @@ from flows.processes import CommandFailed, Program, Programs
 MOST = 8
 """Stages in one process."""
 
-BATCH_SECONDS = 10.0
-"""Stages are handed over together while they take no longer, as another that is free cannot take one of them back."""
+BATCH_SECONDS, AWAY_SECONDS = 10.0, 60.0
+"""Stages are handed over together while they take no longer, as whoever is free cannot take one of them back: here, and
+to a worker elsewhere, where each journey takes some ten seconds."""
 
 COMES = r"(Running stage |Stage )'{}'(:| didn't change, skipping| is cached - .*)"
 """DVC's word that it has come to a stage, and so is done with the one before."""
@@ -18,14 +19,15 @@ COMES = r"(Running stage |Stage )'{}'(:| didn't change, skipping| is cached - .*
 FAILED = re.compile(r"failed to reproduce '([^']+)'")
 
 
-def batch_size(ready: int, parallel: int, seconds: Sequence[float]) -> int:
+def batch_size(ready: int, parallel: int, seconds: Sequence[float], away: bool = False) -> int:
     """How many of the `ready` stages of a kind one process gets, where `parallel` may run at once.
 
     `seconds`: what each of that kind took before, in this flow. Before that is known, a stage has a process of its own.
     """
     if not seconds:
         return 1
-    short = int(BATCH_SECONDS * len(seconds) / max(sum(seconds), 1e-3))
+    most = AWAY_SECONDS if away else BATCH_SECONDS
+    short = int(most * len(seconds) / max(sum(seconds), 1e-3))
     return max(1, min(ceil(ready / parallel), short, MOST))
 
 

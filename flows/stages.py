@@ -129,9 +129,9 @@ def run_stages(
                 users[core] += 1
             alone = {n for n in waiting if (lent and graph[n].gpu) or set(graph[n].needs) & set(bad)}
             alike = [n for n in waiting if n not in alone and _kind(n) == _kind(waiting[0])] or waiting[:1]
-            names = alike[: batch_size(len(alike), parallel, seconds[_kind(alike[0])])]
+            away = pool if graph[alike[0]].gpu else None
+            names = alike[: batch_size(len(alike), parallel, seconds[_kind(alike[0])], bool(away))]
             waiting = [name for name in waiting if name not in names]
-            away = pool if graph[names[0]].gpu else None
             submit(Errand(names, on, programs, away) if away else Batch(names, on, programs))
         done = next(as_completed(list(running)))
         done.wait()

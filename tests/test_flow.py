@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from cones.common.errors import ConesError
 from cones.config.params import load_params
 from flows import gpus as lending
-from flows.batches import BATCH_SECONDS, MOST, batch_size
+from flows.batches import AWAY_SECONDS, BATCH_SECONDS, MOST, batch_size
 from flows.gpus import gpus, lock_folder, some_gpus
 from flows.graph import stage_graph
 from flows.pipeline import row, with_row
@@ -204,6 +204,13 @@ def test_no_stage_waits_long_for_another_of_its_process(
     ready: int, parallel: int, seconds: list[float], size: int
 ) -> None:
     assert batch_size(ready, parallel, seconds) == size
+
+
+def test_stages_that_travel_are_handed_over_together_for_longer() -> None:
+    took = [AWAY_SECONDS / 7.5]
+    assert (batch_size(7, 1, took, away=True), batch_size(7, 1, took)) == (7, 1)
+    assert batch_size(7, 2, took, away=True) == 4
+    assert batch_size(7, 1, [AWAY_SECONDS + 1], away=True) == 1
 
 
 def test_stages_are_named_by_dvc_and_know_what_they_need(finished, tmp_path: Path, monkeypatch) -> None:
