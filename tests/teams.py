@@ -3,10 +3,13 @@
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,8 @@ from conftest import ROOT, free_port
 
 PAGE = ROOT / "docs/team.md"
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/bin"), key=lambda p: int(p.parent.name))
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
 def commands(section: str) -> list[str]:
@@ -66,6 +71,84 @@ class Postgres:
         """The lines of an answer."""
         command = [*self.superuser().split(), "-At", "-d", database, "-c", query]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+class Sshd:
+    """Debian's, as an ordinary process that lets one key in, at an address of this machine."""
+
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        self.folder, self.home, self.address = folder, folder / "home", address
+        (self.home / ".ssh").mkdir(parents=True)
+        for name in ("host", "user", "stranger"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+        self.port = free_port()
+        settings = {
+            "Port": self.port, "ListenAddress": address, "HostKey": folder / "host", "PidFile": "none",
+            "AuthorizedKeysFile": folder / "user.pub", "StrictModes": "no", "PasswordAuthentication": "no",
+            "KbdInteractiveAuthentication": "no", "Subsystem": "sftp internal-sftp",
+        }  # fmt: skip
+        (folder / "config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        key = " ".join((folder / "host.pub").read_text().split()[:2])
+        self.known = f"[{address}]:{self.port} {key}\n"
+        self.trust(self.known)
+        self.process: subprocess.Popen | None = None
+
+    def trust(self, known: str) -> None:
+        (self.home / ".ssh/known_hosts").write_text(known)
+
+    def start(self) -> None:
+        with suppress(OSError):
+            Path("/run/sshd").mkdir(exist_ok=True)  # where it shuts in whoever has not logged in yet
+        command = [SSHD, "-D", "-f", str(self.folder / "config"), "-E", str(self.folder / "log")]
+        self.process = subprocess.Popen(command, start_new_session=True)
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            with suppress(OSError), socket.create_connection((self.address, self.port), 1):
+                return
+            time.sleep(0.05)
+        raise RuntimeError((self.folder / "log").read_text())
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+NEAR = "198.18.0.1"
+"""This machine's address for those whose networks are their own; of those that are kept for tests."""
+
+
+class Network:
+    """A network of its own, joined to this machine by a cable alone: its 127.0.0.1 is another than ours.
+
+    `OSError` or `CalledProcessError` where nobody may make one.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name, here, there = f"cones-{os.getpid()}-{number}", *(f"c{os.getpid()}{end}{number}" for end in "ht")
+        self.within = ["ip", "netns", "exec", self.name]
+        """How a program is started in it."""
+        address = f"198.18.0.{number + 2}"
+        self._ip(f"netns add {self.name}")
+        try:
+            self._ip(f"link add {here} type veth peer name {there} netns {self.name}")
+            self._ip(f"addr add {NEAR}/32 peer {address} dev {here}")
+            self._ip(f"link set {here} up")
+            self._ip(f"-n {self.name} addr add {address}/32 peer {NEAR} dev {there}")
+            for device in ("lo", there):
+                self._ip(f"-n {self.name} link set {device} up")
+        except BaseException:
+            self.remove()
+            raise
+
+    def _ip(self, command: str) -> str:
+        return subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True).stdout
+
+    def remove(self) -> None:
+        """With everything that still runs in it."""
+        for process in self._ip(f"netns pids {self.name}").split():
+            os.kill(int(process), signal.SIGKILL)
+        self._ip(f"netns delete {self.name}")
 
 
 @pytest.fixture(scope="module")

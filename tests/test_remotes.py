@@ -10,12 +10,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from teams import SSHD, Sshd
 from test_faults import small_disk  # noqa: F401
 
 from cones.cli import doctor_remote
@@ -35,57 +35,13 @@ stages:
       outs: [{"made/${item}": {persist: true}}]
   after: {cmd: cp made/a after, deps: [made/a], outs: [{after: {persist: true}}]}
 """
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 PASSWORD = "Zq7-of-a-remote"
-
-
-class Sshd:
-    """Debian's, as an ordinary process that lets one key in."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.home = folder, folder / "home"
-        (self.home / ".ssh").mkdir(parents=True)
-        for name in ("host", "user", "stranger"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        settings = {
-            "Port": self.port, "ListenAddress": "127.0.0.1", "HostKey": folder / "host", "PidFile": "none",
-            "AuthorizedKeysFile": folder / "user.pub", "StrictModes": "no", "PasswordAuthentication": "no",
-            "KbdInteractiveAuthentication": "no", "Subsystem": "sftp internal-sftp",
-        }  # fmt: skip
-        (folder / "config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-        key = " ".join((folder / "host.pub").read_text().split()[:2])
-        self.known = f"[127.0.0.1]:{self.port} {key}\n"
-        self.trust(self.known)
-        self.process: subprocess.Popen | None = None
-
-    def trust(self, known: str) -> None:
-        (self.home / ".ssh/known_hosts").write_text(known)
-
-    def start(self) -> None:
-        command = [SSHD, "-D", "-f", str(self.folder / "config"), "-E", str(self.folder / "log")]
-        self.process = subprocess.Popen(command, start_new_session=True)
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            time.sleep(0.05)
-        raise RuntimeError((self.folder / "log").read_text())
-
-    def stop(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     if not Path(SSHD).is_file():
         pytest.skip("there is no sshd here: openssh-server has it")
-    with contextlib.suppress(OSError):
-        Path("/run/sshd").mkdir(exist_ok=True)  # where it shuts in whoever has not logged in yet
     server = Sshd(tmp_path_factory.mktemp("sshd"))
     server.start()
     yield server

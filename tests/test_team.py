@@ -7,15 +7,16 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import PARAMS, ROOT, Project, free_port, without_servers
 from mlflow import MlflowClient
-from teams import Postgres, commands
+from teams import NEAR, SSHD, Network, Postgres, Sshd, commands
 
 from cones.cli.servers import SERVERS_OWN
 
@@ -28,13 +29,13 @@ MARK = "a command ended with"
 class Machine:
     """A folder with a shell in it, which runs one command of the page after the other as if they were typed."""
 
-    def __init__(self, folder: Path, places: dict[str, str], environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, places: dict[str, str], environment: dict[str, str], within: list[str]) -> None:
         folder.mkdir()
         self.places, self.said = places, ""
         read, self._write = os.pipe()
         self.shell = subprocess.Popen(
-            ["bash", "-c", LOOP.format(fd=read, mark=MARK)], cwd=folder, env=environment, pass_fds=[read], text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            [*within, "bash", "-c", LOOP.format(fd=read, mark=MARK)], cwd=folder, env=environment, pass_fds=[read],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         os.close(read)
 
@@ -69,16 +70,17 @@ class Machine:
 
 
 class Team:
-    """What the page's machines are here."""
+    """What the page's machines are here; those with GPUs have a network of their own, if `ssh` is how to get out."""
 
-    def __init__(self, folder: Path, origin: Path, postgres: Postgres, port: int) -> None:
+    def __init__(self, folder: Path, origin: Path, postgres: Postgres, port: int, ssh: str) -> None:
         self.folder, self.registry = folder, free_port()
         (folder / "shared").mkdir()
         self.places = {
             "ADDRESS": str(origin), "make .venv/ready && . .venv/bin/activate": f"PATH={PROGRAMS}:$PATH",
             "sudo apt-get install -y postgresql curl": "command -v curl",
             "sudo --preserve-env=PGPASSWORD -u postgres psql": postgres.superuser(),
-            "scp HOME:": f"cp {folder}/home/", "ssh -f -N -L 4200:127.0.0.1:4200 HOME": "true",
+            "scp HOME:": f"scp {ssh}:{folder}/home/" if ssh else f"cp {folder}/home/",
+            "ssh -f -N -L 4200:127.0.0.1:4200 HOME": f"ssh -f -N -L 4200:127.0.0.1:4200 {ssh}" if ssh else "true",
             "/shared": str(folder / "shared"), "4200": str(port), "5000": str(self.registry),
         }  # fmt: skip
         me = {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -89,8 +91,8 @@ class Team:
         }  # fmt: skip
 
     @contextmanager
-    def machine(self, name: str) -> Iterator[Machine]:
-        made = Machine(self.folder / name, self.places, self.environment)
+    def machine(self, name: str, within: Sequence[str] = ()) -> Iterator[Machine]:
+        made = Machine(self.folder / name, self.places, self.environment, [*within])
         try:
             yield made
         finally:
@@ -124,23 +126,56 @@ def test_the_page_is_short_enough() -> None:
     assert sum(len(commands(section)) for section in SECTIONS) <= 15
 
 
+@pytest.fixture
+def networks() -> Iterator[list[Network]]:
+    """One for each machine with a GPU; none where they cannot be made, or there is no way out of them."""
+    made: list[Network] = []
+    with ExitStack() as stack:
+        if Path(SSHD).is_file():
+            with suppress(OSError, subprocess.CalledProcessError):
+                for number in range(2):
+                    made.append(Network(number))
+                    stack.callback(made[-1].remove)
+        yield made if len(made) == 2 else []
+
+
+@pytest.fixture
+def ssh(networks: list[Network], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """What `ssh` and `scp` are given for the machine with the servers; nothing where it is at hand."""
+    if not networks:
+        yield ""
+        return
+    sshd = Sshd(tmp_path_factory.mktemp("sshd"), NEAR)
+    known, settings = sshd.home / ".ssh/known_hosts", sshd.folder / "client"
+    settings.write_text(
+        f"Host home\nHostName {NEAR}\nPort {sshd.port}\nIdentityFile {sshd.folder}/user\n"
+        f"UserKnownHostsFile {known}\nBatchMode yes\nExitOnForwardFailure yes\n"
+    )
+    sshd.start()
+    yield f"-F {settings} home"
+    sshd.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_machines_from_nothing(
-    tmp_path: Path, toy_clip: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path: Path, toy_clip: Path, postgres: Postgres, networks: list[Network], ssh: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
     port = free_port()
-    team = Team(tmp_path, published(tmp_path, toy_clip, port), postgres, port)
+    team = Team(tmp_path, published(tmp_path, toy_clip, port), postgres, port, ssh)
     setting_up, joining, (run,) = map(commands, SECTIONS)
     with ExitStack() as open_machines:
         home = open_machines.enter_context(team.machine("home"))
         try:
             for command in setting_up:
                 home.run(command)
-            for name in ("one", "two"):
-                worker = open_machines.enter_context(team.machine(name))
+            for name, network in zip_longest(("one", "two"), networks):
+                worker = open_machines.enter_context(team.machine(name, network.within if network else ()))
+                if network:  # without the page's tunnel nobody is there
+                    worker.run("! curl -fsS --max-time 5 http://127.0.0.1:4200/api/health")
                 for command in joining[:-1]:
                     worker.run(command)
                 worker.begin(joining[-1])
