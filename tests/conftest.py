@@ -6,14 +6,12 @@ import os
 import runpy
 import shutil
 import signal
-import socket
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from accelerate import Accelerator
 from filelock import FileLock
 from PIL import Image
 from running import run_here
+from waiting import free_port
 
 from cones.backbones.clip.clip import Clip
 from cones.backbones.clip.settings import ClipModel
@@ -301,24 +300,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, toy_clip: Path) -> Projec
             assert done.returncode == 0, done.stdout
             (home / "making").rename(home / "project")
     return Project.at(home / "project")
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 300) -> Any:
-    """What `what()` returns as soon as it is something; a process gone and a locked database are nothing yet."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(psutil.Error, sqlite3.Error):
-            if found := what():
-                return found
-        time.sleep(0.05)
-    raise AssertionError(f"waited {seconds} seconds in vain")
-
-
-def free_port() -> int:
-    """Of this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 class Server:

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import sqlite3
 import subprocess
 import time
@@ -15,10 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import PARAMS, wait_for
+from conftest import PARAMS
 from mlflow import MlflowClient
 from test_registry import Workspace
 from typer.testing import CliRunner
+from waiting import free_port, wait_for
 
 from cones.cli.main import app
 from cones.common.process import plain_errors
@@ -102,9 +102,7 @@ def test_a_flow_outlives_a_restart_of_its_prefect_server(
 
 def test_mlflow_away_for_the_whole_run_loses_nothing(finished, tmp_path: Path, with_prefect) -> None:
     project = finished.copy(tmp_path / "project")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        away = f"http://127.0.0.1:{free.getsockname()[1]}"
+    away = f"http://127.0.0.1:{free_port()}"
     before = {p: p.read_bytes() for p in project.folder.glob("searched/**/*") if p.is_file()}
     done = project.run(*FLOW, **with_prefect, MLFLOW_TRACKING_URI=away)
     assert done.returncode == 1

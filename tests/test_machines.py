@@ -14,9 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT, Project, wait_for
+from conftest import ROOT, Project
 from ruamel.yaml import YAML
 from test_faults import LONG, small_disk  # noqa: F401
+from waiting import wait_for
 
 from cones.common.files import read_json
 from flows.machines import make
@@ -215,7 +216,7 @@ def test_a_remote_that_is_away_loses_nothing_that_was_made(machines: Machines) -
     machines.change("again")
     store, away = machines.folder / "store", machines.folder / "away"
     flow = machines.home.start("flow.log", *machines.flow("make@a"), **machines.more)
-    wait_for(machines.begun)
+    wait_for(machines.begun, 300)
     store.rename(away)
     store.write_text("a file in the place of the folder")
     assert flow.wait(400) == 1
@@ -238,8 +239,8 @@ def test_two_senders_of_the_same_share_a_run_and_a_killed_worker_is_noticed(mach
     flows = [
         who.start(f"{i}.log", *machines.flow("make@a", silence=30), **machines.more) for i, who in enumerate(senders)
     ]
-    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
-    wait_for(machines.begun)
+    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)), 300)
+    wait_for(machines.begun, 300)
     ((_, where, _),) = machines.made()
     told = json.loads(machines.run("cones", "status", "--json").stdout)
     (work,) = [work for run in told for work in run["work"] if work["name"] == "make@a"]
@@ -285,8 +286,8 @@ def test_ctrl_c_cancels_a_run_that_nobody_else_waits_for(machines: Machines) -> 
     others = machines.folder / "others"
     senders = (machines.home, Project.at(others if others.exists() else machines.clone("others")))
     flows = [who.start(f"{i}.log", *machines.flow("make@a"), **machines.more) for i, who in enumerate(senders)]
-    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)))
-    wait_for(machines.begun)
+    wait_for(lambda: all("has it" in machines.home.log(f"{i}.log") for i in range(2)), 300)
+    wait_for(machines.begun, 300)
     ((_, _, made),) = machines.made()
     flows[0].send_signal(signal.SIGINT)
     assert flows[0].wait(200) != 0
@@ -294,7 +295,7 @@ def test_ctrl_c_cancels_a_run_that_nobody_else_waits_for(machines: Machines) -> 
     assert psutil.pid_exists(int(made))
     flows[1].send_signal(signal.SIGINT)
     assert flows[1].wait(200) != 0
-    wait_for(lambda: not psutil.pid_exists(int(made)))
+    wait_for(lambda: not psutil.pid_exists(int(made)), 300)
     (machines.folder / "steps").write_text("1")
 
 
@@ -345,7 +346,7 @@ def test_a_search_killed_on_a_worker_goes_on_and_what_needs_it_is_made_as_at_hom
     shutil.rmtree(home.folder / ".dvc/cache/runs")
     flow = home.start("flow.log", *team.flow("evaluate@few", silence=30), **team.more)
     with team.worker("one") as worker:
-        wait_for(lambda: list((tmp_path / "one").glob("checkpoints/*/state.safetensors")))
+        wait_for(lambda: list((tmp_path / "one").glob("checkpoints/*/state.safetensors")), 300)
         for process in (*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)):
             process.kill()
         worker.wait()

@@ -9,16 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import PARAMS, ROOT, Project, Server, wait_for, without_servers
+from conftest import PARAMS, ROOT, Project, Server, without_servers
 from dotenv import dotenv_values
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 from teams import Postgres, commands
 from test_faults import FLOW, checkpoints
+from waiting import wait_for
 
 from cones.cli.servers import SERVERS_OWN, make_passwords
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 LONG = PARAMS.replace("n_ctx: 2, epochs: 2", "n_ctx: 2, epochs: 600, checkpoint_seconds: 0.2")
 SETUP = commands("The machine with the servers")
@@ -106,6 +107,7 @@ def registered(team: Team, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict
 ROWS = ["few-cones", "few-coop", "few-zero-shot"]
 
 
+@pytest.mark.timeout(600)
 def test_registering_waits_for_no_database_and_two_at_once_register_a_row_once(
     team: Team, finished: Project, tmp_path: Path, registered: Callable
 ) -> None:
@@ -126,6 +128,7 @@ def test_registering_waits_for_no_database_and_two_at_once_register_a_row_once(
     assert list((team.folder / "mlflow").rglob("concept.safetensors"))  # handed in and out by the server alone
 
 
+@pytest.mark.timeout(600)
 def test_a_flow_outlives_restarts_of_postgresql_and_of_prefect(
     team: Team, finished: Project, tmp_path: Path, registered: Callable
 ) -> None:

@@ -19,12 +19,13 @@ import psutil
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import ROOT, Project, wait_for
+from conftest import ROOT, Project
 from finetunes import Bench
 from generations import NOISE, Studio
 from ruamel.yaml import YAML
 from sharing import run_row
 from torch import nn
+from waiting import wait_for
 
 from cones.common.errors import ConesError, ParamsError, SearchError
 from cones.config.params import parse_finetune, parse_method, parse_params
@@ -174,7 +175,7 @@ def test_a_row_goes_on_to_the_same_bits_after_a_process_was_killed(project: Proj
 
     process = psutil.Popen([*command], cwd=project.folder, env=project.environment(), stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: list(project.folder.glob("checkpoints/*/state.safetensors")))
+        wait_for(lambda: list(project.folder.glob("checkpoints/*/state.safetensors")), 240)
         both = members(process)
         assert len(both) == 2
         both[1].kill()
@@ -234,7 +235,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], psutil.Popen]]:
 
 def begun(folder: Path) -> list[psutil.Process]:
     """All three, once they have begun."""
-    wait_for(lambda: len(list(folder.glob("*.pid"))) == 3)
+    wait_for(lambda: len(list(folder.glob("*.pid"))) == 3, 240)
     return [psutil.Process(int(path.stem)) for path in folder.glob("*.pid")]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from conftest import PARAMS, Project, wait_for
+from conftest import PARAMS, Project
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -20,6 +20,7 @@ from prefect.context import get_run_context
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Running
 from rich.console import Console
+from waiting import wait_for
 
 from cones.cli import status as door
 from cones.common.errors import ConesError
@@ -78,7 +79,7 @@ def test_a_flow_here_says_which_stage_has_the_gpu_and_what_waits_for_what(
         flow = project.start(
             "flow.log", "python", "-m", "flows.pipeline", "--parallel", "1", CUDA_VISIBLE_DEVICES=DEVICE, **with_prefect
         )
-        wait_for(lambda: (work := stage_of(server, "encode@few")) and work.state == "waits for a GPU")
+        wait_for(lambda: (work := stage_of(server, "encode@few")) and work.state == "waits for a GPU", 300)
         run = only(server)
     assert run is not None
     assert (run.flow, run.state, run.machine, run.pool, run.online) == ("pipeline", "running", HOST, "", 0)
@@ -92,7 +93,7 @@ def test_a_flow_here_says_which_stage_has_the_gpu_and_what_waits_for_what(
         "report": ("evaluate@few", *searches),
     }
     assert {work.state for work in run.work[1:]} == {"waits"}
-    wait_for(lambda: (work := stage_of(server, "search@few-cones")) and work.gpu == DEVICE)
+    wait_for(lambda: (work := stage_of(server, "search@few-cones")) and work.gpu == DEVICE, 300)
     work = stage_of(server, "search@few-cones")
     assert work is not None
     assert (work.state, work.machine) == ("running", HOST)
@@ -143,7 +144,7 @@ def test_what_a_flow_sent_stands_with_it(server: SyncPrefectClient) -> None:
 
     @task(task_run_name="search@b")
     def as_reproduce() -> None:
-        wait_for(lambda: (work := stage_of(server, "search@b")) and work.machine)
+        wait_for(lambda: (work := stage_of(server, "search@b")) and work.machine, 300)
         found.extend(running(server))
 
     @flow(name="pipeline")
@@ -151,7 +152,7 @@ def test_what_a_flow_sent_stands_with_it(server: SyncPrefectClient) -> None:
         with beating() as signs:
             signs[COMMIT] = "1" * 40
             publish_stages({name: Stage(name, waits, True) for name, waits in needs.items()})
-            wait_for(lambda: server.read_flow_run(get_run_context().flow_run.id).labels.get(COMMIT))
+            wait_for(lambda: server.read_flow_run(get_run_context().flow_run.id).labels.get(COMMIT), 300)
             run = sent(server, on, stages=["search@a"], commit="1" * 40)
             as_reproduce()
             server.set_flow_run_state(run, Cancelled(), force=True)

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import PARAMS, ROOT, Project, free_port, without_servers
+from conftest import PARAMS, ROOT, Project, without_servers
 from mlflow import MlflowClient
 from teams import NEAR, SSHD, Network, Postgres, Sshd, commands
+from waiting import free_port
 
 from cones.cli.servers import SERVERS_OWN
 
